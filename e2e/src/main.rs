@@ -1,0 +1,2 @@
+//! The `eyot` command.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The `edge-hub` process.
+fn main() {}
