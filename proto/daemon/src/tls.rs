@@ -1,0 +1,326 @@
+//! Certificates and keys from PEM files, renewed without a restart, and the TLS settings that all of ours share.
+//!
+//! TLS 1.2 and 1.3 by the ring provider, ALPN `h2` then `http/1.1`. The provider is always named explicitly, so
+//! that nothing depends on which library installed a process default first.
+
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// The largest PEM file that is read, in bytes.
+pub const MAX_PEM_BYTES: u64 = 1024 * 1024;
+
+/// Why TLS material was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file could not be read.
+    #[error("{}: cannot read; check the path and its permissions", path.display())]
+    Read {
+        /// The file as it was named.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is larger than [`MAX_PEM_BYTES`].
+    #[error("{}: larger than {MAX_PEM_BYTES} bytes", path.display())]
+    TooLarge {
+        /// The file as it was named.
+        path: PathBuf,
+    },
+    /// The file is not PEM, or holds none of what is needed.
+    #[error("{}: no {wanted} in PEM", path.display())]
+    Pem {
+        /// The file as it was named.
+        path: PathBuf,
+        /// What was looked for.
+        wanted: &'static str,
+        /// What the parser said.
+        source: rustls_pki_types::pem::Error,
+    },
+    /// Certificate and key do not belong together, or the key is of an unsupported kind.
+    #[error("{}: certificate and key {} do not make an identity", certificate.display(), key.display())]
+    Pair {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What rustls said.
+        source: rustls::Error,
+    },
+    /// A certificate authority cannot be used.
+    #[error("{}: not usable as a certificate authority", path.display())]
+    Authority {
+        /// The file as it was named.
+        path: PathBuf,
+        /// What rustls said.
+        source: rustls::Error,
+    },
+    /// The settings as a whole were refused.
+    #[error("TLS settings were refused")]
+    Settings(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A certificate chain and its key, each in a PEM file; both may be the same file.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct CertificateFiles {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// The leaf's private key: PKCS#8, SEC1 or PKCS#1.
+    pub key: PathBuf,
+}
+
+/// The provider of all cryptography in TLS.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Makes [`provider`] the process default for libraries that ask for one. The first call wins; others do nothing.
+pub fn install_provider() {
+    // The only error is that a default stands already, which is the wanted state.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// The certificates of a PEM file, in order. Other sections are skipped.
+///
+/// # Errors
+/// [`TlsError`]: unreadable, too large, or without a certificate.
+pub fn load_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    parse_chain(path, &read_bounded(path)?)
+}
+
+/// The first private key of a PEM file. Other sections are skipped.
+///
+/// # Errors
+/// [`TlsError`]: unreadable, too large, or without a key.
+pub fn load_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    parse_key(path, &read_bounded(path)?)
+}
+
+/// The certificate authorities of a PEM file.
+///
+/// # Errors
+/// [`TlsError`]: unreadable, too large, without a certificate, or with one that is no authority.
+pub fn load_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in load_chain(path)? {
+        roots.add(certificate).map_err(|source| TlsError::Authority { path: path.into(), source })?;
+    }
+    Ok(roots)
+}
+
+fn read_bounded(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let read = |source| TlsError::Read { path: path.into(), source };
+    let mut bytes = Vec::new();
+    File::open(path).map_err(read)?.take(MAX_PEM_BYTES + 1).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.len() as u64 > MAX_PEM_BYTES {
+        return Err(TlsError::TooLarge { path: path.into() });
+    }
+    Ok(bytes)
+}
+
+fn parse_chain(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let refused = |source| TlsError::Pem { path: path.into(), wanted: "certificate", source };
+    let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(refused)?;
+    if chain.is_empty() {
+        return Err(refused(rustls_pki_types::pem::Error::NoItemsFound));
+    }
+    Ok(chain)
+}
+
+fn parse_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|source| TlsError::Pem {
+        path: path.into(),
+        wanted: "private key",
+        source,
+    })
+}
+
+/// What tells one version of a file from the next without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        Self { inode: metadata.ino(), bytes: metadata.len(), modified }
+    }
+
+    /// Of both files; `None` where one is not there.
+    fn of_pair(files: &CertificateFiles) -> Option<[Self; 2]> {
+        let stamp = |path: &Path| std::fs::metadata(path).map(|metadata| Self::of(&metadata)).ok();
+        Some([stamp(&files.certificate)?, stamp(&files.key)?])
+    }
+}
+
+/// A certificate and key that follow their files: each handshake looks whether they changed and, if so, reads them
+/// again. A pair that is half replaced, unreadable or wrong is not taken; the last good one stays in use.
+pub struct ReloadingResolver {
+    files: CertificateFiles,
+    current: RwLock<Arc<CertifiedKey>>,
+    seen: Mutex<Seen>,
+}
+
+struct Seen {
+    /// The stamps that `current` was read under.
+    taken: Option<[Stamp; 2]>,
+    /// The stamps of the last pair that was refused, so that it is logged once.
+    refused: Option<Option<[Stamp; 2]>>,
+}
+
+impl ReloadingResolver {
+    /// Reads the pair for the first time.
+    ///
+    /// # Errors
+    /// [`TlsError`]: a file is unreadable or wrong, or the two do not belong together.
+    pub fn new(files: CertificateFiles) -> Result<Arc<Self>, TlsError> {
+        // Stamps before content: what changes in between is then read once more, never missed.
+        let taken = Stamp::of_pair(&files);
+        let current = RwLock::new(Arc::new(certified_key(&files)?));
+        Ok(Arc::new(Self { files, current, seen: Mutex::new(Seen { taken, refused: None }) }))
+    }
+
+    /// The pair in use, read again first if its files changed.
+    #[must_use]
+    pub fn current(&self) -> Arc<CertifiedKey> {
+        self.refresh();
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn refresh(&self) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamps = Stamp::of_pair(&self.files);
+        if stamps.is_some() && stamps == seen.taken {
+            return;
+        }
+        match certified_key(&self.files) {
+            Ok(fresh) => {
+                let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+                if fresh.cert != current.cert {
+                    tracing::info!(certificate = %self.files.certificate.display(), "certificate renewed");
+                }
+                *current = Arc::new(fresh);
+                *seen = Seen { taken: stamps, refused: None };
+            }
+            // `taken` stays as it was, so the next handshake tries again: a writer may be between its two files.
+            Err(error) if seen.refused != Some(stamps) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, cause, "certificate not renewed; the last good one stays in use");
+                seen.refused = Some(stamps);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl fmt::Debug for ReloadingResolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReloadingResolver").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for ReloadingResolver {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+}
+
+impl ResolvesClientCert for ReloadingResolver {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Reads both files and checks that they belong together.
+fn certified_key(files: &CertificateFiles) -> Result<CertifiedKey, TlsError> {
+    let chain = load_chain(&files.certificate)?;
+    let key = load_key(&files.key)?;
+    CertifiedKey::from_der(chain, key, &provider()).map_err(|source| TlsError::Pair {
+        certificate: files.certificate.clone(),
+        key: files.key.clone(),
+        source,
+    })
+}
+
+/// A pair that never changes, for [`server_config`] and [`client_config`].
+///
+/// # Errors
+/// [`TlsError::Settings`]: the two do not belong together, or the key is of an unsupported kind.
+pub fn fixed(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<SingleCertAndKey>, TlsError> {
+    let pair =
+        CertifiedKey::from_der(chain, key, &provider()).map_err(|error| TlsError::Settings(error.into()))?;
+    Ok(Arc::new(SingleCertAndKey::from(pair)))
+}
+
+/// TLS of a server. With `client_roots` a client may show a certificate, which must then be signed by one of them;
+/// a client without one is let in and left to the layers above.
+///
+/// # Errors
+/// [`TlsError::Settings`]: the roots are empty or unusable.
+pub fn server_config(
+    certificate: Arc<dyn ResolvesServerCert>,
+    client_roots: Option<RootCertStore>,
+) -> Result<ServerConfig, TlsError> {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Settings(error.into()))?;
+    let builder = match client_roots {
+        None => builder.with_no_client_auth(),
+        Some(roots) => builder.with_client_cert_verifier(
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| TlsError::Settings(error.into()))?,
+        ),
+    };
+    let mut config = builder.with_cert_resolver(certificate);
+    config.alpn_protocols = alpn();
+    Ok(config)
+}
+
+/// TLS of a client that trusts `roots` and, with `certificate`, shows its own.
+///
+/// # Errors
+/// [`TlsError::Settings`].
+pub fn client_config(
+    roots: RootCertStore,
+    certificate: Option<Arc<dyn ResolvesClientCert>>,
+) -> Result<ClientConfig, TlsError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Settings(error.into()))?
+        .with_root_certificates(roots);
+    let mut config = match certificate {
+        None => builder.with_no_client_auth(),
+        Some(certificate) => builder.with_client_cert_resolver(certificate),
+    };
+    config.alpn_protocols = alpn();
+    Ok(config)
+}
+
+fn alpn() -> Vec<Vec<u8>> {
+    vec![b"h2".to_vec(), b"http/1.1".to_vec()]
+}
