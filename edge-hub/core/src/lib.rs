@@ -4,5 +4,6 @@ pub mod clock;
 pub mod collection;
 pub mod identity;
 pub mod jwt;
+pub mod documents;
 pub mod link;
 pub mod reflector;

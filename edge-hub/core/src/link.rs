@@ -1,0 +1,138 @@
+//! Decides whether this node is cut off from the cloud. Pure: no socket, no clock.
+//!
+//! Connected --probe lost--> Cut; one answered probe leads back. At start the link counts as cut until the first
+//! answer, so that a node that boots without a cloud waits for nobody.
+
+use std::time::Duration;
+
+use crate::clock::Now;
+
+/// A probe goes out when nothing was received for this long.
+pub const PROBE_INTERVAL: Duration = Duration::from_millis(1500);
+/// An unanswered probe is a cut after this long; with [`PROBE_INTERVAL`] a cut is seen within 3 s.
+pub const PROBE_TIMEOUT: Duration = Duration::from_millis(1400);
+/// How long one attempt to reach a server may take, TLS included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(2500);
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+
+/// What the link is at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// A server answers.
+    Connected,
+    /// No server answers.
+    Cut {
+        /// Wall clock of the moment when the last proof of the link was seen; zero if there never was one.
+        since_unix: Duration,
+    },
+}
+
+impl LinkState {
+    /// Whether requests may go to the cloud.
+    #[must_use]
+    pub fn is_connected(self) -> bool {
+        matches!(self, Self::Connected)
+    }
+}
+
+/// The judge over one hub's link to its API servers.
+#[derive(Debug)]
+pub struct LinkDetector {
+    state: LinkState,
+    attempts: u32,
+}
+
+impl LinkDetector {
+    /// Starts cut; `last_contact_unix` comes from the store and dates what is served before the first contact.
+    #[must_use]
+    pub fn new(last_contact_unix: Duration) -> Self {
+        Self { state: LinkState::Cut { since_unix: last_contact_unix }, attempts: 0 }
+    }
+
+    /// The current verdict.
+    #[must_use]
+    pub fn state(&self) -> LinkState {
+        self.state
+    }
+
+    /// A connection to a server stands. Returns whether that is news.
+    pub fn handle_connected(&mut self) -> bool {
+        let healed = !self.state.is_connected();
+        self.state = LinkState::Connected;
+        self.attempts = 0;
+        healed
+    }
+
+    /// The proven connection died (`probe_lost`) or an attempt to reach every server failed. A connection that the
+    /// server closed politely is no cut until a new attempt fails. Returns whether the verdict changed.
+    pub fn handle_lost(&mut self, now: Now, probe_lost: bool) -> bool {
+        if !self.state.is_connected() {
+            self.attempts = self.attempts.saturating_add(1);
+            return false;
+        }
+        if probe_lost {
+            self.state = LinkState::Cut { since_unix: now.unix };
+            return true;
+        }
+        false
+    }
+
+    /// No server could be reached. Returns whether the verdict changed.
+    pub fn handle_unreachable(&mut self, now: Now) -> bool {
+        self.handle_lost(now, true)
+    }
+
+    /// How long to pause before the next attempt; `random` spreads the nodes of a pool.
+    #[must_use]
+    pub fn retry_delay(&self, random: u64) -> Duration {
+        if self.state.is_connected() {
+            return Duration::ZERO;
+        }
+        let delay = FIRST_RETRY.saturating_mul(1 << self.attempts.min(4)).min(LONGEST_RETRY);
+        let per_mille = u32::try_from(random % 1000).unwrap_or(0);
+        delay / 2 + delay / 2 * per_mille / 1000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Now = Now { monotonic: Duration::from_secs(5), unix: Duration::from_secs(1000) };
+
+    #[test]
+    fn a_lost_probe_is_a_cut_told_once() {
+        let mut link = LinkDetector::new(Duration::ZERO);
+        assert!(link.handle_connected());
+        assert!(!link.handle_connected());
+        assert!(link.handle_lost(NOW, true));
+        assert!(!link.handle_lost(NOW, true));
+        assert_eq!(link.state(), LinkState::Cut { since_unix: NOW.unix });
+    }
+
+    #[test]
+    fn a_polite_close_is_no_cut_until_nobody_answers() {
+        let mut link = LinkDetector::new(Duration::ZERO);
+        link.handle_connected();
+        assert!(!link.handle_lost(NOW, false));
+        assert!(link.state().is_connected());
+        assert!(link.handle_unreachable(NOW));
+        assert!(!link.state().is_connected());
+    }
+
+    #[test]
+    fn a_cut_is_seen_within_three_seconds() {
+        assert!(PROBE_INTERVAL + PROBE_TIMEOUT <= Duration::from_secs(3));
+    }
+
+    #[test]
+    fn attempts_slow_down_to_two_seconds() {
+        let mut link = LinkDetector::new(Duration::ZERO);
+        for _ in 0..20 {
+            link.handle_unreachable(NOW);
+        }
+        assert!(link.retry_delay(999) <= LONGEST_RETRY);
+        assert!(link.retry_delay(0) >= LONGEST_RETRY / 2);
+    }
+}
