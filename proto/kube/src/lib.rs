@@ -2,6 +2,13 @@
 //!
 //! Nothing here opens a socket, reads a clock or keeps state: text and bytes in, values out.
 
+mod document;
+pub mod edit;
 pub mod gvr;
+pub mod json;
+pub mod list;
 pub mod media_type;
+pub mod object;
 pub mod status;
+pub mod watch;
+pub mod wire;
