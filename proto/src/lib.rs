@@ -1,1 +1,4 @@
-//! Under construction in this commit series.
+//! The contract among our own processes: plain data, no runtime, no socket, no clock.
+
+pub mod backoff;
+pub mod names;

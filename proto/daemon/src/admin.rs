@@ -130,7 +130,7 @@ impl Drop for AdminServer {
 /// Binds in a private folder beside `path` and renames, so that the socket is never there with other rights.
 fn listen(path: &Path) -> Result<UnixListener, AdminError> {
     let failed = |doing| move |source| AdminError::Io { path: path.into(), doing, source };
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed("create its folder"))?;
     refuse_if_taken(path)?;
     let private = parent.join(format!(".{}", std::process::id()));
@@ -241,4 +241,104 @@ pub fn fetch(socket: &Path, route: &str, timeout: Duration) -> io::Result<(u16, 
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| invalid("the answer has no end of head"))?;
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
     Ok((status.ok_or_else(|| invalid("the answer has no status"))?, body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    #[derive(Default)]
+    struct Daemon {
+        ready: AtomicBool,
+    }
+
+    impl AdminState for Daemon {
+        fn live(&self) -> Result<(), String> {
+            Ok(())
+        }
+        fn ready(&self) -> Result<(), String> {
+            if self.ready.load(Ordering::SeqCst) { Ok(()) } else { Err("the store is being read".into()) }
+        }
+        fn metrics(&self) -> String {
+            "# EOF\n".into()
+        }
+        fn status_json(&self) -> String {
+            "{\"link\":\"connected\"}".into()
+        }
+    }
+
+    fn start() -> (tempfile::TempDir, PathBuf, Arc<Daemon>, AdminServer) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("run/admin.sock");
+        let daemon = Arc::new(Daemon::default());
+        let server = serve(&path, Arc::clone(&daemon) as Arc<dyn AdminState>).expect("the socket opens");
+        (directory, path, daemon, server)
+    }
+
+    fn raw(path: &Path, request: &[u8]) -> String {
+        let mut stream = UnixStream::connect(path).expect("somebody listens");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+        // A server that refuses early may close while this still writes; its answer is what counts.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[test]
+    fn each_route_answers_for_the_daemon() {
+        let (_directory, path, daemon, _server) = start();
+        let get = |route| fetch(&path, route, TIMEOUT).expect("an answer");
+        assert_eq!(get("/livez"), (200, "ok\n".into()));
+        assert_eq!(get("/readyz"), (503, "the store is being read\n".into()));
+        daemon.ready.store(true, Ordering::SeqCst);
+        assert_eq!(get("/readyz"), (200, "ok\n".into()));
+        assert_eq!(get("/metrics"), (200, "# EOF\n".into()));
+        assert_eq!(get("/status"), (200, "{\"link\":\"connected\"}".into()));
+        assert_eq!(get("/drain").0, 404);
+    }
+
+    #[test]
+    fn only_the_owner_may_connect() {
+        let (_directory, path, _daemon, _server) = start();
+        let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().expect("a parent")), 0o700);
+        let beside = fs::read_dir(path.parent().expect("a parent")).expect("readable").count();
+        assert_eq!(beside, 1, "the private folder of the bind is gone");
+    }
+
+    #[test]
+    fn a_request_that_is_no_bounded_get_is_refused() {
+        let (_directory, path, _daemon, _server) = start();
+        let post = raw(&path, b"POST /livez HTTP/1.0\r\ncontent-length: 2\r\n\r\nhi");
+        assert!(post.contains(" 405 ") && post.to_lowercase().contains("allow: get, head"), "{post}");
+        let many = format!("GET /livez HTTP/1.0\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS + 1));
+        assert!(raw(&path, many.as_bytes()).contains(" 431 "));
+        let long = format!("GET /livez HTTP/1.0\r\na: {}\r\n\r\n", "b".repeat(4 * MAX_HEAD_BYTES));
+        let refusal = raw(&path, long.as_bytes());
+        assert!(!refusal.contains(" 200 "), "{refusal}");
+        assert!(!raw(&path, b"\x16\x03\x01\x00garbage\r\n\r\n").contains(" 200 "));
+        assert_eq!(fetch(&path, "/livez", TIMEOUT).expect("still there").0, 200);
+        assert!(fetch(&path, "/livez HTTP/1.1\r\n", TIMEOUT).is_err());
+    }
+
+    #[test]
+    fn a_dead_processs_socket_is_replaced_and_a_live_one_is_not() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("admin.sock");
+        let daemon: Arc<dyn AdminState> = Arc::new(Daemon::default());
+        drop(UnixListener::bind(&path).expect("a socket nobody serves any more"));
+        let server = serve(&path, Arc::clone(&daemon)).expect("a stale socket is replaced");
+        assert!(matches!(serve(&path, Arc::clone(&daemon)), Err(AdminError::InUse(_))));
+        drop(server);
+        assert!(!path.exists(), "a clean end leaves no socket");
+        fs::write(&path, "precious").expect("written");
+        assert!(matches!(serve(&path, daemon), Err(AdminError::NotASocket(_))));
+        assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
+    }
 }

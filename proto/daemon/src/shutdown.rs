@@ -179,3 +179,70 @@ impl Drop for Hold {
         self.state.send_modify(|state| state.holds = state.holds.saturating_sub(1));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn a_drain_ends_when_the_last_hold_is_dropped() {
+        let shutdown = Shutdown::new(LONG);
+        let (first, second) = (shutdown.hold(), shutdown.hold());
+        shutdown.drain();
+        drop(first);
+        assert_eq!(shutdown.phase(), Phase::Draining);
+        drop(second);
+        assert_eq!(shutdown.drained().await, Drained::Complete);
+        assert_eq!(shutdown.phase(), Phase::Stopped);
+    }
+
+    #[tokio::test]
+    async fn work_that_outlives_the_deadline_is_cut_and_counted() {
+        let shutdown = Shutdown::new(Duration::ZERO);
+        let _work = (shutdown.hold(), shutdown.hold());
+        shutdown.drain();
+        shutdown.expired().await;
+        assert_eq!(shutdown.drained().await, Drained::Cut { open: 2 });
+        shutdown.stopped().await;
+    }
+
+    #[tokio::test]
+    async fn the_deadline_counts_from_the_first_call_and_phases_never_go_back() {
+        let shutdown = Shutdown::new(LONG);
+        assert_eq!((shutdown.phase(), shutdown.deadline()), (Phase::Running, None));
+        shutdown.drain();
+        let deadline = shutdown.deadline();
+        shutdown.drain();
+        assert_eq!(shutdown.deadline(), deadline);
+        shutdown.stop();
+        shutdown.drain();
+        assert_eq!(shutdown.phase(), Phase::Stopped);
+    }
+
+    #[tokio::test]
+    async fn a_clone_on_another_task_sees_every_phase() {
+        let shutdown = Shutdown::new(LONG);
+        let other = shutdown.clone();
+        let watcher = tokio::spawn(async move {
+            other.draining().await;
+            let seen = other.phase();
+            other.stop();
+            seen
+        });
+        tokio::task::yield_now().await;
+        shutdown.drain();
+        shutdown.stopped().await;
+        assert_eq!(watcher.await.expect("the watcher ends"), Phase::Draining);
+    }
+
+    #[tokio::test]
+    async fn a_stop_while_work_is_open_ends_the_wait_before_the_deadline() {
+        let shutdown = Shutdown::new(LONG);
+        let _work = shutdown.hold();
+        shutdown.drain();
+        shutdown.stop();
+        assert_eq!(shutdown.drained().await, Drained::Cut { open: 1 });
+    }
+}

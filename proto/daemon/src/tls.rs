@@ -324,3 +324,185 @@ pub fn client_config(
 fn alpn() -> Vec<Vec<u8>> {
     vec![b"h2".to_vec(), b"http/1.1".to_vec()]
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+    use rustls::{ClientConnection, ServerConnection};
+
+    use super::*;
+
+    struct Authority {
+        issuer: Issuer<'static, KeyPair>,
+        pem: String,
+    }
+
+    impl Authority {
+        fn new() -> Self {
+            let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().expect("a key");
+            let pem = params.self_signed(&key).expect("a certificate").pem();
+            Self { issuer: Issuer::new(params, key), pem }
+        }
+
+        /// Certificate and key in PEM, good for server `hub` and for a client.
+        fn issue(&self) -> (String, String) {
+            let mut params = CertificateParams::new(vec!["hub".into()]).expect("parameters");
+            params.extended_key_usages =
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+            let key = KeyPair::generate().expect("a key");
+            (params.signed_by(&key, &self.issuer).expect("a certificate").pem(), key.serialize_pem())
+        }
+    }
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            Self(tempfile::tempdir().expect("a temporary directory"))
+        }
+
+        /// Replaces by rename, as every careful writer of certificates does.
+        fn put(&self, name: &str, text: &str) -> PathBuf {
+            let (next, path) = (self.0.path().join("next"), self.0.path().join(name));
+            std::fs::write(&next, text).expect("written");
+            std::fs::rename(next, &path).expect("renamed");
+            path
+        }
+
+        fn put_pair(&self, (certificate, key): &(String, String)) -> CertificateFiles {
+            CertificateFiles { certificate: self.put("cert.pem", certificate), key: self.put("key.pem", key) }
+        }
+
+        fn roots(&self, authority: &Authority) -> RootCertStore {
+            load_roots(&self.put("ca.pem", &authority.pem)).expect("an authority")
+        }
+    }
+
+    /// Runs a handshake in memory; both ends after it, or the first error.
+    fn handshake(
+        client: ClientConfig,
+        server: ServerConfig,
+    ) -> Result<(ClientConnection, ServerConnection), rustls::Error> {
+        let name = "hub".try_into().expect("a name");
+        let mut client = ClientConnection::new(Arc::new(client), name)?;
+        let mut server = ServerConnection::new(Arc::new(server))?;
+        let mut bytes = Vec::new();
+        while client.is_handshaking()
+            || server.is_handshaking()
+            || client.wants_write()
+            || server.wants_write()
+        {
+            bytes.clear();
+            while client.wants_write() {
+                client.write_tls(&mut bytes).expect("memory");
+            }
+            server.read_tls(&mut bytes.as_slice()).expect("memory");
+            server.process_new_packets()?;
+            bytes.clear();
+            while server.wants_write() {
+                server.write_tls(&mut bytes).expect("memory");
+            }
+            client.read_tls(&mut bytes.as_slice()).expect("memory");
+            client.process_new_packets()?;
+        }
+        Ok((client, server))
+    }
+
+    fn leaf(pem: &str) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate")
+    }
+
+    #[test]
+    fn a_client_certificate_is_wanted_but_not_needed_and_a_foreign_one_is_refused() {
+        let (ours, foreign) = (Authority::new(), Authority::new());
+        let folder = Folder::new();
+        let roots = folder.roots(&ours);
+        let server_pair = ReloadingResolver::new(folder.put_pair(&ours.issue())).expect("a pair");
+        let server = || server_config(server_pair.clone(), Some(roots.clone())).expect("settings");
+        let client = |pair: Option<(String, String)>| {
+            let pair = pair.map(|(certificate, key)| {
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
+                fixed(vec![leaf(&certificate)], key).expect("a pair") as Arc<dyn ResolvesClientCert>
+            });
+            client_config(roots.clone(), pair).expect("settings")
+        };
+
+        let (end, anonymous) = handshake(client(None), server()).expect("no certificate is let in");
+        assert!(anonymous.peer_certificates().is_none());
+        assert_eq!(end.alpn_protocol(), Some(&b"h2"[..]));
+        assert_eq!(end.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+
+        let pair = ours.issue();
+        let (_, known) = handshake(client(Some(pair.clone())), server()).expect("ours is let in");
+        assert_eq!(known.peer_certificates(), Some(&[leaf(&pair.0)][..]));
+
+        assert!(handshake(client(Some(foreign.issue())), server()).is_err());
+        let stranger = client_config(folder.roots(&foreign), None).expect("settings");
+        assert!(handshake(stranger, server()).is_err(), "a server of another authority is not trusted");
+    }
+
+    #[test]
+    fn a_renewed_pair_is_used_from_the_next_handshake_on() {
+        let (authority, folder) = (Authority::new(), Folder::new());
+        let (first, second) = (authority.issue(), authority.issue());
+        let resolver = ReloadingResolver::new(folder.put_pair(&first)).expect("a pair");
+        assert_eq!(resolver.current().cert[0], leaf(&first.0));
+        folder.put_pair(&second);
+        let client = client_config(folder.roots(&authority), None).expect("settings");
+        let server = server_config(resolver, None).expect("settings");
+        let (end, _) = handshake(client, server).expect("a handshake");
+        assert_eq!(end.peer_certificates(), Some(&[leaf(&second.0)][..]));
+    }
+
+    #[test]
+    fn a_pair_that_is_half_replaced_or_broken_leaves_the_last_good_one_in_use() {
+        let (authority, folder) = (Authority::new(), Folder::new());
+        let (first, second) = (authority.issue(), authority.issue());
+        let files = folder.put_pair(&first);
+        let resolver = ReloadingResolver::new(files.clone()).expect("a pair");
+        for broken in [second.0.as_str(), "no PEM", ""] {
+            folder.put("cert.pem", broken);
+            assert_eq!(resolver.current().cert[0], leaf(&first.0), "{broken:?}");
+        }
+        std::fs::remove_file(&files.certificate).expect("removed");
+        assert_eq!(resolver.current().cert[0], leaf(&first.0));
+        folder.put_pair(&second);
+        assert_eq!(resolver.current().cert[0], leaf(&second.0));
+    }
+
+    #[test]
+    fn one_file_may_hold_certificate_and_key_as_the_kubelet_writes_it() {
+        let (authority, folder) = (Authority::new(), Folder::new());
+        let (certificate, key) = authority.issue();
+        let path = folder.put("kubelet-client-current.pem", &format!("{certificate}{key}"));
+        let files = CertificateFiles { certificate: path.clone(), key: path };
+        assert_eq!(
+            ReloadingResolver::new(files).expect("a pair").current().cert.as_slice(),
+            [leaf(&certificate)]
+        );
+    }
+
+    #[test]
+    fn wrong_files_are_refused_by_name() {
+        let (authority, folder) = (Authority::new(), Folder::new());
+        let (certificate, key) = authority.issue();
+        let only_key = folder.put("only-key.pem", &key);
+        let only_certificate = folder.put("only-cert.pem", &certificate);
+        let text = |error: TlsError| error.to_string();
+        assert!(
+            text(load_chain(&only_key).expect_err("no certificate")).contains("only-key.pem: no certificate")
+        );
+        assert!(
+            text(load_key(&only_certificate).expect_err("no key")).contains("only-cert.pem: no private key")
+        );
+        assert!(text(load_roots(Path::new("/absent/ca")).expect_err("absent")).starts_with("/absent/ca"));
+        let key = folder.put("other-key.pem", &authority.issue().1);
+        let mismatch = ReloadingResolver::new(CertificateFiles { certificate: only_certificate, key });
+        assert!(matches!(mismatch, Err(TlsError::Pair { .. })));
+        let size = usize::try_from(MAX_PEM_BYTES).expect("fits") + 1;
+        let big = folder.put("big.pem", &" ".repeat(size));
+        assert!(matches!(load_chain(&big), Err(TlsError::TooLarge { .. })));
+    }
+}
