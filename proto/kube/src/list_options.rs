@@ -1,0 +1,425 @@
+//! What a LIST, WATCH or GET asks for in its query string, checked as the API server checks it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+
+use crate::request_info::{ResourceRequest, Verb};
+use crate::selector::{FieldSelector, LabelSelector};
+use crate::status::{Status, StatusCause, quote};
+
+/// Longest query string that is read, in bytes.
+pub const MAX_QUERY_BYTES: usize = 64 * 1024;
+/// Most `key=value` pairs of a query string.
+const MAX_PAIRS: usize = 128;
+/// Longest time a watch can ask for; clients ask for minutes, and later arithmetic must not overflow.
+const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// How `resourceVersion` of a LIST or WatchList is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VersionMatch {
+    /// The state at exactly this version.
+    Exact,
+    /// The state at this version or any later one.
+    NotOlderThan,
+}
+
+/// How much of each object a Table row carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IncludeObject {
+    /// Its metadata.
+    #[default]
+    Metadata,
+    /// Nothing.
+    None,
+    /// All of it.
+    Object,
+}
+
+/// The options of a LIST or WATCH.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListOptions {
+    /// `labelSelector`.
+    pub labels: LabelSelector,
+    /// `fieldSelector`.
+    pub fields: FieldSelector,
+    /// `resourceVersion` as sent; `None` when absent or empty.
+    pub resource_version: Option<Box<str>>,
+    /// `resourceVersionMatch`.
+    pub version_match: Option<VersionMatch>,
+    /// `limit`; `None` when absent, zero or negative.
+    pub limit: Option<u64>,
+    /// `continue`; `None` when absent or empty.
+    pub continue_token: Option<Box<str>>,
+    /// `timeoutSeconds`; `None` when absent or 0, zero when negative, at most 30 days.
+    pub timeout: Option<Duration>,
+    /// Whether this is a WATCH.
+    pub watch: bool,
+    /// `allowWatchBookmarks`.
+    pub allow_bookmarks: bool,
+    /// `sendInitialEvents` as sent.
+    ///
+    /// Servers with WatchList treat a watch without it, without `resourceVersionMatch` and at
+    /// `resourceVersion` "" or "0" as if it said true: see [`ListOptions::sends_initial_events`].
+    pub send_initial_events: Option<bool>,
+    /// `pretty`.
+    pub pretty: bool,
+    /// `includeObject`.
+    pub include_object: IncludeObject,
+}
+
+impl ListOptions {
+    /// Reads a query string (without the `?`) and checks it.
+    ///
+    /// # Errors
+    /// 400 for values that cannot be read, 422 with causes for options that do not go together.
+    pub fn parse(query: Option<&str>) -> Result<Self, Status> {
+        let query = Query::read(query)?;
+        let decoded = Decoded::read(&query)?;
+        decoded.validate()?;
+        decoded.finish()
+    }
+
+    /// Reads the options of a LIST or WATCH whose path may say more than its query: the old
+    /// `/watch/` prefix and an object's name after it.
+    ///
+    /// # Errors
+    /// As [`ListOptions::parse`], and 400 when the path names another object than the field selector.
+    pub fn for_request(request: &ResourceRequest, query: Option<&str>) -> Result<Self, Status> {
+        let mut options = Self::parse(query)?;
+        options.watch = request.verb == Verb::Watch;
+        if let Some(name) = request.name.as_deref() {
+            if options.fields.is_empty() {
+                options.fields = FieldSelector::for_name(name);
+            } else if options.fields.exact_value("metadata.name") != Some(name) {
+                return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
+            }
+        }
+        Ok(options)
+    }
+
+    /// `resourceVersion` as a number: `None` when absent, `Some(0)` for "any".
+    ///
+    /// # Errors
+    /// 400 when it is no number.
+    pub fn parsed_rv(&self) -> Result<Option<u64>, Status> {
+        parse_resource_version(self.resource_version.as_deref())
+    }
+
+    /// Whether a watch with these options begins with the current state as ADDED events, said or implied.
+    #[must_use]
+    pub fn sends_initial_events(&self) -> bool {
+        let unversioned = matches!(self.resource_version.as_deref(), None | Some("0"));
+        self.watch && self.send_initial_events.unwrap_or(unversioned)
+    }
+}
+
+/// The options of a GET of one object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GetOptions {
+    /// `resourceVersion` as sent; `None` when absent or empty.
+    pub resource_version: Option<Box<str>>,
+    /// `pretty`.
+    pub pretty: bool,
+    /// `includeObject`.
+    pub include_object: IncludeObject,
+}
+
+impl GetOptions {
+    /// Reads a query string (without the `?`).
+    ///
+    /// # Errors
+    /// 400 for a resource version that is no number or a query beyond bounds, 422 for an unknown
+    /// `includeObject`.
+    pub fn parse(query: Option<&str>) -> Result<Self, Status> {
+        let query = Query::read(query)?;
+        let resource_version = query.text("resourceVersion");
+        parse_resource_version(resource_version.as_deref())?;
+        Ok(Self { resource_version, pretty: query.pretty(), include_object: query.include_object()? })
+    }
+}
+
+/// Reads a resource version: decimal, unsigned, 64 bits; absent or empty is `None`.
+///
+/// # Errors
+/// 400 in the server's words when it is anything else.
+pub fn parse_resource_version(text: Option<&str>) -> Result<Option<u64>, Status> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse() {
+        Ok(version) if digits => Ok(Some(version)),
+        _ => {
+            let why = if digits { "value out of range" } else { "invalid syntax" };
+            let shown = quote(text);
+            Err(Status::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {shown}: strconv.ParseUint: parsing {shown}: {why}"
+            )))
+        }
+    }
+}
+
+/// What the request resolver needs of a query before the options are checked.
+pub(crate) struct Peek {
+    pub(crate) watch: bool,
+    pub(crate) name: Option<Box<str>>,
+}
+
+impl Peek {
+    /// Reads leniently: with an unreadable query the resolver still honours `watch`.
+    pub(crate) fn read(query: Option<&str>) -> Result<Self, Status> {
+        let query = Query::read(query)?;
+        Ok(match Decoded::read(&query) {
+            Ok(decoded) => Self {
+                watch: decoded.options.watch,
+                name: decoded.options.fields.exact_value("metadata.name").map(Box::from),
+            },
+            Err(_) => Self { watch: query.flag("watch").unwrap_or(false), name: None },
+        })
+    }
+}
+
+/// Pairs of a query string, decoded; the first value of a key counts.
+struct Query<'a> {
+    pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+}
+
+impl<'a> Query<'a> {
+    /// Pairs with a `;` or a broken escape are dropped, as the server's URL parser drops them.
+    fn read(query: Option<&'a str>) -> Result<Self, Status> {
+        let query = query.unwrap_or("");
+        if query.len() > MAX_QUERY_BYTES {
+            return Err(Status::bad_request(format!("the query is longer than {MAX_QUERY_BYTES} bytes")));
+        }
+        let mut pairs = Vec::new();
+        for pair in query.split('&') {
+            if pair.is_empty() || pair.contains(';') {
+                continue;
+            }
+            if pairs.len() == MAX_PAIRS {
+                return Err(Status::bad_request(format!("the query has more than {MAX_PAIRS} parameters")));
+            }
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if let (Some(key), Some(value)) = (unescape(key)?, unescape(value)?) {
+                pairs.push((key, value));
+            }
+        }
+        Ok(Self { pairs })
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        self.pairs.iter().find(|(name, _)| name == key).map(|(_, value)| &**value)
+    }
+
+    fn text(&self, key: &str) -> Option<Box<str>> {
+        self.get(key).filter(|value| !value.is_empty()).map(Box::from)
+    }
+
+    /// Any value but `0` and `false` is true, the empty one too.
+    fn flag(&self, key: &str) -> Option<bool> {
+        self.get(key).map(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
+    }
+
+    fn integer(&self, key: &str) -> Result<Option<i64>, Status> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        value.parse().map(Some).map_err(|error: std::num::ParseIntError| {
+            let why = match error.kind() {
+                std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => {
+                    "value out of range"
+                }
+                _ => "invalid syntax",
+            };
+            Status::bad_request(format!("strconv.ParseInt: parsing {}: {why}", quote(value)))
+        })
+    }
+
+    fn pretty(&self) -> bool {
+        matches!(self.get("pretty"), Some("1" | "t" | "T" | "TRUE" | "true" | "True"))
+    }
+
+    fn include_object(&self) -> Result<IncludeObject, Status> {
+        match self.get("includeObject") {
+            None | Some("" | "Metadata") => Ok(IncludeObject::Metadata),
+            Some("None") => Ok(IncludeObject::None),
+            Some("Object") => Ok(IncludeObject::Object),
+            Some(other) => Err(Status::invalid(
+                "meta.k8s.io",
+                "TableOptions",
+                "",
+                vec![StatusCause {
+                    reason: Cow::Borrowed("FieldValueInvalid"),
+                    message: format!(
+                        "Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
+                        quote(other)
+                    ),
+                    field: "includeObject".to_owned(),
+                }],
+            )),
+        }
+    }
+}
+
+/// `None` for a broken escape; an error for bytes that are no text.
+fn unescape(text: &str) -> Result<Option<Cow<'_, str>>, Status> {
+    let not_text = || Status::bad_request("the query is not valid UTF-8");
+    if !escapes_are_whole(text) {
+        return Ok(None);
+    }
+    if text.contains('+') {
+        let spaced = text.replace('+', " ");
+        let decoded = percent_decode_str(&spaced).decode_utf8().map_err(|_| not_text())?;
+        return Ok(Some(Cow::Owned(decoded.into_owned())));
+    }
+    percent_decode_str(text).decode_utf8().map(Some).map_err(|_| not_text())
+}
+
+/// Whether every `%` is followed by two hexadecimal digits.
+pub(crate) fn escapes_are_whole(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    memchr::memchr_iter(b'%', bytes)
+        .all(|at| bytes.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)))
+}
+
+/// Options that could be read but are not checked yet.
+struct Decoded<'a> {
+    options: ListOptions,
+    version_match: &'a str,
+    include_object: Result<IncludeObject, Status>,
+}
+
+impl<'a> Decoded<'a> {
+    /// Reads in the server's order, so that the first error is the server's too.
+    fn read(query: &'a Query<'_>) -> Result<Self, Status> {
+        let unreadable = |error: crate::selector::SelectorError| Status::bad_request(error.to_string());
+        let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or(""));
+        let labels = labels.map_err(unreadable)?;
+        let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or(""));
+        let fields = fields.map_err(unreadable)?;
+        let timeout = query.integer("timeoutSeconds")?.filter(|&t| t != 0);
+        let limit = query.integer("limit")?;
+        Ok(Self {
+            options: ListOptions {
+                labels,
+                fields,
+                resource_version: query.text("resourceVersion"),
+                version_match: None,
+                limit: limit.and_then(|l| u64::try_from(l).ok()).filter(|&l| l > 0),
+                continue_token: query.text("continue"),
+                timeout: timeout
+                    .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(MAX_TIMEOUT)),
+                watch: query.flag("watch").unwrap_or(false),
+                allow_bookmarks: query.flag("allowWatchBookmarks").unwrap_or(false),
+                send_initial_events: query.flag("sendInitialEvents"),
+                pretty: query.pretty(),
+                include_object: IncludeObject::default(),
+            },
+            version_match: query.get("resourceVersionMatch").unwrap_or(""),
+            include_object: query.include_object(),
+        })
+    }
+
+    fn validate(&self) -> Result<(), Status> {
+        let causes = if self.options.watch { self.watch_causes() } else { self.list_causes() };
+        if !causes.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", "ListOptions", "", causes));
+        }
+        let pinned = !matches!(self.options.resource_version.as_deref(), None | Some("0"));
+        if !self.options.watch && self.options.continue_token.is_some() && pinned {
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+        Ok(())
+    }
+
+    fn list_causes(&self) -> Vec<StatusCause> {
+        let mut causes = Vec::new();
+        let options = &self.options;
+        if !self.version_match.is_empty() {
+            if options.resource_version.is_none() {
+                causes.push(match_forbidden(
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
+            }
+            if options.continue_token.is_some() {
+                causes.push(match_forbidden(MATCH_WITH_CONTINUE));
+            }
+            if !matches!(self.version_match, "Exact" | "NotOlderThan") {
+                causes.push(self.match_unsupported(r#""Exact", "NotOlderThan", """#));
+            }
+            if self.version_match == "Exact" && options.resource_version.as_deref() == Some("0") {
+                causes.push(match_forbidden(
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                ));
+            }
+        }
+        if options.send_initial_events.is_some() {
+            causes.push(forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+        }
+        causes
+    }
+
+    fn watch_causes(&self) -> Vec<StatusCause> {
+        let mut causes = Vec::new();
+        let options = &self.options;
+        let not_older = self.version_match == "NotOlderThan";
+        if options.send_initial_events.is_some() && !not_older {
+            causes.push(match_forbidden(
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ));
+        }
+        if !self.version_match.is_empty() {
+            if options.send_initial_events.is_none() {
+                causes.push(match_forbidden(
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                ));
+            }
+            if !not_older {
+                causes.push(self.match_unsupported(r#""NotOlderThan""#));
+            }
+            if options.continue_token.is_some() {
+                causes.push(match_forbidden(MATCH_WITH_CONTINUE));
+            }
+        }
+        causes
+    }
+
+    fn match_unsupported(&self, supported: &str) -> StatusCause {
+        StatusCause {
+            reason: Cow::Borrowed("FieldValueNotSupported"),
+            message: format!(
+                "Unsupported value: {}: supported values: {supported}",
+                quote(self.version_match)
+            ),
+            field: "resourceVersionMatch".to_owned(),
+        }
+    }
+
+    fn finish(mut self) -> Result<ListOptions, Status> {
+        self.options.version_match = match self.version_match {
+            "Exact" => Some(VersionMatch::Exact),
+            "NotOlderThan" => Some(VersionMatch::NotOlderThan),
+            _ => None,
+        };
+        self.options.include_object = self.include_object?;
+        Ok(self.options)
+    }
+}
+
+const MATCH_WITH_CONTINUE: &str = "resourceVersionMatch is forbidden when continue is provided";
+
+fn match_forbidden(why: &str) -> StatusCause {
+    forbidden("resourceVersionMatch", why)
+}
+
+fn forbidden(field: &str, why: &str) -> StatusCause {
+    StatusCause {
+        reason: Cow::Borrowed("FieldValueForbidden"),
+        message: format!("Forbidden: {why}"),
+        field: field.to_owned(),
+    }
+}
