@@ -1,7 +1,7 @@
 //! JSON Web Tokens as Kubernetes issues them: what a compact token says, and the key set that signs them.
 //!
 //! Nothing here verifies a signature: [`Jwt`] hands out the signing input and the signature, the shell checks them
-//! against a key of a [`KeySet`] and tells its verdict to [`crate::admission`]. Until then every claim is hearsay.
+//! against a key of a [`KeySet`] and tells its verdict to [`crate::authentication`]. Until then every claim is hearsay.
 //!
 //! Sources: RFC 7515, RFC 7517, RFC 7518, RFC 7519; the `kubernetes.io` claim as the API server writes it.
 

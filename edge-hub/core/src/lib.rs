@@ -2,8 +2,11 @@
 
 pub mod clock;
 pub mod collection;
+pub mod body;
+pub mod documents;
 pub mod identity;
 pub mod jwt;
-pub mod documents;
 pub mod link;
+pub mod record;
 pub mod reflector;
+pub mod token;
