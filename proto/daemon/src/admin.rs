@@ -130,7 +130,8 @@ impl Drop for AdminServer {
 /// Binds in a private folder beside `path` and renames, so that the socket is never there with other rights.
 fn listen(path: &Path) -> Result<UnixListener, AdminError> {
     let failed = |doing| move |source| AdminError::Io { path: path.into(), doing, source };
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let parent =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed("create its folder"))?;
     refuse_if_taken(path)?;
     let private = parent.join(format!(".{}", std::process::id()));

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
+use serde_saphyr::{MessageFormatter as _, UserMessageFormatter};
 
 /// The largest configuration file that is read, in bytes.
 pub const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
@@ -41,16 +42,6 @@ pub enum ConfigError {
         /// What is wrong.
         reason: String,
     },
-    /// The value could be read, but the house cannot run with it.
-    #[error("{}: {key}: {reason}", path.display())]
-    Value {
-        /// The file as it was named.
-        path: PathBuf,
-        /// The key that was refused, e.g. `offline.expiredToken`.
-        key: String,
-        /// What is wrong and what to write instead.
-        reason: String,
-    },
 }
 
 /// Writes `:LINE`, or nothing where no line is known.
@@ -64,13 +55,6 @@ impl std::fmt::Display for At {
 
 fn key_prefix(key: &str) -> String {
     if key.is_empty() { String::new() } else { format!("{key}: ") }
-}
-
-impl ConfigError {
-    /// A value that could be read but that the house refuses. `reason` says what to write instead.
-    pub fn value(path: &Path, key: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Value { path: path.into(), key: key.into(), reason: reason.into() }
-    }
 }
 
 /// Reads `path` as YAML into `T`.
@@ -97,10 +81,8 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigEr
     let mut refused_key = String::new();
     let parsed = serde_saphyr::with_deserializer_from_str(text, |deserializer| {
         serde_path_to_error::deserialize(deserializer).map_err(|error| {
-            refused_key = match error.path().to_string() {
-                whole if whole == "." => String::new(),
-                key => key,
-            };
+            // `.` is the file as a whole, a final `?` a key that was not reached.
+            refused_key = error.path().to_string().trim_end_matches(['?', '.']).to_owned();
             error.into_inner()
         })
     });
@@ -110,7 +92,7 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigEr
             path: path.into(),
             line: bare.location().map(|location| location.line()),
             key: refused_key,
-            reason: bare.to_string(),
+            reason: UserMessageFormatter.format_message(bare).into_owned(),
         }
     })
 }
