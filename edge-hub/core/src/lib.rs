@@ -10,3 +10,4 @@ pub mod link;
 pub mod record;
 pub mod reflector;
 pub mod token;
+pub mod view;

@@ -1,9 +1,13 @@
 //! The identity of a collection, and which requests it can answer.
 
+use std::borrow::Cow;
+
 use proto_kube::gvr::GroupVersionResource;
-use proto_kube::media_type::Format;
-use proto_kube::object::ObjectKey;
+use proto_kube::media_type::{Encoding, Format};
+use proto_kube::object::{ObjectKey, field, label};
 use proto_kube::selector::{FieldSelector, LabelSelector};
+
+use super::object::Object;
 
 /// The identity of one upstream list-watch: what is asked for and in which format. Credentials are not part of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,4 +35,135 @@ pub struct Selection {
     pub labels: LabelSelector,
     /// Field selector.
     pub fields: FieldSelector,
+}
+
+impl CollectionSpec {
+    /// Whether a collection of this spec holds all that `other` asks for and can tell which objects those are.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let selection = Selection {
+            namespace: other.namespace.clone(),
+            name: None,
+            labels: other.labels.clone(),
+            fields: other.fields.clone(),
+        };
+        self.gvr == other.gvr && self.format == other.format && self.uncovered(&selection).is_none()
+    }
+
+    /// The first reason why this collection cannot serve `selection`; `None` when it can.
+    pub(crate) fn uncovered(&self, selection: &Selection) -> Option<Uncovered> {
+        if self.namespace.is_some() && self.namespace != selection.namespace {
+            return Some(Uncovered::Namespace);
+        }
+        let labels = selection.labels.requirements();
+        if !self.labels.requirements().iter().all(|held| labels.contains(held)) {
+            return Some(Uncovered::Labels);
+        }
+        let wanted = selection.fields.requirements();
+        if !self.fields.requirements().iter().all(|held| wanted.contains(held)) {
+            return Some(Uncovered::Fields);
+        }
+        let unreadable = wanted
+            .iter()
+            .filter(|wanted| !self.fields.requirements().contains(wanted))
+            .find(|wanted| !self.can_read(&wanted.path));
+        unreadable.map(|wanted| Uncovered::Path(wanted.path.clone()))
+    }
+
+    /// Whether the field at `path` can be read from this collection's objects. Asked of an empty object, because the
+    /// answer depends on the kind and the form alone.
+    fn can_read(&self, path: &str) -> bool {
+        let empty: &[u8] = match self.format.encoding {
+            Encoding::Json => b"{}",
+            Encoding::Protobuf => b"",
+        };
+        matches!(path, "metadata.name" | "metadata.namespace")
+            || field(&self.gvr, self.format, empty, path).is_some()
+    }
+}
+
+/// Why a collection cannot answer for a selection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Uncovered {
+    /// The collection holds one namespace, the request asks for another or for all.
+    #[error("the collection holds another namespace")]
+    Namespace,
+    /// The collection is narrowed by labels that the request does not ask for.
+    #[error("the collection is narrowed by another label selector")]
+    Labels,
+    /// The collection is narrowed by fields that the request does not ask for.
+    #[error("the collection is narrowed by another field selector")]
+    Fields,
+    /// The objects as they are held cannot be shown in the form that the client wants.
+    #[error("the objects cannot be shown in this form here")]
+    Form,
+    /// This field cannot be read from the objects as they are held.
+    #[error("the field {0:?} cannot be evaluated here")]
+    Path(Box<str>),
+}
+
+/// What is left to check of a selection on each object of a collection that covers it.
+#[derive(Clone, Debug)]
+pub(crate) struct Filter {
+    gvr: GroupVersionResource,
+    format: Format,
+    namespace: Option<Box<str>>,
+    name: Option<Box<str>>,
+    labels: Option<LabelSelector>,
+    fields: Option<FieldSelector>,
+}
+
+impl Filter {
+    /// # Errors
+    /// When a collection of this spec cannot serve the selection.
+    pub(crate) fn new(spec: &CollectionSpec, selection: &Selection) -> Result<Self, Uncovered> {
+        if let Some(why) = spec.uncovered(selection) {
+            return Err(why);
+        }
+        let namespace = selection.namespace.clone().filter(|_| spec.namespace.is_none());
+        let labels = (selection.labels != spec.labels).then(|| selection.labels.clone());
+        let fields = (selection.fields != spec.fields).then(|| selection.fields.clone());
+        Ok(Self {
+            gvr: spec.gvr.clone(),
+            format: spec.format,
+            namespace,
+            name: selection.name.clone(),
+            labels,
+            fields,
+        })
+    }
+
+    /// Whether an object can enter or leave the selection without being created or deleted.
+    pub(crate) fn is_by_key(&self) -> bool {
+        let by_key = |path: &str| matches!(path, "metadata.name" | "metadata.namespace");
+        self.labels.is_none()
+            && self
+                .fields
+                .as_ref()
+                .is_none_or(|fields| fields.requirements().iter().all(|wanted| by_key(&wanted.path)))
+    }
+
+    pub(crate) fn matches(&self, object: &Object) -> bool {
+        self.matches_key(&object.key)
+            && self.labels.as_ref().is_none_or(|labels| {
+                labels.matches(|key| label(self.format, &object.raw, key).ok().flatten())
+            })
+            && self
+                .fields
+                .as_ref()
+                .is_none_or(|fields| fields.matches(|path| self.field(object, path)).unwrap_or(false))
+    }
+
+    fn matches_key(&self, key: &ObjectKey) -> bool {
+        self.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
+            && self.name.as_ref().is_none_or(|name| *name == key.name)
+    }
+
+    fn field<'a>(&self, object: &'a Object, path: &str) -> Option<Cow<'a, str>> {
+        match path {
+            "metadata.name" => Some(Cow::Borrowed(&object.key.name)),
+            "metadata.namespace" => Some(Cow::Borrowed(&object.key.namespace)),
+            _ => field(&self.gvr, self.format, &object.raw, path),
+        }
+    }
 }

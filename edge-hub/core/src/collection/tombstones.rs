@@ -1,0 +1,126 @@
+//! Tombstones: the deletions that a client which was away for a day still has to learn of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto_kube::object::ObjectKey;
+
+use super::object::{Object, Tombstone};
+use crate::clock::Now;
+
+/// Bookkeeping that one tombstone costs beside its object's bytes; rounded up.
+const TOMBSTONE_OVERHEAD: usize = 256;
+
+/// How many deletions are remembered, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TombstoneLimits {
+    /// Tombstones.
+    pub count: usize,
+    /// Bytes of their last states.
+    pub bytes: usize,
+    /// Age after which a tombstone is dropped.
+    pub age: Duration,
+}
+
+impl Default for TombstoneLimits {
+    fn default() -> Self {
+        Self { count: 50_000, bytes: 8 << 20, age: Duration::from_secs(48 * 3600) }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    object: Arc<Object>,
+    /// Monotonic time from which this process counts the age.
+    since: Duration,
+    /// Age on arrival here, by the wall clock of the process before.
+    age_before: Duration,
+}
+
+impl Entry {
+    fn cost(&self) -> usize {
+        TOMBSTONE_OVERHEAD + self.object.raw.len()
+    }
+}
+
+/// The latest deletion of each key, ordered by resource version.
+#[derive(Debug)]
+pub(crate) struct Tombstones {
+    limits: TombstoneLimits,
+    entries: BTreeMap<ObjectKey, Entry>,
+    by_version: BTreeSet<(u64, ObjectKey)>,
+    bytes: usize,
+}
+
+impl Tombstones {
+    pub(crate) fn new(limits: TombstoneLimits) -> Self {
+        Self { limits, entries: BTreeMap::new(), by_version: BTreeSet::new(), bytes: 0 }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+        self.by_version.clear();
+        self.bytes = 0;
+    }
+
+    /// Remembers a deletion. The age is counted on the monotonic clock from here on, so that a jump of the wall clock
+    /// forgets nothing; only what a former process recorded is aged by the wall clock, once.
+    pub(crate) fn insert(&mut self, now: Now, tombstone: Tombstone) {
+        let entry = Entry {
+            since: now.monotonic,
+            age_before: now.unix.saturating_sub(tombstone.deleted_unix),
+            object: tombstone.object,
+        };
+        let key = entry.object.key.clone();
+        self.bytes += entry.cost();
+        self.by_version.insert((entry.object.resource_version, key.clone()));
+        if let Some(older) = self.entries.insert(key.clone(), entry) {
+            self.bytes -= older.cost();
+            let version = older.object.resource_version;
+            if self.entries.get(&key).is_some_and(|entry| entry.object.resource_version != version) {
+                self.by_version.remove(&(version, key));
+            }
+        }
+    }
+
+    /// Drops what exceeds the limits, oldest deletion first, and returns what was dropped.
+    pub(crate) fn trim(&mut self, now: Duration) -> Vec<(ObjectKey, u64)> {
+        let mut dropped = Vec::new();
+        while let Some((version, key)) = self.by_version.first().cloned() {
+            let Some(entry) = self.entries.get(&key) else { break };
+            let age = entry.age_before + now.saturating_sub(entry.since);
+            let too_much = self.entries.len() > self.limits.count || self.bytes > self.limits.bytes;
+            if age <= self.limits.age && !too_much {
+                break;
+            }
+            self.bytes -= entry.cost();
+            self.entries.remove(&key);
+            self.by_version.pop_first();
+            dropped.push((key, version));
+        }
+        dropped
+    }
+
+    /// Deletions after `resource_version`, in order.
+    pub(crate) fn after(&self, resource_version: u64) -> impl Iterator<Item = &Arc<Object>> {
+        // The empty key sorts before every other, so the range begins right after `resource_version`.
+        let first = (
+            resource_version.saturating_add(1),
+            ObjectKey { namespace: Box::default(), name: Box::default() },
+        );
+        self.by_version.range(first..).filter_map(|(_, key)| Some(&self.entries.get(key)?.object))
+    }
+
+    pub(crate) fn get(&self, key: &ObjectKey) -> Option<&Arc<Object>> {
+        Some(&self.entries.get(key)?.object)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}

@@ -1,0 +1,323 @@
+//! The watch view: one client's stream as a cursor into a collection.
+//!
+//! A view owns no queue. It reads the collection's event ring at its own pace, so a slow reader costs nothing and
+//! blocks nobody; one that falls off the ring is led on by [`resume`] where that is honest, and told 410 where not.
+
+mod frame;
+mod resume;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto_kube::edit::EditError;
+use proto_kube::media_type::Form;
+use proto_kube::status::Status;
+use proto_kube::watch::EventType;
+
+use crate::clock::Now;
+use crate::collection::{Collection, Filter, Object, Refusal, RingEvent, Selection, with_version};
+use frame::Encoder;
+use resume::{Replayed, replay_since};
+
+/// Time between two bookmarks of a quiet stream (R4).
+pub const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+/// How long before its end a stream gets a last bookmark (R4).
+pub const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+/// A stream that ends earlier makes client libraries start over with a full list.
+pub const SHORTEST_STREAM: Duration = Duration::from_secs(1);
+
+/// What a client asked for.
+#[derive(Clone, Debug)]
+pub struct WatchRequest {
+    /// Which objects.
+    pub selection: Selection,
+    /// `None` when absent; 0 is any.
+    pub resource_version: Option<u64>,
+    /// `sendInitialEvents`, where the client said it.
+    pub send_initial_events: Option<bool>,
+    /// `allowWatchBookmarks`.
+    pub allow_bookmarks: bool,
+    /// The stream ends cleanly after this long.
+    pub timeout: Duration,
+    /// The collection's own form, or partial metadata made of its whole objects.
+    pub projection: Form,
+}
+
+/// What a stream does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send these bytes: exactly one frame.
+    Frame(Bytes),
+    /// Nothing to send before the collection's revision changes or this monotonic time comes.
+    Idle {
+        /// Since the process's origin.
+        until: Duration,
+    },
+    /// End the stream cleanly.
+    End,
+}
+
+/// What goes out before the events of the ring.
+#[derive(Debug)]
+enum Backlog {
+    /// The state at the time of opening, as ADDED in key order.
+    Snapshot { objects: Arc<[Arc<Object>]>, next: usize },
+    /// What changed since a version that the ring no longer reaches.
+    Replay(std::vec::IntoIter<Replayed>),
+}
+
+/// One client's stream.
+#[derive(Debug)]
+pub struct WatchView {
+    filter: Filter,
+    encoder: Encoder,
+    allow_bookmarks: bool,
+    generation: u64,
+    backlog: Option<Backlog>,
+    /// Resource version of the marked bookmark that follows the snapshot.
+    marker: Option<u64>,
+    /// Sequence of the next event to read.
+    cursor: u64,
+    /// The client has, or will have after the backlog, everything up to this resource version; never goes back.
+    position: u64,
+    opened: Duration,
+    deadline: Duration,
+    last_bookmark: Duration,
+    final_bookmark: Option<Duration>,
+    relists_seen: u64,
+    ended: bool,
+}
+
+/// Why a stream breaks off with an ERROR event.
+enum Break {
+    Refused(Refusal),
+    Edit(EditError),
+}
+
+impl From<Refusal> for Break {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<EditError> for Break {
+    fn from(error: EditError) -> Self {
+        Self::Edit(error)
+    }
+}
+
+/// Opens a stream on a collection.
+///
+/// # Errors
+/// A [`Refusal`], before anything was sent. `Expired` goes to the client as a 200 with one ERROR event; for
+/// `TooLargeResourceVersion` and `Incomplete` the shell may wait for the collection and try again.
+pub fn open(collection: &Collection, request: WatchRequest, now: Now) -> Result<WatchView, Refusal> {
+    if !collection.is_complete() {
+        return Err(Refusal::Incomplete);
+    }
+    let filter = Filter::new(collection.spec(), &request.selection)?;
+    let encoder = Encoder::new(collection.spec(), request.projection)?;
+    let current = collection.resource_version();
+    let since = request.resource_version.unwrap_or(0);
+    let opened = now.monotonic;
+    let deadline = opened.saturating_add(request.timeout);
+    let mut view = WatchView {
+        filter,
+        encoder,
+        allow_bookmarks: request.allow_bookmarks,
+        generation: collection.generation(),
+        backlog: None,
+        marker: None,
+        cursor: collection.ring().next_sequence(),
+        position: current,
+        opened,
+        deadline,
+        last_bookmark: opened,
+        final_bookmark: Some(deadline.saturating_sub(LAST_BOOKMARK.min(request.timeout / 2))),
+        relists_seen: collection.relists(),
+        ended: false,
+    };
+    match (request.send_initial_events, since) {
+        (Some(true), _) if since > current => {
+            return Err(Refusal::TooLargeResourceVersion { requested: since, current });
+        }
+        (Some(true), _) => {
+            view.backlog = Some(Backlog::Snapshot { objects: collection.snapshot(), next: 0 });
+            view.marker = request.allow_bookmarks.then_some(current);
+        }
+        (None, 0) => view.backlog = Some(Backlog::Snapshot { objects: collection.snapshot(), next: 0 }),
+        (Some(false), 0) => {}
+        (_, since) => view.start_after(collection, since)?,
+    }
+    Ok(view)
+}
+
+impl WatchView {
+    /// The next thing to do. To be called again at once after a frame was taken by the client.
+    pub fn poll(&mut self, collection: &Collection, now: Now) -> Step {
+        if self.ended {
+            return Step::End;
+        }
+        if self.generation != collection.generation() {
+            let refusal = Refusal::Expired { requested: self.position, oldest: collection.horizon() };
+            return self.break_off(&refusal.into());
+        }
+        if now.monotonic >= self.deadline {
+            self.ended = true;
+            return Step::End;
+        }
+        match self.next_frame(collection, now) {
+            Ok(Some(frame)) => Step::Frame(frame),
+            Ok(None) => Step::Idle { until: self.next_wake(collection) },
+            Err(why) => self.break_off(&why),
+        }
+    }
+
+    /// Ends the stream cleanly as soon as a client can bear it, after a last bookmark; for a shutdown.
+    pub fn finish(&mut self, now: Now) {
+        self.deadline = self.deadline.min(now.monotonic.max(self.opened + SHORTEST_STREAM) + SHORTEST_STREAM);
+        self.final_bookmark = self.final_bookmark.map(|_| now.monotonic);
+    }
+
+    /// Everything up to this resource version was delivered, or will be with the backlog.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    fn next_frame(&mut self, collection: &Collection, now: Now) -> Result<Option<Bytes>, Break> {
+        loop {
+            if let Some(frame) = self.next_of_backlog(collection)? {
+                return Ok(Some(frame));
+            }
+            if let Some(version) = self.marker.take() {
+                self.last_bookmark = now.monotonic;
+                return Ok(Some(self.encoder.bookmark(collection.envelope(), version, true)));
+            }
+            let ring = collection.ring();
+            if let Some(event) = ring.get(self.cursor) {
+                self.cursor += 1;
+                if event.resource_version <= self.position {
+                    continue;
+                }
+                self.position = event.resource_version;
+                if let Some(frame) = self.translate(collection, event)? {
+                    return Ok(Some(frame));
+                }
+            } else if self.cursor < ring.next_sequence() {
+                self.start_after(collection, self.position)?;
+            } else {
+                return Ok(self.bookmark_if_due(collection, now));
+            }
+        }
+    }
+
+    /// Places the cursor right after `since`, with a replay where the ring does not reach back.
+    fn start_after(&mut self, collection: &Collection, since: u64) -> Result<(), Refusal> {
+        let current = collection.resource_version();
+        self.position = since;
+        self.cursor = match collection.ring().sequence_after(since) {
+            Some(sequence) => sequence,
+            None => {
+                let replay = replay_since(collection, &self.filter, since)?;
+                self.backlog = Some(Backlog::Replay(replay.into_iter()));
+                self.position = current;
+                collection.ring().next_sequence()
+            }
+        };
+        Ok(())
+    }
+
+    fn next_of_backlog(&mut self, collection: &Collection) -> Result<Option<Bytes>, EditError> {
+        let envelope = collection.envelope();
+        match &mut self.backlog {
+            None => return Ok(None),
+            Some(Backlog::Snapshot { objects, next }) => {
+                while let Some(object) = objects.get(*next) {
+                    *next += 1;
+                    if self.filter.matches(object) {
+                        return self.encoder.encode(envelope, EventType::Added, &object.raw).map(Some);
+                    }
+                }
+            }
+            Some(Backlog::Replay(events)) => {
+                if let Some((event_type, object)) = events.next() {
+                    return self.encoder.encode(envelope, event_type, &object.raw).map(Some);
+                }
+            }
+        }
+        self.backlog = None;
+        Ok(None)
+    }
+
+    /// The event as this view's selector sees it (R7): entering is ADDED, leaving is DELETED with the last state that
+    /// was inside, carrying the new resource version.
+    fn translate(&mut self, collection: &Collection, event: &RingEvent) -> Result<Option<Bytes>, Break> {
+        let envelope = collection.envelope();
+        let was_inside = event.previous.as_ref().is_some_and(|previous| self.filter.matches(previous));
+        let is_inside = event.event_type != EventType::Deleted && self.filter.matches(&event.object);
+        let frame = match (was_inside, is_inside, &event.previous) {
+            (false, false, _) => return Ok(None),
+            (true, true, _) => self.encoder.event(envelope, event)?,
+            (false, true, _) if event.event_type == EventType::Added => {
+                self.encoder.event(envelope, event)?
+            }
+            (false, true, _) => self.encoder.encode(envelope, EventType::Added, &event.object.raw)?,
+            (true, false, _) if event.event_type == EventType::Deleted => {
+                self.encoder.event(envelope, event)?
+            }
+            (true, false, None) => return Ok(None),
+            (true, false, Some(previous)) => {
+                let format = collection.spec().format;
+                let left = with_version(format, previous, event.resource_version).ok_or_else(|| {
+                    Refusal::Expired { requested: self.position, oldest: collection.resource_version() }
+                })?;
+                self.encoder.encode(envelope, EventType::Deleted, &left.raw)?
+            }
+        };
+        Ok(Some(frame))
+    }
+
+    /// Called when everything was delivered, so the collection's resource version is the client's (W5), unless the
+    /// client is ahead of the collection.
+    fn bookmark_if_due(&mut self, collection: &Collection, now: Now) -> Option<Bytes> {
+        let current = collection.resource_version();
+        if current < self.position {
+            return None;
+        }
+        self.position = current;
+        if !self.allow_bookmarks {
+            return None;
+        }
+        let is_last = self.final_bookmark.is_some_and(|at| at <= now.monotonic);
+        let after_relist = self.relists_seen != collection.relists();
+        if !is_last && !after_relist && now.monotonic < self.last_bookmark + BOOKMARK_PERIOD {
+            return None;
+        }
+        if is_last {
+            self.final_bookmark = None;
+        }
+        self.relists_seen = collection.relists();
+        self.last_bookmark = now.monotonic;
+        Some(self.encoder.bookmark(collection.envelope(), current, false))
+    }
+
+    fn next_wake(&self, collection: &Collection) -> Duration {
+        if !self.allow_bookmarks || collection.resource_version() < self.position {
+            return self.deadline;
+        }
+        let periodic = self.last_bookmark + BOOKMARK_PERIOD;
+        let next = self.final_bookmark.map_or(periodic, |last| last.min(periodic));
+        next.min(self.deadline)
+    }
+
+    fn break_off(&mut self, why: &Break) -> Step {
+        self.ended = true;
+        let status = match why {
+            Break::Refused(refusal) => refusal.status(),
+            Break::Edit(error) => Status::internal(&format!("a cached object cannot be encoded: {error}")),
+        };
+        Step::Frame(self.encoder.error(&status))
+    }
+}
