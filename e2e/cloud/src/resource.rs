@@ -1,0 +1,150 @@
+//! What the model serves: groups, versions, resources and their kinds; CRDs are added at run time.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Group, version and resource (`apps/v1/deployments`); the core group is the empty string.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Gvr {
+    /// API group, empty for the core group.
+    pub group: String,
+    /// API version, e.g. `v1`.
+    pub version: String,
+    /// Plural resource name, e.g. `pods`.
+    pub resource: String,
+}
+
+impl Gvr {
+    /// A GVR from its three parts.
+    #[must_use]
+    pub fn new(group: &str, version: &str, resource: &str) -> Self {
+        Self { group: group.into(), version: version.into(), resource: resource.into() }
+    }
+
+    /// A resource of the core group, version v1.
+    #[must_use]
+    pub fn core(resource: &str) -> Self {
+        Self::new("", "v1", resource)
+    }
+
+    /// `v1` or `apps/v1`.
+    #[must_use]
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// `pods` or `deployments.apps`, as error texts name a resource.
+    #[must_use]
+    pub fn qualified(&self) -> String {
+        if self.group.is_empty() {
+            self.resource.clone()
+        } else {
+            format!("{}.{}", self.resource, self.group)
+        }
+    }
+}
+
+impl fmt::Display for Gvr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.api_version(), self.resource)
+    }
+}
+
+/// What the server knows of one resource.
+#[derive(Clone, Debug)]
+pub struct ResourceKind {
+    /// Its group, version and resource.
+    pub gvr: Gvr,
+    /// Kind of one object.
+    pub kind: String,
+    /// Objects live in namespaces.
+    pub namespaced: bool,
+    /// Served as Kubernetes protobuf too (never a CRD).
+    pub protobuf: bool,
+    /// Has a status subresource.
+    pub status: bool,
+    /// Only POST, nothing is stored (reviews).
+    pub create_only: bool,
+}
+
+impl ResourceKind {
+    /// `PodList` for `Pod`.
+    #[must_use]
+    pub fn list_kind(&self) -> String {
+        format!("{}List", self.kind)
+    }
+}
+
+/// All resources, by (group, version, resource).
+#[derive(Clone, Debug)]
+pub struct Registry {
+    kinds: BTreeMap<Gvr, ResourceKind>,
+}
+
+/// group, version, resource, kind, flags: n namespaced, p protobuf, s status, c create only.
+const BUILT_IN: &[(&str, &str, &str, &str, &str)] = &[
+    ("", "v1", "configmaps", "ConfigMap", "np"),
+    ("", "v1", "endpoints", "Endpoints", "n"),
+    ("", "v1", "events", "Event", "np"),
+    ("", "v1", "namespaces", "Namespace", "ps"),
+    ("", "v1", "nodes", "Node", "ps"),
+    ("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", "ns"),
+    ("", "v1", "persistentvolumes", "PersistentVolume", "s"),
+    ("", "v1", "pods", "Pod", "nps"),
+    ("", "v1", "secrets", "Secret", "np"),
+    ("", "v1", "serviceaccounts", "ServiceAccount", "n"),
+    ("", "v1", "services", "Service", "nps"),
+    ("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", "s"),
+    ("apps", "v1", "daemonsets", "DaemonSet", "ns"),
+    ("apps", "v1", "deployments", "Deployment", "ns"),
+    ("apps", "v1", "replicasets", "ReplicaSet", "ns"),
+    ("apps", "v1", "statefulsets", "StatefulSet", "ns"),
+    ("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", "c"),
+    ("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", "c"),
+    ("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", "c"),
+    ("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", "s"),
+    ("coordination.k8s.io", "v1", "leases", "Lease", "np"),
+    ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", "np"),
+    ("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", "n"),
+    ("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", "s"),
+    ("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", ""),
+    ("storage.k8s.io", "v1", "csidrivers", "CSIDriver", ""),
+    ("storage.k8s.io", "v1", "csinodes", "CSINode", ""),
+    ("storage.k8s.io", "v1", "storageclasses", "StorageClass", ""),
+    ("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", "s"),
+];
+
+impl Default for Registry {
+    fn default() -> Self {
+        let mut registry = Self { kinds: BTreeMap::new() };
+        for (group, version, resource, kind, flags) in BUILT_IN {
+            registry.add(ResourceKind {
+                gvr: Gvr::new(group, version, resource),
+                kind: (*kind).into(),
+                namespaced: flags.contains('n'),
+                protobuf: flags.contains('p'),
+                status: flags.contains('s'),
+                create_only: flags.contains('c'),
+            });
+        }
+        registry
+    }
+}
+
+impl Registry {
+    /// Serve one more resource (a CRD); replaces an entry of the same GVR.
+    pub fn add(&mut self, kind: ResourceKind) {
+        self.kinds.insert(kind.gvr.clone(), kind);
+    }
+
+    /// The entry of a GVR.
+    #[must_use]
+    pub fn find(&self, gvr: &Gvr) -> Option<&ResourceKind> {
+        self.kinds.get(gvr)
+    }
+
+    /// Every resource, sorted by group, version, resource.
+    pub fn iter(&self) -> impl Iterator<Item = &ResourceKind> {
+        self.kinds.values()
+    }
+}
