@@ -62,19 +62,20 @@ pub enum ListError {
 /// Splits a protobuf document into its type and the bare message.
 pub(crate) fn read_unknown(body: &[u8]) -> Result<(TypeMeta, &[u8]), ListError> {
     let unknown = body.strip_prefix(MAGIC).ok_or(ListError::NoMagic)?;
-    let (mut type_meta, mut raw): (_, &[u8]) = (TypeMeta::default(), &[]);
+    let (mut type_meta, mut raw) = (TypeMeta::default(), None);
     for field in wire::fields(unknown) {
         let field = field?;
         match field.number {
             TYPE_META => type_meta = read_type_meta(field.bytes()?)?,
-            RAW => raw = field.bytes()?,
+            RAW => raw = Some(field.bytes()?),
             CONTENT_ENCODING if !field.bytes()?.is_empty() => {
                 return Err(ListError::ContentEncoding(field.string()?.to_owned()));
             }
             _ => {}
         }
     }
-    Ok((type_meta, raw))
+    // Writers write even an empty message; a body cut before it must not pass for an empty object or list.
+    Ok((type_meta, raw.ok_or(ListError::Missing("raw"))?))
 }
 
 fn read_type_meta(message: &[u8]) -> Result<TypeMeta, WireError> {

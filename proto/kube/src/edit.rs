@@ -64,7 +64,10 @@ pub fn append(raw: &[u8], path: &[u32], value: &[u8]) -> Result<Vec<u8>, EditErr
         check(raw)?;
         return Ok([raw, &addition].concat());
     }
-    rewrite(raw, ancestors, &mut |parent| Ok(Rewrite::Replace([parent, &addition].concat())))
+    rewrite(raw, ancestors, &mut |parent| {
+        check(parent)?;
+        Ok(Rewrite::Replace([parent, &addition].concat()))
+    })
 }
 
 /// Removes every occurrence of the field at `path`, of any wire type.
@@ -159,7 +162,9 @@ fn set_in(
     out: &mut Vec<u8>,
 ) -> Result<(), EditError> {
     let target = ancestors.first().copied().unwrap_or(number);
-    let mut written = false;
+    // Looked for first: fields may stand in any order, and one that comes late must not be made anew before it.
+    let mut written = wire::last(message, target)?.is_some();
+    let mut first = true;
     let write = |existing: Option<Field<'_>>, out: &mut Vec<u8>| -> Result<(), EditError> {
         match ancestors.split_first() {
             None => wire::put_bytes(out, target, value),
@@ -176,10 +181,10 @@ fn set_in(
         let field = field?;
         if field.number == target {
             // A parent that occurs again is edited again: readers merge the occurrences, the last value wins.
-            if !written || !ancestors.is_empty() {
+            if first || !ancestors.is_empty() {
                 write(Some(field), out)?;
             }
-            written = true;
+            first = false;
             continue;
         }
         if field.number > target && !written {

@@ -97,7 +97,10 @@ enum State {
     Done,
 }
 
-/// Iterator over an object's members as (name, text of the value). Ends after the first error.
+/// A member of an object: its name and the text of its value.
+pub type Member<'a> = (Cow<'a, str>, &'a [u8]);
+
+/// Iterator over an object's members. Ends after the first error.
 #[derive(Debug)]
 pub struct Members<'a> {
     cursor: Cursor<'a>,
@@ -105,7 +108,7 @@ pub struct Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    fn step(&mut self) -> Result<Option<(Cow<'a, str>, &'a [u8])>, JsonError> {
+    fn step(&mut self) -> Result<Option<Member<'a>>, JsonError> {
         if !self.cursor.another(self.state, b'}')? {
             return Ok(None);
         }
@@ -117,7 +120,7 @@ impl<'a> Members<'a> {
 }
 
 impl<'a> Iterator for Members<'a> {
-    type Item = Result<(Cow<'a, str>, &'a [u8]), JsonError>;
+    type Item = Result<Member<'a>, JsonError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.state == State::Done {

@@ -417,3 +417,133 @@ impl SelectableField {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(fields: &[(u32, &[u8])]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (number, value) in fields {
+            wire::put_bytes(&mut out, *number, value);
+        }
+        out
+    }
+
+    fn core(resource: &str) -> GroupVersionResource {
+        GroupVersionResource::new("", "v1", resource)
+    }
+
+    #[test]
+    fn identity_is_read_from_every_format() {
+        let protobuf = message(&[(1, &message(&[(1, b"web"), (3, b"shop"), (5, b"u-1"), (6, b"17")]))]);
+        let json =
+            br#"{"metadata":{"name":"w\u0065b","namespace":"shop","uid":"u-1","resourceVersion":"17"}}"#;
+        let row = [br#"{"cells":["metadata"],"object":"#.as_slice(), json, b"}"].concat();
+        let table = Format { encoding: Encoding::Json, form: Form::Table };
+        for (format, raw) in [(Format::PROTOBUF, &protobuf[..]), (Format::JSON, &json[..]), (table, &row[..])]
+        {
+            let meta = scan(format, raw).expect("a good object");
+            assert_eq!(meta.key(), ObjectKey { namespace: "shop".into(), name: "web".into() });
+            assert_eq!((meta.uid.as_ref(), meta.resource_version.as_ref()), ("u-1", "17"));
+        }
+    }
+
+    #[test]
+    fn objects_without_identity_are_refused_by_name() {
+        let table = Format { encoding: Encoding::Json, form: Form::Table };
+        let cases: [(Format, &[u8], &str); 5] = [
+            (Format::JSON, b"{}", "the object has no `metadata`"),
+            (Format::JSON, br#"{"metadata":{"name":5}}"#, "metadata.name is of the wrong JSON type"),
+            (Format::PROTOBUF, b"", "the object has no `metadata`"),
+            (table, br#"{"cells":[],"object":null}"#, "the object has no `object`"),
+            (
+                Format::PROTOBUF,
+                b"\x0a\x7f",
+                "truncated protobuf: the message ends inside the field that begins at byte 0",
+            ),
+        ];
+        for (format, raw, message) in cases {
+            assert_eq!(scan(format, raw).expect_err(message).to_string(), message);
+        }
+    }
+
+    #[test]
+    fn labels_and_annotations_are_read_from_both_encodings() {
+        let entry = message(&[(1, b"app"), (2, b"web")]);
+        let bare = message(&[(1, b"bare")]);
+        let protobuf = message(&[(
+            1,
+            &message(&[(11, &entry), (11, &bare), (12, &message(&[(1, b"note"), (2, b"x")]))]),
+        )]);
+        let json = br#"{"metadata":{"labels":{"app":"web","bare":""},"annotations":{"note":"x"}}}"#;
+        for (format, raw) in [(Format::PROTOBUF, &protobuf[..]), (Format::JSON, &json[..])] {
+            let pairs = labels(format, raw).expect("labels");
+            assert_eq!(pairs, [("app".into(), "web".into()), ("bare".into(), "".into())]);
+            assert_eq!(label(format, raw, "app").expect("a label").as_deref(), Some("web"));
+            assert_eq!(label(format, raw, "note").expect("no label"), None);
+            assert_eq!(annotation(format, raw, "note").expect("an annotation").as_deref(), Some("x"));
+            assert_eq!(annotations(format, raw).expect("annotations").len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_pods_fields_are_where_kubernetes_puts_them() {
+        let mut spec =
+            message(&[(2, b"container"), (3, b"Always"), (8, b"robot"), (10, b"n1"), (19, b"default")]);
+        wire::put_varint_field(&mut spec, 11, 1);
+        let status = message(&[(1, b"Running"), (6, b"10.0.0.1"), (11, b"n2")]);
+        let protobuf = message(&[(1, &message(&[(1, b"p"), (3, b"ns")])), (2, &spec), (3, &status)]);
+        let json = br#"{"metadata":{"name":"p","namespace":"ns"},"spec":{"containers":[{"nodeName":"no"}],
+            "restartPolicy":"Always","serviceAccountName":"robot","nodeName":"n1","hostNetwork":true,
+            "schedulerName":"default"},"status":{"phase":"Running","podIP":"10.0.0.1","nominatedNodeName":"n2"}}"#;
+        let expected = [
+            ("metadata.name", "p"),
+            ("metadata.namespace", "ns"),
+            ("spec.nodeName", "n1"),
+            ("spec.restartPolicy", "Always"),
+            ("spec.schedulerName", "default"),
+            ("spec.serviceAccountName", "robot"),
+            ("spec.hostNetwork", "true"),
+            ("status.phase", "Running"),
+            ("status.podIP", "10.0.0.1"),
+            ("status.nominatedNodeName", "n2"),
+        ];
+        for (path, value) in expected {
+            for (format, raw) in [(Format::PROTOBUF, &protobuf[..]), (Format::JSON, &json[..])] {
+                assert_eq!(
+                    field(&core("pods"), format, raw, path).as_deref(),
+                    Some(value),
+                    "{path} {format:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_absent_field_is_its_zero_value_and_an_unknown_one_cannot_be_told() {
+        let protobuf = message(&[(1, b"")]);
+        let json = br#"{"metadata":{},"spec":null}"#;
+        for (format, raw) in [(Format::PROTOBUF, &protobuf[..]), (Format::JSON, &json[..])] {
+            assert_eq!(field(&core("pods"), format, raw, "spec.nodeName").as_deref(), Some(""));
+            assert_eq!(field(&core("pods"), format, raw, "spec.hostNetwork").as_deref(), Some("false"));
+            assert_eq!(field(&core("nodes"), format, raw, "spec.unschedulable").as_deref(), Some("false"));
+            assert_eq!(field(&core("pods"), format, raw, "spec.priority"), None);
+            assert_eq!(field(&core("configmaps"), format, raw, "spec.nodeName"), None);
+            let partial = Format { form: Form::PartialMetadata, ..format };
+            assert_eq!(field(&core("pods"), partial, raw, "spec.nodeName"), None);
+            assert_eq!(field(&core("pods"), partial, raw, "metadata.name").as_deref(), Some(""));
+        }
+    }
+
+    #[test]
+    fn an_events_source_falls_back_to_its_reporter() {
+        let json =
+            br#"{"metadata":{},"source":{},"reportingComponent":"kubelet","involvedObject":{"kind":"Pod"}}"#;
+        let protobuf = message(&[(1, b""), (2, &message(&[(1, b"Pod")])), (5, b""), (14, b"kubelet")]);
+        for (format, raw) in [(Format::PROTOBUF, &protobuf[..]), (Format::JSON, &json[..])] {
+            assert_eq!(field(&core("events"), format, raw, "source").as_deref(), Some("kubelet"));
+            assert_eq!(field(&core("events"), format, raw, "involvedObject.kind").as_deref(), Some("Pod"));
+        }
+    }
+}

@@ -204,7 +204,7 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
         out.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;
     }
-    out.push(value as u8 & 0x7f);
+    out.push((value & 0x7f) as u8);
 }
 
 /// Appends the tag and the length of a length-delimited field; its `length` bytes follow.
@@ -223,4 +223,50 @@ pub fn put_bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
 pub fn put_varint_field(out: &mut Vec<u8>, number: u32, value: u64) {
     put_varint(out, u64::from(number) << 3);
     put_varint(out, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(message: &[u8]) -> Result<Vec<Field<'_>>, WireError> {
+        fields(message).collect()
+    }
+
+    #[test]
+    fn varints_are_as_long_as_announced() {
+        for value in [0, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), u64::MAX >> 1, u64::MAX] {
+            let mut out = Vec::new();
+            put_varint(&mut out, value);
+            assert_eq!(out.len(), varint_length(value), "{value}");
+            let mut message = Vec::new();
+            put_varint_field(&mut message, 1, value);
+            assert_eq!(read(&message).expect("a field")[0].value, Value::Varint(value));
+        }
+    }
+
+    #[test]
+    fn every_malformed_field_is_named() {
+        let cases: [(&[u8], WireError); 7] = [
+            (b"\x0a", WireError::Truncated { at: 0 }),
+            (b"\x0a\0\x0a\x02a", WireError::Truncated { at: 2 }),
+            (b"\x0d\0\0\0", WireError::Truncated { at: 0 }),
+            (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", WireError::Truncated { at: 0 }),
+            (b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", WireError::Varint { at: 0 }),
+            (b"\x02\0", WireError::Tag { at: 0, tag: 2 }),
+            (b"\x0b", WireError::Tag { at: 0, tag: 11 }),
+        ];
+        for (message, error) in cases {
+            assert_eq!(read(message), Err(error));
+        }
+    }
+
+    #[test]
+    fn the_last_of_a_singular_field_counts() {
+        let mut message = Vec::new();
+        put_bytes(&mut message, 2, b"first");
+        put_bytes(&mut message, 2, b"second");
+        assert_eq!(last(&message, 2).expect("well formed").map(|field| field.string()), Some(Ok("second")));
+        assert_eq!(last(&message, 3), Ok(None));
+    }
 }
