@@ -1,2 +1,7 @@
 //! The `eyot` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    e2e::cli::run(std::env::args_os())
+}

@@ -1,0 +1,419 @@
+//! The words of the `eyot` command and what it prints. stdout carries answers, stderr progress and complaints.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::lab::{Assets, HubKind, Lab, LabError, Nodes, Status, UpOptions, all_programs, cache_folder};
+
+/// Edge autonomy for Kubernetes node pools: a lab on one machine.
+#[derive(Debug, Parser)]
+#[command(name = "eyot", version, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Top,
+}
+
+#[derive(Debug, Subcommand)]
+enum Top {
+    /// A real Kubernetes whose nodes can be cut off, on this machine
+    #[command(subcommand, long_about = LAB_ABOUT, after_help = LAB_EXAMPLE)]
+    Lab(LabCommand),
+    /// Run an edge-hub; the lab starts its hubs by this
+    #[command(hide = true, disable_help_flag = true)]
+    Hub {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+const LAB_ABOUT: &str = "\
+A real Kubernetes whose nodes can be cut off, on this machine.
+
+An unmodified etcd, kube-apiserver, kube-controller-manager and kube-scheduler run in one network namespace, the cloud. \
+Each node is a network namespace of its own with one link to the cloud and an edge-hub, and everything on the node \
+talks to that hub at 127.0.0.1:10261. Cut the link and see who notices.
+
+Needs root, iproute2, nftables and util-linux; and Go 1.26 once, to build the Kubernetes binaries (6 minutes). Several \
+labs may stand side by side, each in its own folder.";
+
+const LAB_EXAMPLE: &str = "\
+Example:
+  eyot lab up --nodes 2 --without kubelet --dir /tmp/lab
+  eyot lab exec node-1 --dir /tmp/lab -- kubectl --kubeconfig /tmp/lab/nodes/node-1/kubelet.kubeconfig get node node-1 -w &
+  eyot lab cut node-1 --dir /tmp/lab         # the watch goes on
+  eyot lab restart node-1 hub --dir /tmp/lab # a new watch is answered from the hub's store
+  eyot lab heal --dir /tmp/lab
+  eyot lab down --dir /tmp/lab
+
+Files of a lab:
+  DIR/admin.kubeconfig                 the administrator, straight to the API server, from this machine
+  DIR/nodes/NAME/kubelet.kubeconfig    the node's certificate (system:node:NAME), through its hub
+  DIR/nodes/NAME/pod.kubeconfig        the ServiceAccount token of an ordinary pod on NAME, through its hub
+  DIR/nodes/NAME/admin.kubeconfig      a cluster-admin ServiceAccount's token, through the hub, admitted while cut
+  DIR/logs/                            one log per process; they outlive the lab
+The kubeconfigs below nodes/NAME work inside that node's namespace only: use `eyot lab exec NAME -- ...`.";
+
+#[derive(Debug, Args)]
+struct Dir {
+    /// The lab's folder
+    #[arg(long, value_name = "DIR", default_value = "eyot-lab")]
+    dir: PathBuf,
+}
+
+/// A part of a node that can be left out of a lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Kubelet,
+}
+
+/// A process of a node that can be restarted or killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum NodeProcess {
+    Hub,
+}
+
+#[derive(Debug, Subcommand)]
+enum LabCommand {
+    /// Build the Kubernetes binaries that a lab runs, into a cache folder
+    ///
+    /// The folder is $EYOT_CACHE, else $XDG_CACHE_HOME/eyot, else ~/.cache/eyot. A program named by
+    /// TEST_ASSET_<NAME> (such as TEST_ASSET_KUBE_APISERVER) or present in the folder KUBEBUILDER_ASSETS is used as
+    /// it is and not built. Prints one line per program: name and path.
+    Assets,
+    /// Start a lab; returns when the API server and every hub are ready
+    Up {
+        #[command(flatten)]
+        dir: Dir,
+        /// How many nodes (1 to 200); they are named node-1, node-2 ...
+        #[arg(long, value_name = "N", default_value_t = 2)]
+        nodes: u8,
+        /// Leave a part of every node out
+        #[arg(long, value_name = "PART", value_enum)]
+        without: Vec<Part>,
+        /// What stands between the nodes and the API server
+        #[arg(long, value_enum, default_value = "edge-hub")]
+        hub: HubKind,
+    },
+    /// Cut a node off from the cloud: every packet vanishes, both ways, without a reset
+    Cut {
+        /// A node's name, or `all`
+        node: String,
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// End a cut
+    Heal {
+        /// A node's name, or `all`
+        #[arg(default_value = "all")]
+        node: String,
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// End a process of a node by SIGTERM and start it again; returns when it is ready
+    Restart {
+        /// The node's name
+        node: String,
+        /// Which process
+        #[arg(value_enum)]
+        process: NodeProcess,
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// Kill a process of a node by SIGKILL and leave it dead; `restart` starts it again
+    Kill {
+        /// The node's name
+        node: String,
+        /// Which process
+        #[arg(value_enum)]
+        process: NodeProcess,
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// Run a command inside a node's network namespace
+    ///
+    /// The lab's binaries (kubectl and the rest) are on its PATH and KUBECONFIG is not set. It inherits stdin,
+    /// stdout and stderr, and its exit status is the one of eyot.
+    Exec {
+        /// The node's name
+        node: String,
+        #[command(flatten)]
+        dir: Dir,
+        /// The command and its arguments, after `--`
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Show the bytes that crossed each node's link since the lab began
+    ///
+    /// Counted at the node's end with Ethernet headers (14 bytes a packet) and without segmentation offload: what a
+    /// wire would have carried. Everything on the link counts: the hub, pods, ARP.
+    Traffic {
+        #[command(flatten)]
+        dir: Dir,
+        /// As one JSON object: node name to {receivedBytes, sentBytes, receivedPackets, sentPackets}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show which parts run, are ready, are cut off
+    Status {
+        #[command(flatten)]
+        dir: Dir,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// End every process of the lab and remove its namespaces, mounts and files; the logs stay
+    ///
+    /// Works after a crash or kill -9 of anything, twice in a row, and on a folder without a lab.
+    Down {
+        #[command(flatten)]
+        dir: Dir,
+        /// First wait until this process has ended
+        #[arg(long, hide = true, requires = "created")]
+        after_process: Option<i32>,
+        /// Only the lab made at this time
+        #[arg(long, hide = true)]
+        created: Option<u64>,
+    },
+}
+
+/// Runs the `eyot` command with `arguments` (the program's name first); returns its exit status: 0, 1 for a failure
+/// that stderr explains, 2 for words that it does not know; for `exec`, that of the command.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed terminal cannot be told anything.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let command = match cli.command {
+        Top::Hub { arguments } => return run_hub(arguments),
+        Top::Lab(command) => command,
+    };
+    match run_lab(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("eyot: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The one place where the roof starts a hub.
+fn run_hub(arguments: Vec<OsString>) -> ExitCode {
+    drop(arguments);
+    eprintln!("eyot: this build holds no edge-hub yet");
+    ExitCode::FAILURE
+}
+
+fn run_lab(command: LabCommand) -> Result<(), LabError> {
+    match command {
+        LabCommand::Assets => assets(),
+        LabCommand::Up { dir, nodes, without, hub } => {
+            let kubelets = !without.contains(&Part::Kubelet);
+            up(&UpOptions { kubelets, hub, verbose: true, ..UpOptions::new(dir.dir, nodes) })
+        }
+        LabCommand::Cut { node, dir } => {
+            let lab = Lab::open(&dir.dir)?;
+            lab.cut(&Nodes::from(node.as_str()))?;
+            say(&format!("cut: {node}; `eyot lab heal {node} --dir {}` ends it", lab.dir().display()));
+            Ok(())
+        }
+        LabCommand::Heal { node, dir } => {
+            Lab::open(&dir.dir)?.heal(&Nodes::from(node.as_str()))?;
+            say(&format!("healed: {node}"));
+            Ok(())
+        }
+        LabCommand::Restart { node, process: NodeProcess::Hub, dir } => {
+            Lab::open(&dir.dir)?.restart_hub(&node)?;
+            say(&format!("restarted: the hub of {node} is ready"));
+            Ok(())
+        }
+        LabCommand::Kill { node, process: NodeProcess::Hub, dir } => {
+            let lab = Lab::open(&dir.dir)?;
+            lab.kill_hub(&node)?;
+            let dir = lab.dir().display();
+            say(&format!(
+                "killed: the hub of {node}; `eyot lab restart {node} hub --dir {dir}` starts it again"
+            ));
+            Ok(())
+        }
+        LabCommand::Exec { node, dir, command } => exec(&dir, &node, &command),
+        LabCommand::Traffic { dir, json } => traffic(&dir, json),
+        LabCommand::Status { dir, json } => status(&dir, json),
+        LabCommand::Down { dir, after_process: Some(process), created, .. } => {
+            crate::lab::down_after(&dir.dir, process, created.unwrap_or_default())
+        }
+        LabCommand::Down { dir, .. } => down(&dir),
+    }
+}
+
+fn assets() -> Result<(), LabError> {
+    eprintln!("building into {}", cache_folder()?.display());
+    let mut lines = String::new();
+    for (name, path) in Assets::build(&all_programs())?.iter() {
+        lines.push_str(&format!("{name} {}\n", path.display()));
+    }
+    say(lines.trim_end());
+    Ok(())
+}
+
+fn up(options: &UpOptions) -> Result<(), LabError> {
+    let lab = Lab::up(options)?;
+    let dir = lab.dir().display();
+    let node = lab.nodes().first().map_or("node-1", String::as_str);
+    say(&format!(
+        "The lab in {dir} is ready: {} nodes ({}), API server {}.
+
+Try:
+  export LAB={dir}
+  kubectl() {{ $LAB/bin/kubectl \"$@\"; }}
+  kubectl --kubeconfig $LAB/admin.kubeconfig get nodes,pods -o wide       # straight to the API server
+  eyot lab exec {node} --dir $LAB -- kubectl --kubeconfig $LAB/nodes/{node}/kubelet.kubeconfig get node {node} -w &
+  eyot lab cut {node} --dir $LAB          # a black hole between {node} and the cloud
+  eyot lab restart {node} hub --dir $LAB  # the hub serves from its store
+  eyot lab status --dir $LAB
+  eyot lab heal --dir $LAB
+  eyot lab down --dir $LAB",
+        lab.nodes().len(),
+        lab.nodes().join(", "),
+        lab.api_server(),
+    ));
+    Ok(())
+}
+
+/// Becomes the command: its stdio, its signals and its exit status are then nobody else's.
+fn exec(dir: &Dir, node: &str, command: &[OsString]) -> Result<(), LabError> {
+    let (program, arguments) = command.split_first().expect("clap requires at least one word after --");
+    let mut inside = Lab::open(&dir.dir)?.command(node, program)?;
+    let error = inside.args(arguments).exec();
+    Err(LabError::Io { what: "start", path: program.into(), source: error })
+}
+
+fn traffic(dir: &Dir, json: bool) -> Result<(), LabError> {
+    let lab = Lab::open(&dir.dir)?;
+    let mut rows = serde_json::Map::new();
+    let mut table =
+        format!("{:<12} {:>16} {:>16} {:>12} {:>12}\n", "NODE", "RECEIVED", "SENT", "PACKETS IN", "OUT");
+    for node in lab.nodes() {
+        let link = lab.traffic(node)?;
+        table.push_str(&format!(
+            "{node:<12} {:>14} B {:>14} B {:>12} {:>12}\n",
+            link.received_bytes, link.sent_bytes, link.received_packets, link.sent_packets
+        ));
+        rows.insert(node.clone(), serde_json::to_value(link).expect("four integers are JSON"));
+    }
+    say(if json { serde_json::Value::Object(rows).to_string() } else { table.trim_end().to_owned() }.as_str());
+    Ok(())
+}
+
+fn status(dir: &Dir, json: bool) -> Result<(), LabError> {
+    let status = Lab::open(&dir.dir)?.status()?;
+    if json {
+        say(&serde_json::to_string_pretty(&status).expect("names and numbers are JSON"));
+    } else {
+        say(&status_text(&status));
+    }
+    Ok(())
+}
+
+fn status_text(status: &Status) -> String {
+    let mut text =
+        format!("lab {} in {}, API server {}\n", status.id, status.dir.display(), status.api_server);
+    let mut row = |place: &str, link: &str, name: &str, state: String| {
+        text.push_str(&format!("{place:<12} {link:<10} {name:<26} {state}\n"));
+    };
+    row("WHERE", "LINK", "PROCESS", "STATE".to_owned());
+    let state = |process: &crate::lab::ProcessStatus| match (process.pid, process.ready) {
+        (None, _) => "dead".to_owned(),
+        (Some(pid), Some(false)) => format!("not ready (pid {pid})"),
+        (Some(pid), Some(true)) => format!("ready (pid {pid})"),
+        (Some(pid), None) => format!("running (pid {pid})"),
+    };
+    for process in &status.cloud {
+        row("cloud", "", &process.name, state(process));
+    }
+    for node in &status.nodes {
+        let link = if node.cut { "CUT" } else { "up" };
+        if node.processes.is_empty() {
+            row(&node.name, link, "-", "no processes of its own".to_owned());
+        }
+        for process in &node.processes {
+            row(&node.name, link, &process.name, state(process));
+        }
+    }
+    text.trim_end().to_owned()
+}
+
+fn down(dir: &Dir) -> Result<(), LabError> {
+    let swept = Lab::down(&dir.dir)?;
+    if swept == crate::lab::Swept::default() {
+        say(&format!("nothing of a lab was left in {}", dir.dir.display()));
+    } else {
+        say(&format!(
+            "down: {} processes ended, {} namespaces and {} mounts removed; the logs stay in {}",
+            swept.processes,
+            swept.namespaces,
+            swept.mounts,
+            dir.dir.join("logs").display()
+        ));
+    }
+    Ok(())
+}
+
+/// Prints one answer on stdout; a reader that went away is no failure.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_words_hang_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_words_that_testers_rely_on_are_understood() {
+        for line in [
+            "eyot lab assets",
+            "eyot lab up --nodes 3 --dir /tmp/l --without kubelet",
+            "eyot lab up --nodes 3 --dir /tmp/l --without kubelet --hub none",
+            "eyot lab cut node-1 --dir /tmp/l",
+            "eyot lab cut all --dir /tmp/l",
+            "eyot lab heal --dir /tmp/l",
+            "eyot lab heal node-1 --dir /tmp/l",
+            "eyot lab restart node-1 hub --dir /tmp/l",
+            "eyot lab kill node-1 hub --dir /tmp/l",
+            "eyot lab exec node-1 --dir /tmp/l -- kubectl get pods --kubeconfig x",
+            "eyot lab exec --dir /tmp/l node-1 -- true",
+            "eyot lab traffic --json --dir /tmp/l",
+            "eyot lab status --json --dir /tmp/l",
+            "eyot lab down --dir /tmp/l",
+            "eyot hub --config /tmp/l/hub.yaml --check-config",
+        ] {
+            let parsed = Cli::try_parse_from(line.split(' '));
+            assert!(
+                parsed.is_ok(),
+                "{line}: {}",
+                parsed.err().map(|error| error.to_string()).unwrap_or_default()
+            );
+        }
+    }
+
+    #[test]
+    fn a_command_without_its_node_is_refused() {
+        for line in ["eyot lab cut", "eyot lab exec node-1", "eyot lab restart node-1 sun", "eyot lab"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The cloud: etcd, kube-apiserver, kube-controller-manager and kube-scheduler in the cloud's namespace.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::assets::Assets;
+use super::certificates::{Authority, KeyPairFiles, Subject, create_service_account_key};
+use super::command::run_unchecked;
+use super::error::{LabError, Result};
+use super::kubeconfig::{self, Credential};
+use super::process::{Processes, Start};
+
+/// How long one part of the control plane may take to become ready.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// The first address of the Service range: `kubernetes.default` of every pod.
+const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+
+/// The names of the cloud's processes, in the order in which they start.
+pub(crate) const PROCESSES: [&str; 4] =
+    ["cloud.etcd", "cloud.kube-apiserver", "cloud.kube-controller-manager", "cloud.kube-scheduler"];
+
+/// Everything that the cloud's processes need to start.
+pub(crate) struct Cloud<'a> {
+    /// The lab's folder.
+    pub(crate) dir: &'a Path,
+    /// The network namespace.
+    pub(crate) namespace: &'a str,
+    /// The address that everybody reaches the API server by.
+    pub(crate) address: Ipv4Addr,
+    /// The binaries.
+    pub(crate) assets: &'a Assets,
+    /// The lab's process table.
+    pub(crate) processes: &'a Processes,
+}
+
+impl Cloud<'_> {
+    /// The API server's URL.
+    pub(crate) fn server(&self) -> String {
+        format!("https://{}:6443", self.address)
+    }
+
+    fn pki(&self) -> PathBuf {
+        self.dir.join("pki")
+    }
+
+    fn pki_file(&self, name: &str) -> String {
+        self.pki().join(name).display().to_string()
+    }
+
+    /// Makes the cloud's certificates and kubeconfigs, `DIR/admin.kubeconfig` among them.
+    pub(crate) fn prepare(&self, authority: &Authority) -> Result<()> {
+        let pki = self.pki();
+        create_service_account_key(&pki)?;
+        let dns = [
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+            "localhost",
+        ];
+        let addresses: [IpAddr; 3] =
+            [self.address.into(), SERVICE_ADDRESS.into(), Ipv4Addr::LOCALHOST.into()];
+        let server = Subject::Server { name: "kube-apiserver", dns: &dns, addresses: &addresses };
+        authority.issue(&server, &KeyPairFiles::at(&pki, "kube-apiserver"))?;
+        let clients = [
+            ("kube-apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"][..]),
+            ("kube-controller-manager", "system:kube-controller-manager", &[]),
+            ("kube-scheduler", "system:kube-scheduler", &[]),
+            ("admin", "kubernetes-admin", &["system:masters"]),
+        ];
+        for (stem, user, groups) in clients {
+            authority.issue(&Subject::Client { user, groups }, &KeyPairFiles::at(&pki, stem))?;
+        }
+        for (path, stem) in [
+            (self.dir.join("admin.kubeconfig"), "admin"),
+            (pki.join("kube-controller-manager.kubeconfig"), "kube-controller-manager"),
+            (pki.join("kube-scheduler.kubeconfig"), "kube-scheduler"),
+        ] {
+            let files = KeyPairFiles::at(&pki, stem);
+            let credential = Credential::Certificate(&files);
+            kubeconfig::write(&path, &self.server(), authority.pem(), "default", &credential)?;
+        }
+        Ok(())
+    }
+
+    /// Starts all four processes; returns when the API server is ready and the controllers work.
+    ///
+    /// `progress` is told each step that is done.
+    pub(crate) fn start(&self, mut progress: impl FnMut(&str)) -> Result<()> {
+        let data = self.dir.join("etcd");
+        fs::create_dir_all(&data).map_err(LabError::io("create", &data))?;
+        self.launch("etcd", self.etcd_arguments(&data))?;
+        self.launch("kube-apiserver", self.apiserver_arguments())?;
+        self.processes.wait_ready("cloud.kube-apiserver", START_LIMIT, || {
+            // The API server retries a missing etcd in silence: the process to blame is named here.
+            if self.processes.running("cloud.etcd").is_none() {
+                return Err(format!("etcd has ended, see {}", self.processes.log("cloud.etcd").display()));
+            }
+            self.ask(&["get", "--raw", "/readyz"])
+        })?;
+        progress("etcd and kube-apiserver ready");
+        self.launch("kube-controller-manager", self.controller_manager_arguments())?;
+        self.launch("kube-scheduler", self.scheduler_arguments())?;
+        self.processes.wait_ready("cloud.kube-controller-manager", START_LIMIT, || {
+            // Pods are refused until the default ServiceAccount exists, which a controller makes.
+            self.ask(&["get", "serviceaccount", "default", "-n", "default", "-o", "name"])
+        })?;
+        progress("kube-controller-manager and kube-scheduler ready");
+        Ok(())
+    }
+
+    /// A kubectl with the administrator's own certificate, from the host's namespace.
+    pub(crate) fn kubectl(&self) -> Result<Command> {
+        let mut kubectl = Command::new(self.assets.path("kubectl")?);
+        kubectl.env_remove("KUBECONFIG").arg("--kubeconfig").arg(self.dir.join("admin.kubeconfig"));
+        // Discovery of a former lab on the same address must not be believed.
+        kubectl.env("KUBECACHEDIR", self.dir.join("kubectl-cache"));
+        Ok(kubectl)
+    }
+
+    fn ask(&self, arguments: &[&str]) -> std::result::Result<(), String> {
+        let mut kubectl = self.kubectl().map_err(|error| error.to_string())?;
+        let output = run_unchecked(kubectl.args(arguments), "").map_err(|error| error.to_string())?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    }
+
+    fn launch(&self, program: &str, arguments: Vec<String>) -> Result<()> {
+        self.processes
+            .start(Start {
+                name: &format!("cloud.{program}"),
+                namespace: self.namespace,
+                program: self.assets.path(program)?,
+                arguments,
+                environment: Vec::new(),
+            })
+            .map(drop)
+    }
+
+    fn etcd_arguments(&self, data: &Path) -> Vec<String> {
+        let flags = [
+            "--name=lab",
+            "--listen-client-urls=http://127.0.0.1:2379",
+            "--advertise-client-urls=http://127.0.0.1:2379",
+            "--listen-peer-urls=http://127.0.0.1:2380",
+            "--initial-advertise-peer-urls=http://127.0.0.1:2380",
+            "--initial-cluster=lab=http://127.0.0.1:2380",
+            // A lab is thrown away: nothing in it needs to survive a power cut.
+            "--unsafe-no-fsync",
+            "--log-level=warn",
+        ];
+        let mut arguments: Vec<String> = flags.map(str::to_owned).into();
+        arguments.push(format!("--data-dir={}", data.display()));
+        arguments
+    }
+
+    fn apiserver_arguments(&self) -> Vec<String> {
+        let flags = [
+            "--etcd-servers=http://127.0.0.1:2379",
+            "--secure-port=6443",
+            "--bind-address=0.0.0.0",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+            "--allow-privileged=true",
+            "--anonymous-auth=false",
+            // There is one API server at a fixed address; no lease has to say so.
+            "--endpoint-reconciler-type=none",
+            // Otherwise logs and exec look the node's name up in DNS.
+            "--kubelet-preferred-address-types=InternalIP",
+        ];
+        let mut arguments: Vec<String> = flags.map(str::to_owned).into();
+        arguments.push(format!("--advertise-address={}", self.address));
+        for (flag, file) in [
+            ("tls-cert-file", "kube-apiserver.crt"),
+            ("tls-private-key-file", "kube-apiserver.key"),
+            ("client-ca-file", "ca.crt"),
+            ("service-account-key-file", "service-account.pub"),
+            ("service-account-signing-key-file", "service-account.key"),
+            ("kubelet-client-certificate", "kube-apiserver-kubelet-client.crt"),
+            ("kubelet-client-key", "kube-apiserver-kubelet-client.key"),
+            ("kubelet-certificate-authority", "ca.crt"),
+        ] {
+            arguments.push(format!("--{flag}={}", self.pki_file(file)));
+        }
+        arguments
+    }
+
+    fn controller_manager_arguments(&self) -> Vec<String> {
+        let flags = [
+            "--leader-elect=false",
+            "--use-service-account-credentials",
+            "--allocate-node-cidrs",
+            "--cluster-cidr=10.244.0.0/16",
+            "--node-monitor-grace-period=20s",
+        ];
+        let mut arguments: Vec<String> = flags.map(str::to_owned).into();
+        for (flag, file) in [
+            ("kubeconfig", "kube-controller-manager.kubeconfig"),
+            ("service-account-private-key-file", "service-account.key"),
+            ("root-ca-file", "ca.crt"),
+            ("cluster-signing-cert-file", "ca.crt"),
+            ("cluster-signing-key-file", "ca.key"),
+        ] {
+            arguments.push(format!("--{flag}={}", self.pki_file(file)));
+        }
+        arguments
+    }
+
+    fn scheduler_arguments(&self) -> Vec<String> {
+        vec![
+            "--leader-elect=false".to_owned(),
+            format!("--kubeconfig={}", self.pki_file("kube-scheduler.kubeconfig")),
+        ]
+    }
+}

@@ -1,0 +1,123 @@
+//! The edge-hub of one node: its certificate and configuration, its start, and whether it is ready.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::certificates::{Authority, KeyPairFiles, Subject};
+use super::error::{LabError, Result};
+use super::objects::ADMIN_USER;
+use super::process::{Processes, Start};
+
+/// Where every node's hub listens, in that node's namespace.
+pub(crate) const LISTEN: &str = "127.0.0.1:10261";
+
+/// How long a hub may take to be ready while the cloud answers.
+pub(crate) const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// The hub of one node.
+pub(crate) struct Hub<'a> {
+    /// The lab's folder.
+    pub(crate) dir: &'a Path,
+    /// The node's name.
+    pub(crate) node: &'a str,
+    /// The node's network namespace.
+    pub(crate) namespace: &'a str,
+    /// The node's address on the lab's subnet.
+    pub(crate) address: Ipv4Addr,
+    /// The lab's process table.
+    pub(crate) processes: &'a Processes,
+}
+
+impl Hub<'_> {
+    /// The hub's URL for clients in the node's namespace.
+    pub(crate) fn server() -> String {
+        format!("https://{LISTEN}")
+    }
+
+    /// The name of the hub's process record.
+    pub(crate) fn process(&self) -> String {
+        format!("{}.hub", self.node)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.dir.join("nodes").join(self.node)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder().join("hub.yaml")
+    }
+
+    fn admin_socket(&self) -> PathBuf {
+        self.folder().join("hub.sock")
+    }
+
+    /// Makes the hub's serving certificate and its configuration; the node's certificate must exist.
+    pub(crate) fn prepare(&self, authority: &Authority, api_server: &str, pki: &Path) -> Result<()> {
+        let serving = KeyPairFiles::at(&self.folder(), "hub");
+        let addresses: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), self.address.into()];
+        let name = format!("edge-hub-{}", self.node);
+        let subject = Subject::Server { name: &name, dns: &["localhost", self.node], addresses: &addresses };
+        authority.issue(&subject, &serving)?;
+        let credential = KeyPairFiles::at(&self.folder(), "node");
+        let config = json!({
+            "nodeName": self.node,
+            "listen": [LISTEN],
+            "apiServers": [api_server],
+            "apiServerCA": pki.join("ca.crt"),
+            "credential": { "certificate": credential.certificate, "key": credential.key },
+            "clientCA": pki.join("ca.crt"),
+            "serving": { "certificate": serving.certificate, "key": serving.key },
+            "stateDirectory": self.folder().join("hub-state"),
+            "adminSocket": self.admin_socket(),
+            "offline": { "admit": [ADMIN_USER] },
+            "log": { "format": "text", "level": "info" },
+        });
+        let text = serde_json::to_string_pretty(&config).expect("strings and lists are JSON");
+        fs::write(self.config(), text).map_err(LabError::io("write", self.config()))
+    }
+
+    /// Starts the hub; `program` is the `eyot` program, which holds the hub as a hidden command.
+    pub(crate) fn start(&self, program: &Path) -> Result<()> {
+        let arguments = vec!["hub".to_owned(), "--config".to_owned(), self.config().display().to_string()];
+        self.processes
+            .start(Start {
+                name: &self.process(),
+                namespace: self.namespace,
+                program,
+                arguments,
+                environment: Vec::new(),
+            })
+            .map(drop)
+    }
+
+    /// Waits until the hub says that it is ready.
+    pub(crate) fn wait_ready(&self, limit: Duration) -> Result<()> {
+        self.processes.wait_ready(&self.process(), limit, || self.ready())
+    }
+
+    /// Whether the hub is ready now; the error is its own answer.
+    pub(crate) fn ready(&self) -> std::result::Result<(), String> {
+        let answer = ask(&self.admin_socket(), "/readyz").map_err(|error| format!("/readyz: {error}"))?;
+        if answer.split_whitespace().nth(1) == Some("200") {
+            return Ok(());
+        }
+        Err(answer.replace("\r\n", "\n").trim().to_owned())
+    }
+}
+
+/// GETs `path` over a unix socket; returns head and body as text, at most 64 KiB.
+fn ask(socket: &Path, path: &str) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(64 * 1024).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}

@@ -1,0 +1,264 @@
+//! A whole Kubernetes with cut-off nodes on one machine: an unmodified control plane and N nodes, each in a network
+//! namespace of its own with an edge-hub, and faults on purpose. Needs root; needs no images and no internet once the
+//! binaries are built. `eyot lab` is its command line, [`Lab`] the same for tests.
+
+mod assets;
+mod certificates;
+mod cloud;
+mod command;
+mod error;
+mod hub;
+mod kubeconfig;
+mod network;
+mod objects;
+mod process;
+mod requirements;
+mod state;
+mod status;
+mod sweep;
+mod up;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+pub use assets::{Assets, MissingAssets, all_programs, cache_folder};
+pub use error::{LabError, Result};
+pub use network::LinkTraffic;
+pub use requirements::{missing, real_or_skip};
+pub use state::HubKind;
+pub use status::{NodeStatus, ProcessStatus, Status};
+pub use sweep::Swept;
+pub use up::UpOptions;
+
+use cloud::Cloud;
+use hub::Hub;
+use network::Names;
+use process::Processes;
+use state::State;
+
+/// A lab that stands, from any process that knows its folder.
+#[derive(Debug)]
+pub struct Lab {
+    dir: PathBuf,
+    state: State,
+    names: Names,
+    processes: Processes,
+}
+
+/// Which nodes a command means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Nodes {
+    /// Every node.
+    All,
+    /// The node of this name.
+    One(String),
+}
+
+impl From<&str> for Nodes {
+    /// `all` means all.
+    fn from(name: &str) -> Self {
+        if name == "all" { Nodes::All } else { Nodes::One(name.to_owned()) }
+    }
+}
+
+impl Lab {
+    /// Builds a lab in `options.dir`; returns when the API server and every hub are ready.
+    ///
+    /// Errors leave no process, namespace or mount behind; the logs stay in `DIR/logs`.
+    pub fn up(options: &UpOptions) -> Result<Lab> {
+        up::up(options)
+    }
+
+    /// The lab that stands in `dir`.
+    ///
+    /// Errors: [`LabError::NoLab`]; a lab whose `up` was killed on the way.
+    pub fn open(dir: &Path) -> Result<Lab> {
+        let dir = state::absolute(dir)?;
+        let state = State::read(&dir)?.ok_or_else(|| LabError::NoLab(dir.clone()))?;
+        if !state.complete {
+            return Err(LabError::Invalid(format!(
+                "the lab in {0} is half built; `eyot lab down --dir {0}` removes it",
+                dir.display()
+            )));
+        }
+        Ok(Lab::of(dir, state))
+    }
+
+    fn of(dir: PathBuf, state: State) -> Lab {
+        let (names, processes) = (Names::new(&state.id), Processes::new(&dir, &state.id));
+        Lab { dir, state, names, processes }
+    }
+
+    /// Ends and removes whatever is left of the lab in `dir`, whole, half built or crashed. Nothing there is no error.
+    pub fn down(dir: &Path) -> Result<Swept> {
+        let dir = state::absolute(dir)?;
+        let _lock = if dir.is_dir() { Some(state::lock(&dir)?) } else { None };
+        // A record that cannot be read must not keep a lab alive: its id follows from the path.
+        let recorded = State::read(&dir).ok().flatten().map(|state| state.id);
+        sweep::sweep(&dir, &recorded.unwrap_or_else(|| state::lab_id(&dir)))
+    }
+
+    /// The lab's folder, absolute.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The nodes' names, in order.
+    pub fn nodes(&self) -> &[String] {
+        &self.state.nodes
+    }
+
+    /// The API server's URL, from the host and from every node.
+    pub fn api_server(&self) -> String {
+        self.cloud_of(&self.names.cloud()).server()
+    }
+
+    /// `DIR/admin.kubeconfig`: the administrator, straight to the API server, from the host's namespace.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.dir.join("admin.kubeconfig")
+    }
+
+    /// `DIR/nodes/NODE/FILE`, such as `kubelet.kubeconfig`, `pod.kubeconfig`, `admin.kubeconfig`, `hub.sock`.
+    pub fn node_file(&self, node: &str, file: &str) -> PathBuf {
+        self.dir.join("nodes").join(node).join(file)
+    }
+
+    /// The path of one of the lab's binaries, such as `kubectl`.
+    pub fn asset(&self, program: &str) -> Result<PathBuf> {
+        self.state.assets.path(program).map(Path::to_owned)
+    }
+
+    /// A kubectl with the administrator's rights, straight to the API server.
+    pub fn kubectl(&self) -> Result<Command> {
+        self.cloud_of(&self.names.cloud()).kubectl()
+    }
+
+    /// A command that runs `program` inside the node's namespace, with the lab's binaries on its PATH.
+    pub fn command(&self, node: &str, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
+        self.check(node)?;
+        let mut command = network::inside(&self.names.node(node));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(self.dir.join("bin")).chain(std::env::split_paths(&path));
+        let joined = std::env::join_paths(folders)
+            .map_err(|error| LabError::Invalid(format!("{}: {error}", self.dir.display())))?;
+        command.arg(program).env("PATH", joined).env_remove("KUBECONFIG");
+        // kubectl caches discovery per server address, and every node's hub has the same one.
+        command.env("KUBECACHEDIR", self.node_file(node, "kubectl-cache"));
+        Ok(command)
+    }
+
+    /// A kubectl inside the node's namespace with the node's `FILE` as kubeconfig, such as `pod.kubeconfig`.
+    pub fn node_kubectl(&self, node: &str, file: &str) -> Result<Command> {
+        let mut kubectl = self.command(node, self.state.assets.path("kubectl")?)?;
+        kubectl.arg("--kubeconfig").arg(self.node_file(node, file));
+        Ok(kubectl)
+    }
+
+    /// Cuts nodes off from the cloud: a black hole both ways, no resets.
+    pub fn cut(&self, nodes: &Nodes) -> Result<()> {
+        let cloud = self.state.subnet.cloud();
+        self.chosen(nodes)?.iter().try_for_each(|node| network::cut(&self.names.node(node), cloud))
+    }
+
+    /// Ends the cut of nodes.
+    pub fn heal(&self, nodes: &Nodes) -> Result<()> {
+        self.chosen(nodes)?.iter().try_for_each(|node| network::heal(&self.names.node(node)))
+    }
+
+    /// Whether the node is cut off.
+    pub fn is_cut(&self, node: &str) -> Result<bool> {
+        self.check(node)?;
+        network::is_cut(&self.names.node(node))
+    }
+
+    /// What crossed the node's link so far.
+    pub fn traffic(&self, node: &str) -> Result<LinkTraffic> {
+        self.check(node)?;
+        network::traffic(&self.names.node(node))
+    }
+
+    /// Ends the node's hub by SIGTERM, starts it again and waits until it is ready.
+    ///
+    /// A hub may honestly be unready when the node is cut off and nothing was cached: that is [`LabError::NotReady`].
+    pub fn restart_hub(&self, node: &str) -> Result<()> {
+        let namespace = self.names.node(node);
+        let hub = self.hub_of(node, &namespace)?;
+        let _lock = state::lock(&self.dir)?;
+        self.processes.stop(&hub.process());
+        hub.start(&self.program())?;
+        hub.wait_ready(hub::READY_LIMIT)
+    }
+
+    /// Kills the node's hub with SIGKILL; [`Lab::restart_hub`] starts it again.
+    pub fn kill_hub(&self, node: &str) -> Result<()> {
+        let namespace = self.names.node(node);
+        let name = self.hub_of(node, &namespace)?.process();
+        if let Some(process) = self.processes.running(&name) {
+            process::kill_all(&[process]);
+        }
+        Ok(())
+    }
+
+    /// The state of every part, as it is now.
+    pub fn status(&self) -> Result<Status> {
+        status::status(self)
+    }
+
+    /// The program that runs the hubs: this one if it is `eyot`, which may be newer than the one that built the lab.
+    fn program(&self) -> PathBuf {
+        let own = std::env::current_exe().ok();
+        own.filter(|path| path.file_name().is_some_and(|name| name == "eyot"))
+            .unwrap_or_else(|| self.state.program.clone())
+    }
+
+    fn cloud_of<'a>(&'a self, namespace: &'a str) -> Cloud<'a> {
+        Cloud {
+            dir: &self.dir,
+            namespace,
+            address: self.state.subnet.cloud(),
+            assets: &self.state.assets,
+            processes: &self.processes,
+        }
+    }
+
+    /// The node's hub; an error if the lab has none.
+    fn hub_of<'a>(&'a self, node: &'a str, namespace: &'a str) -> Result<Hub<'a>> {
+        let index = self.check(node)?;
+        if self.state.hub == HubKind::None {
+            return Err(LabError::Invalid(
+                "this lab was started with --hub none: its nodes have no hub".to_owned(),
+            ));
+        }
+        let address = self.state.subnet.node(index);
+        Ok(Hub { dir: &self.dir, node, namespace, address, processes: &self.processes })
+    }
+
+    /// The node's number, counted from 1.
+    fn check(&self, node: &str) -> Result<u8> {
+        (1..).zip(&self.state.nodes).find(|(_, known)| *known == node).map(|(index, _)| index).ok_or_else(
+            || LabError::UnknownNode { name: node.to_owned(), known: self.state.nodes.join(", ") },
+        )
+    }
+
+    fn chosen(&self, nodes: &Nodes) -> Result<Vec<String>> {
+        match nodes {
+            Nodes::All => Ok(self.state.nodes.clone()),
+            Nodes::One(name) => self.check(name).map(|_| vec![name.clone()]),
+        }
+    }
+}
+
+/// Waits until the process `pid` has ended, however it ends, then takes down the lab in `dir` if it is still the one
+/// that was made at `created` (as its record says).
+pub fn down_after(dir: &Path, pid: i32, created: u64) -> Result<()> {
+    up::down_after(dir, pid, created)
+}
+
+/// Bytes as lower-case hex.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a String does not fail");
+        text
+    })
+}

@@ -1,0 +1,167 @@
+//! What a lab puts into the API server: the Nodes, the ServiceAccounts of its kubeconfigs, and one ordinary pod a node.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::command::run;
+use super::error::{LabError, Result};
+
+/// The namespace of the ordinary pods and of the ServiceAccount that they run as.
+pub(crate) const POD_NAMESPACE: &str = "default";
+
+/// The ServiceAccount of the ordinary pods.
+pub(crate) const POD_ACCOUNT: &str = "eyot-lab-pod";
+
+/// The user that the hubs admit while cut off: the cluster-admin ServiceAccount.
+pub(crate) const ADMIN_USER: &str = "system:serviceaccount:eyot-lab:admin";
+
+/// The image of the ordinary pods; nodes with a kubelet import it from an archive.
+pub(crate) const POD_IMAGE: &str = "eyot.io/lab/busybox:1";
+
+/// The name of the ordinary pod of `node`.
+pub(crate) fn pod_name(node: &str) -> String {
+    format!("eyot-lab-{node}")
+}
+
+/// Applies `objects`; `kubectl` is one that may do everything.
+pub(crate) fn apply(mut kubectl: Command, objects: &[Value]) -> Result<()> {
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
+    run(kubectl.args(["apply", "--server-side", "-f", "-"]), &list.to_string()).map(drop)
+}
+
+/// Asks the API server for a token by TokenRequest. `pod` binds it to that pod; `seconds` is its lifetime.
+pub(crate) fn token(
+    mut kubectl: Command,
+    namespace: &str,
+    account: &str,
+    pod: Option<&str>,
+    seconds: u32,
+) -> Result<String> {
+    let mut spec = json!({ "expirationSeconds": seconds });
+    if let Some(name) = pod {
+        spec["boundObjectRef"] = json!({ "apiVersion": "v1", "kind": "Pod", "name": name });
+    }
+    let request = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec });
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+    let answer = run(kubectl.args(["create", "--raw", &path, "-f", "-"]), &request.to_string())?;
+    let answer: Value = serde_json::from_str(&answer)
+        .map_err(|error| LabError::Invalid(format!("TokenRequest: no JSON: {error}")))?;
+    let token = answer.pointer("/status/token").and_then(Value::as_str);
+    token
+        .map(str::to_owned)
+        .ok_or_else(|| LabError::Invalid("TokenRequest: an answer without a token".to_owned()))
+}
+
+/// The Node that a kubelet would register, with its address and labels but without conditions.
+pub(crate) fn node(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": name,
+            "labels": {
+                "kubernetes.io/hostname": name,
+                "kubernetes.io/os": "linux",
+                "eyot.io/lab": "true",
+            },
+        },
+    })
+}
+
+/// Accounts and rights: an administrator, the ordinary pods' account, and issuer discovery for nodes, whose hubs
+/// read the keys of tokens with the node's own credential.
+pub(crate) fn accounts() -> Vec<Value> {
+    vec![
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "eyot-lab" } }),
+        json!({ "apiVersion": "v1", "kind": "ServiceAccount",
+                "metadata": { "name": "admin", "namespace": "eyot-lab" } }),
+        binding("eyot-lab-admin", "cluster-admin", &service_account("eyot-lab", "admin")),
+        json!({ "apiVersion": "v1", "kind": "ServiceAccount",
+                "metadata": { "name": POD_ACCOUNT, "namespace": POD_NAMESPACE } }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": { "name": POD_ACCOUNT, "namespace": POD_NAMESPACE },
+            "rules": [
+                { "apiGroups": [""], "resources": ["services", "endpoints", "pods", "events"],
+                  "verbs": ["get", "list", "watch"] },
+                { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
+                  "verbs": ["get", "list", "watch"] },
+                { "apiGroups": [""], "resources": ["configmaps"], "verbs": ["*"] },
+            ],
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": { "name": POD_ACCOUNT, "namespace": POD_NAMESPACE },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": POD_ACCOUNT },
+            "subjects": [service_account(POD_NAMESPACE, POD_ACCOUNT)],
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": { "name": POD_ACCOUNT },
+            "rules": [
+                { "apiGroups": [""], "resources": ["services"], "verbs": ["get", "list", "watch"] },
+                { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
+                  "verbs": ["get", "list", "watch"] },
+            ],
+        }),
+        binding(POD_ACCOUNT, POD_ACCOUNT, &service_account(POD_NAMESPACE, POD_ACCOUNT)),
+        binding(
+            "eyot-lab-issuer-discovery",
+            "system:service-account-issuer-discovery",
+            &json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes" }),
+        ),
+    ]
+}
+
+/// An ordinary pod on `node`. Its tolerations have no end, so that no taint ever evicts the owner of the token.
+pub(crate) fn pod(node: &str) -> Value {
+    let forever = |key: &str| json!({ "key": key, "operator": "Exists", "effect": "NoExecute" });
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": pod_name(node),
+            "namespace": POD_NAMESPACE,
+            "labels": { "app": "eyot-lab", "eyot.io/node": node },
+        },
+        "spec": {
+            "nodeName": node,
+            "serviceAccountName": POD_ACCOUNT,
+            "terminationGracePeriodSeconds": 1,
+            "tolerations": [
+                forever("node.kubernetes.io/not-ready"),
+                forever("node.kubernetes.io/unreachable"),
+            ],
+            "containers": [{
+                "name": "main",
+                "image": POD_IMAGE,
+                "imagePullPolicy": "Never",
+                "command": ["/bin/busybox", "sh", "-c", POD_PROGRAM],
+                "env": [{ "name": "NODE", "value": node }],
+                "ports": [{ "name": "http", "containerPort": 8080 }],
+            }],
+        },
+    })
+}
+
+/// Serves one page that names the node, until it is told to end.
+const POD_PROGRAM: &str = "trap 'exit 0' TERM; mkdir -p /tmp/www; echo \"$NODE\" > /tmp/www/index.html; \
+                           /bin/busybox httpd -f -p 8080 -h /tmp/www & wait";
+
+fn service_account(namespace: &str, name: &str) -> Value {
+    json!({ "kind": "ServiceAccount", "namespace": namespace, "name": name })
+}
+
+fn binding(name: &str, role: &str, subject: &Value) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": { "name": name },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
+        "subjects": [subject],
+    })
+}

@@ -1,0 +1,72 @@
+//! What a machine must have before a lab can stand on it, and how a test that needs one says that it was skipped.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use super::assets::{Assets, CONTROL_PLANE, NODE};
+use super::error::Result;
+
+/// The system's tools that every lab calls, and the package that most distributions have them in.
+const TOOLS: [(&str, &str); 4] =
+    [("ip", "iproute2"), ("nft", "nftables"), ("nsenter", "util-linux"), ("setsid", "util-linux")];
+
+/// The tools that nodes with a kubelet need beside them.
+const NODE_TOOLS: [(&str, &str); 3] =
+    [("runc", "runc"), ("conntrack", "conntrack"), ("busybox", "busybox-static")];
+
+/// What is missing on this machine to run a lab, binaries aside; one phrase each.
+pub fn missing(kubelets: bool) -> Vec<String> {
+    let mut missing = Vec::new();
+    if !nix::unistd::geteuid().is_root() {
+        missing.push("root (network namespaces and nftables)".to_owned());
+    }
+    let node_tools = NODE_TOOLS.iter().filter(|_| kubelets);
+    for (tool, package) in TOOLS.iter().chain(node_tools) {
+        if !on_path(tool) {
+            missing.push(format!("`{tool}` (package {package})"));
+        }
+    }
+    if kubelets && !Path::new("/usr/lib/cni/bridge").exists() {
+        missing.push("the CNI plugins in /usr/lib/cni (package containernetworking-plugins)".to_owned());
+    }
+    missing
+}
+
+/// The binaries for a test that needs a real Kubernetes, or `None` after saying why the test `name` is skipped.
+///
+/// The line `skipped: NAME: why` goes straight to stderr, past the test harness's capture, so that it can be counted.
+/// With `EYOT_REQUIRE_REAL=1` (as CI sets it) something missing is a failure instead: this panics.
+pub fn real_or_skip(name: &str, kubelets: bool) -> Option<Assets> {
+    let why = match look(kubelets) {
+        Ok(Ok(assets)) => return Some(assets),
+        Ok(Err(why)) => why,
+        Err(error) => error.to_string(),
+    };
+    assert!(
+        std::env::var_os("EYOT_REQUIRE_REAL").is_none_or(|value| value != "1"),
+        "{name} may not be skipped here (EYOT_REQUIRE_REAL=1): {why}"
+    );
+    // Nothing is lost if the line cannot be written: the test counts as passed either way.
+    let _ = writeln!(std::io::stderr(), "skipped: {name}: {why}");
+    None
+}
+
+fn look(kubelets: bool) -> Result<std::result::Result<Assets, String>> {
+    let machine = missing(kubelets);
+    if !machine.is_empty() {
+        return Ok(Err(format!("this machine lacks {}", machine.join(", "))));
+    }
+    let mut programs = CONTROL_PLANE.to_vec();
+    if kubelets {
+        programs.extend(NODE);
+    }
+    Ok(Assets::locate(&programs)?.map_err(|missing| missing.to_string()))
+}
+
+fn on_path(tool: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join(tool).is_file());
+    // ip answers itself where PATH lacks /sbin but the shell would still find it.
+    found || Command::new(tool).arg("--help").output().is_ok()
+}

@@ -1,0 +1,100 @@
+//! What `eyot lab status` tells: the state of every part, read now and believed from no record.
+
+use serde::Serialize;
+
+use super::error::Result;
+use super::network::LinkTraffic;
+use super::state::HubKind;
+use super::{Lab, cloud};
+
+/// The state of a whole lab.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The lab's id: six hex digits that its namespaces and links carry.
+    pub id: String,
+    /// The lab's folder.
+    pub dir: std::path::PathBuf,
+    /// The API server's URL.
+    pub api_server: String,
+    /// What stands between the nodes and the API server.
+    pub hub: HubKind,
+    /// The cloud's network namespace.
+    pub namespace: String,
+    /// The cloud's processes.
+    pub cloud: Vec<ProcessStatus>,
+    /// The nodes, in order.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// One process of the lab.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessStatus {
+    /// Its name: `kube-apiserver`, `hub`.
+    pub name: String,
+    /// Its process id; none if it does not run.
+    pub pid: Option<i32>,
+    /// Whether it says that it is ready; none for those that cannot be asked.
+    pub ready: Option<bool>,
+}
+
+/// One node of the lab.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// The node's name.
+    pub name: String,
+    /// Its network namespace, as `ip netns` knows it.
+    pub namespace: String,
+    /// Its address on the lab's subnet.
+    pub address: std::net::Ipv4Addr,
+    /// Whether it is cut off from the cloud.
+    pub cut: bool,
+    /// Its processes.
+    pub processes: Vec<ProcessStatus>,
+    /// What crossed its link so far.
+    pub link: LinkTraffic,
+}
+
+impl Status {
+    /// Whether every process of the lab runs and is ready where it can say so.
+    pub fn is_healthy(&self) -> bool {
+        let mut processes = self.cloud.iter().chain(self.nodes.iter().flat_map(|node| &node.processes));
+        processes.all(|process| process.pid.is_some() && process.ready != Some(false))
+    }
+}
+
+pub(super) fn status(lab: &Lab) -> Result<Status> {
+    let process = |record: &str, ready: Option<bool>| ProcessStatus {
+        name: record.split_once('.').map_or(record, |(_, name)| name).to_owned(),
+        pid: lab.processes.running(record).map(|identity| identity.pid),
+        ready,
+    };
+    let mut nodes = Vec::new();
+    for (index, name) in (1..).zip(&lab.state.nodes) {
+        let namespace = lab.names.node(name);
+        let mut processes = Vec::new();
+        if lab.state.hub == HubKind::EdgeHub {
+            let hub = lab.hub_of(name, &namespace)?;
+            processes.push(process(&hub.process(), Some(hub.ready().is_ok())));
+        }
+        nodes.push(NodeStatus {
+            name: name.clone(),
+            address: lab.state.subnet.node(index),
+            cut: lab.is_cut(name)?,
+            link: lab.traffic(name)?,
+            namespace,
+            processes,
+        });
+    }
+    Ok(Status {
+        id: lab.state.id.clone(),
+        dir: lab.dir.clone(),
+        api_server: lab.api_server(),
+        hub: lab.state.hub,
+        namespace: lab.names.cloud(),
+        cloud: cloud::PROCESSES.iter().map(|record| process(record, None)).collect(),
+        nodes,
+    })
+}

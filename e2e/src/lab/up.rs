@@ -1,0 +1,289 @@
+//! Building a lab from nothing, in the order in which its parts need one another.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use super::assets::{Assets, CONTROL_PLANE, NODE};
+use super::certificates::{Authority, KeyPairFiles, Subject};
+use super::cloud::Cloud;
+use super::error::{LabError, Result};
+use super::hub::{Hub, READY_LIMIT};
+use super::kubeconfig::{self, Credential};
+use super::network::{self, Names, Subnet};
+use super::objects;
+use super::state::{self, HubKind, State};
+use super::{Lab, requirements, sweep};
+
+/// The most nodes that a lab may have; the addresses of a /24 are the limit.
+const MOST_NODES: u8 = 200;
+
+/// The longest folder path, in bytes: below it stand unix sockets, whose paths may have 107 bytes.
+const LONGEST_DIR: usize = 64;
+
+/// How long the tokens in the kubeconfigs hold, in seconds: a day.
+const TOKEN_SECONDS: u32 = 86_400;
+
+/// What lab to build.
+#[derive(Debug, Clone)]
+pub struct UpOptions {
+    /// The folder for everything that the lab writes; made if it does not exist.
+    pub dir: PathBuf,
+    /// How many nodes: 1 to 200, named `node-1` and so on.
+    pub nodes: u8,
+    /// Whether each node has a kubelet and a containerd.
+    pub kubelets: bool,
+    /// What stands between the nodes and the API server.
+    pub hub: HubKind,
+    /// The `eyot` program that runs the hubs; the running one if none is given.
+    pub program: Option<PathBuf>,
+    /// Take the lab down by itself when this process ends, however it ends.
+    pub bound_to_caller: bool,
+    /// Say each step on stderr.
+    pub verbose: bool,
+}
+
+impl UpOptions {
+    /// A lab of `nodes` nodes without kubelets in `dir`.
+    pub fn new(dir: impl Into<PathBuf>, nodes: u8) -> Self {
+        UpOptions {
+            dir: dir.into(),
+            nodes,
+            kubelets: false,
+            hub: HubKind::EdgeHub,
+            program: None,
+            bound_to_caller: false,
+            verbose: false,
+        }
+    }
+}
+
+pub(super) fn up(options: &UpOptions) -> Result<Lab> {
+    let steps = Steps { started: Instant::now(), verbose: options.verbose };
+    check(options)?;
+    fs::create_dir_all(&options.dir).map_err(LabError::io("create", &options.dir))?;
+    let dir = state::absolute(&options.dir)?;
+    if dir.as_os_str().len() > LONGEST_DIR {
+        return Err(LabError::Invalid(format!(
+            "the path {} is too long: unix sockets stand below it; use one of at most {LONGEST_DIR} bytes",
+            dir.display()
+        )));
+    }
+    let _lock = state::lock(&dir)?;
+    if State::read(&dir)?.is_some() {
+        return Err(LabError::AlreadyUp(dir));
+    }
+    let program = match &options.program {
+        Some(path) => path.clone(),
+        None => std::env::current_exe().map_err(LabError::io("find", "the running program"))?,
+    };
+    let mut programs = CONTROL_PLANE.to_vec();
+    if options.kubelets {
+        programs.extend(NODE);
+    }
+    let assets = Assets::build(&programs)?;
+    let id = state::lab_id(&dir);
+    // A lab whose record was lost may still stand under this id.
+    sweep::sweep(&dir, &id)?;
+    let result = build(options, &dir, &id, assets, program, &steps);
+    if result.is_err() {
+        // The first error is the one to tell; what a sweep cannot remove, `down` names again.
+        let _ = sweep::sweep(&dir, &id);
+    }
+    result
+}
+
+fn check(options: &UpOptions) -> Result<()> {
+    if options.nodes == 0 || options.nodes > MOST_NODES {
+        return Err(LabError::Invalid(format!(
+            "a lab has 1 to {MOST_NODES} nodes, and {} were asked for",
+            options.nodes
+        )));
+    }
+    let missing = requirements::missing(options.kubelets);
+    if missing.is_empty() { Ok(()) } else { Err(LabError::Missing(missing.join(", "))) }
+}
+
+fn build(
+    options: &UpOptions,
+    dir: &Path,
+    id: &str,
+    assets: Assets,
+    program: PathBuf,
+    steps: &Steps,
+) -> Result<Lab> {
+    let nodes: Vec<String> = (1..=options.nodes).map(|number| format!("node-{number}")).collect();
+    let names = Names::new(id);
+    fresh_logs(dir)?;
+    link_assets(dir, &assets, &program)?;
+    let mut state = {
+        let _subnets = state::lock_subnets()?;
+        let seed = u16::from_str_radix(&id[..4], 16).expect("an id is six hex digits");
+        let state = State {
+            id: id.to_owned(),
+            created: now_nanoseconds(),
+            complete: false,
+            subnet: Subnet::choose(seed)?,
+            nodes,
+            hub: options.hub,
+            kubelets: options.kubelets,
+            assets,
+            program,
+        };
+        state.write(dir)?;
+        network::build(&names, state.subnet, &state.nodes)?;
+        state
+    };
+    if options.bound_to_caller {
+        start_guard(dir, &state)?;
+    }
+    steps.done(&format!(
+        "{} network namespaces, the cloud at {}",
+        state.nodes.len() + 1,
+        state.subnet.cloud()
+    ));
+
+    let lab = Lab::of(dir.to_owned(), state.clone());
+    let namespace = names.cloud();
+    let cloud = lab.cloud_of(&namespace);
+    let authority = Authority::create(&dir.join("pki"))?;
+    cloud.prepare(&authority)?;
+    steps.done("certificates");
+    cloud.start(|what| steps.done(what))?;
+    populate(&cloud, &state)?;
+    steps.done("Nodes, ServiceAccounts and pods made");
+    for node in &state.nodes {
+        node_files(&lab, &cloud, &authority, node)?;
+    }
+    steps.done("kubeconfigs written");
+    if state.hub == HubKind::EdgeHub {
+        start_hubs(&lab, &cloud, &authority, steps)?;
+    }
+    state.complete = true;
+    state.write(dir)?;
+    Ok(Lab::of(dir.to_owned(), state))
+}
+
+/// Empties the logs of a former lab in the same folder, so that their end belongs to this one.
+fn fresh_logs(dir: &Path) -> Result<()> {
+    let logs = dir.join("logs");
+    if logs.exists() {
+        fs::remove_dir_all(&logs).map_err(LabError::io("empty", &logs))?;
+    }
+    fs::create_dir_all(&logs).map_err(LabError::io("create", &logs))
+}
+
+/// `DIR/bin` holds every binary under its own name, for the PATH of `eyot lab exec`.
+fn link_assets(dir: &Path, assets: &Assets, program: &Path) -> Result<()> {
+    let bin = dir.join("bin");
+    fs::create_dir_all(&bin).map_err(LabError::io("create", &bin))?;
+    for (name, path) in assets.iter().chain([("eyot", program)]) {
+        let link = bin.join(name);
+        std::os::unix::fs::symlink(path, &link).map_err(LabError::io("link", &link))?;
+    }
+    Ok(())
+}
+
+/// Puts accounts, Nodes and pods into the API server; pods last, because they need both.
+fn populate(cloud: &Cloud<'_>, state: &State) -> Result<()> {
+    objects::apply(cloud.kubectl()?, &objects::accounts())?;
+    let nodes: Vec<Value> = state.nodes.iter().map(|name| objects::node(name)).collect();
+    objects::apply(cloud.kubectl()?, &nodes)?;
+    let pods: Vec<Value> = state.nodes.iter().map(|name| objects::pod(name)).collect();
+    objects::apply(cloud.kubectl()?, &pods)
+}
+
+/// The node's certificate and its three kubeconfigs.
+fn node_files(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, node: &str) -> Result<()> {
+    let folder = lab.dir.join("nodes").join(node);
+    fs::create_dir_all(&folder).map_err(LabError::io("create", &folder))?;
+    let server = match lab.state.hub {
+        HubKind::EdgeHub => Hub::server(),
+        HubKind::None => cloud.server(),
+    };
+    let certificate = KeyPairFiles::at(&folder, "node");
+    let user = format!("system:node:{node}");
+    authority.issue(&Subject::Client { user: &user, groups: &["system:nodes"] }, &certificate)?;
+    let pod = objects::token(
+        cloud.kubectl()?,
+        objects::POD_NAMESPACE,
+        objects::POD_ACCOUNT,
+        Some(&objects::pod_name(node)),
+        TOKEN_SECONDS,
+    )?;
+    let admin = objects::token(cloud.kubectl()?, "eyot-lab", "admin", None, TOKEN_SECONDS)?;
+    for (file, namespace, credential) in [
+        ("kubelet.kubeconfig", "default", Credential::Certificate(&certificate)),
+        ("pod.kubeconfig", objects::POD_NAMESPACE, Credential::Token(&pod)),
+        ("admin.kubeconfig", "default", Credential::Token(&admin)),
+    ] {
+        kubeconfig::write(&folder.join(file), &server, authority.pem(), namespace, &credential)?;
+    }
+    Ok(())
+}
+
+/// Starts all hubs, then waits for each: they start at the same time.
+fn start_hubs(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, steps: &Steps) -> Result<()> {
+    let namespaces: Vec<String> = lab.state.nodes.iter().map(|node| lab.names.node(node)).collect();
+    let mut hubs = Vec::new();
+    for (node, namespace) in lab.state.nodes.iter().zip(&namespaces) {
+        let hub = lab.hub_of(node, namespace)?;
+        hub.prepare(authority, &cloud.server(), &lab.dir.join("pki"))?;
+        hub.start(&lab.state.program)?;
+        hubs.push(hub);
+    }
+    hubs.iter().try_for_each(|hub| hub.wait_ready(READY_LIMIT))?;
+    steps.done(&format!("{} edge-hubs ready", hubs.len()));
+    Ok(())
+}
+
+/// Starts a process that waits for the end of this one and then takes the lab down. It carries no mark of the lab,
+/// so that a sweep does not end the sweeper.
+fn start_guard(dir: &Path, state: &State) -> Result<()> {
+    Command::new("setsid")
+        .arg(&state.program)
+        .args(["lab", "down", "--after-process", &std::process::id().to_string()])
+        .args(["--created", &state.created.to_string(), "--dir"])
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map(drop)
+        .map_err(LabError::io("start", &state.program))
+}
+
+/// Waits for the end of the process `pid`, then takes the lab down if it is still the one made at `created`.
+pub(super) fn down_after(dir: &Path, pid: i32, created: u64) -> Result<()> {
+    let process = super::process::Identity::of(pid);
+    while process.is_some_and(super::process::Identity::is_alive) {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    let dir = state::absolute(dir)?;
+    match State::read(&dir)? {
+        Some(state) if state.created == created => Lab::down(&dir).map(drop),
+        _ => Ok(()),
+    }
+}
+
+fn now_nanoseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Tells each step with the time since the start.
+struct Steps {
+    started: Instant,
+    verbose: bool,
+}
+
+impl Steps {
+    fn done(&self, what: &str) {
+        if self.verbose {
+            eprintln!("[{:5.1} s] {what}", self.started.elapsed().as_secs_f64());
+        }
+    }
+}
