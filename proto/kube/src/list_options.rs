@@ -423,3 +423,231 @@ fn forbidden(field: &str, why: &str) -> StatusCause {
         field: field.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::request_info::RequestInfo;
+
+    fn parse(query: &str) -> ListOptions {
+        ListOptions::parse(Some(query)).unwrap_or_else(|status| panic!("{query}: {status}"))
+    }
+
+    #[test]
+    fn the_queries_of_real_informers_are_read() {
+        let list = parse("fieldSelector=spec.nodeName%3Dn1&limit=500&resourceVersion=0");
+        assert_eq!(list.fields.to_string(), "spec.nodeName=n1");
+        assert_eq!(list.limit, Some(500));
+        assert_eq!(list.parsed_rv(), Ok(Some(0)));
+        assert!(!list.watch && !list.sends_initial_events());
+
+        let watch = parse(
+            "allowWatchBookmarks=true&fieldSelector=spec.clusterIP%21%3DNone&labelSelector=%21service.kubernetes.io%2Fservice-proxy-name&resourceVersion=123&timeout=7m12s&timeoutSeconds=432&watch=true",
+        );
+        assert!(watch.watch && watch.allow_bookmarks);
+        assert_eq!(watch.labels.to_string(), "!service.kubernetes.io/service-proxy-name");
+        assert_eq!(watch.fields.to_string(), "spec.clusterIP!=None");
+        assert_eq!(watch.timeout, Some(Duration::from_secs(432)));
+        assert_eq!(watch.parsed_rv(), Ok(Some(123)));
+        assert!(!watch.sends_initial_events());
+
+        let watch_list = parse(
+            "allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan&sendInitialEvents=true&timeoutSeconds=432&watch=true",
+        );
+        assert_eq!(watch_list.send_initial_events, Some(true));
+        assert_eq!(watch_list.version_match, Some(VersionMatch::NotOlderThan));
+        assert_eq!(watch_list.parsed_rv(), Ok(None));
+        assert!(watch_list.sends_initial_events());
+        assert!(parse("watch=1&resourceVersion=0").sends_initial_events());
+        assert_eq!(ListOptions::parse(None), Ok(ListOptions::default()));
+    }
+
+    #[test]
+    fn values_are_read_as_the_server_reads_them() {
+        assert_eq!(parse("limit=0&timeoutSeconds=0"), ListOptions::default());
+        assert_eq!(parse("limit=-3").limit, None);
+        assert_eq!(parse("timeoutSeconds=-3").timeout, Some(Duration::ZERO));
+        assert_eq!(parse("timeoutSeconds=9223372036854775807").timeout, Some(MAX_TIMEOUT));
+        assert_eq!(parse("resourceVersion=&continue=").resource_version, None);
+        assert_eq!(parse("labelSelector=a+in+(b)").labels.to_string(), "a in (b)");
+        assert_eq!(parse("resourceVersion=1&resourceVersion=2").parsed_rv(), Ok(Some(1)));
+        // Dropped like the server's URL parser drops them.
+        assert_eq!(parse("resourceVersion=%zz&a;b=1&resourceVersion=2").parsed_rv(), Ok(Some(2)));
+        assert!(parse("pretty=true").pretty && !parse("pretty=yes").pretty);
+        assert_eq!(parse("includeObject=Object").include_object, IncludeObject::Object);
+        assert_eq!(parse("includeObject=None").include_object, IncludeObject::None);
+        assert_eq!(parse("unknown=1&=&&"), ListOptions::default());
+    }
+
+    #[test]
+    fn options_that_do_not_go_together_are_422_with_causes() {
+        const RVM: &str = "resourceVersionMatch";
+        const FORBIDDEN: &str = "FieldValueForbidden";
+        const UNSUPPORTED: &str = "FieldValueNotSupported";
+        let cases: &[(&str, &[(&str, &str, &str)])] = &[
+            (
+                "resourceVersionMatch=Exact",
+                &[(
+                    RVM,
+                    FORBIDDEN,
+                    "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+                )],
+            ),
+            (
+                "resourceVersionMatch=NotOlderThan&resourceVersion=1&continue=x",
+                &[(RVM, FORBIDDEN, "Forbidden: resourceVersionMatch is forbidden when continue is provided")],
+            ),
+            (
+                "resourceVersionMatch=Exact&resourceVersion=0",
+                &[(
+                    RVM,
+                    FORBIDDEN,
+                    "Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                )],
+            ),
+            (
+                "resourceVersionMatch=bogus&resourceVersion=1",
+                &[(
+                    RVM,
+                    UNSUPPORTED,
+                    "Unsupported value: \"bogus\": supported values: \"Exact\", \"NotOlderThan\", \"\"",
+                )],
+            ),
+            (
+                "sendInitialEvents=false",
+                &[("sendInitialEvents", FORBIDDEN, "Forbidden: sendInitialEvents is forbidden for list")],
+            ),
+            (
+                "watch=1&sendInitialEvents=true",
+                &[(
+                    RVM,
+                    FORBIDDEN,
+                    "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                )],
+            ),
+            (
+                "watch=1&sendInitialEvents=false",
+                &[(
+                    RVM,
+                    FORBIDDEN,
+                    "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                )],
+            ),
+            (
+                "watch=1&resourceVersionMatch=NotOlderThan&resourceVersion=5",
+                &[(
+                    RVM,
+                    FORBIDDEN,
+                    "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                )],
+            ),
+            (
+                "watch=1&sendInitialEvents=true&resourceVersionMatch=Exact",
+                &[
+                    (
+                        RVM,
+                        FORBIDDEN,
+                        "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                    ),
+                    (RVM, UNSUPPORTED, "Unsupported value: \"Exact\": supported values: \"NotOlderThan\""),
+                ],
+            ),
+            (
+                "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&continue=x",
+                &[(RVM, FORBIDDEN, "Forbidden: resourceVersionMatch is forbidden when continue is provided")],
+            ),
+        ];
+        for (query, expected) in cases {
+            let status = ListOptions::parse(Some(query)).expect_err(query);
+            assert_eq!((status.code, &*status.reason), (422, "Invalid"), "{query}");
+            let details = status.details.expect("causes are in the details");
+            assert_eq!((&*details.group, &*details.kind), ("meta.k8s.io", "ListOptions"));
+            let causes: Vec<_> =
+                details.causes.iter().map(|c| (c.field.as_str(), &*c.reason, c.message.as_str())).collect();
+            assert_eq!(causes, *expected, "{query}");
+        }
+        let two = ListOptions::parse(Some("resourceVersionMatch=Exact&sendInitialEvents=1"));
+        assert_eq!(
+            two.expect_err("two causes").message,
+            "ListOptions.meta.k8s.io \"\" is invalid: [resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided, sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list]"
+        );
+    }
+
+    #[test]
+    fn values_that_cannot_be_read_are_400() {
+        for (query, message) in [
+            ("limit=x", "strconv.ParseInt: parsing \"x\": invalid syntax"),
+            ("limit=", "strconv.ParseInt: parsing \"\": invalid syntax"),
+            (
+                "timeoutSeconds=9223372036854775808",
+                "strconv.ParseInt: parsing \"9223372036854775808\": value out of range",
+            ),
+            ("labelSelector=a,", "found '', expected: identifier after ','"),
+            ("fieldSelector=a", "invalid selector: 'a'; can't understand 'a'"),
+            (
+                "continue=x&resourceVersion=7",
+                "specifying resource version is not allowed when using continue",
+            ),
+            ("continue=%ff", "the query is not valid UTF-8"),
+        ] {
+            let status = ListOptions::parse(Some(query)).expect_err(query);
+            assert_eq!((status.code, status.message.as_str()), (400, message), "{query}");
+        }
+        for text in ["x", "-1", "+1", "1.0", "18446744073709551616", " 1"] {
+            let options = ListOptions { resource_version: Some(text.into()), ..ListOptions::default() };
+            assert_eq!(options.parsed_rv().expect_err(text).code, 400, "{text}");
+        }
+        assert_eq!(parse_resource_version(Some("18446744073709551615")), Ok(Some(u64::MAX)));
+        let status = ListOptions::parse(Some("includeObject=All")).expect_err("unknown");
+        assert_eq!(status.code, 422);
+        let long = format!("continue={}", "x".repeat(MAX_QUERY_BYTES));
+        assert_eq!(ListOptions::parse(Some(&long)).expect_err("long").code, 400);
+        let many = "a=b&".repeat(MAX_PAIRS + 1);
+        assert_eq!(ListOptions::parse(Some(&many)).expect_err("many").code, 400);
+    }
+
+    #[test]
+    fn a_name_in_the_path_becomes_a_field_selector() {
+        let read = |path: &str, query: &str| match RequestInfo::parse("GET", path, Some(query)).expect(path) {
+            RequestInfo::Resource(request) => ListOptions::for_request(&request, Some(query)),
+            RequestInfo::NonResource(other) => panic!("{other:?}"),
+        };
+        let named = "/api/v1/watch/namespaces/a/pods/b";
+        let options = read(named, "").expect("a name alone");
+        assert!(options.watch);
+        assert_eq!(options.fields.single_name(), Some("b"));
+        let options = read(named, "fieldSelector=metadata.name%3Db,x%3Dy").expect("the same name");
+        assert_eq!(options.fields.to_string(), "metadata.name=b,x=y");
+        let status = read(named, "fieldSelector=metadata.name%3Dc").expect_err("another name");
+        assert_eq!(status.message, "fieldSelector metadata.name doesn't match requested name");
+        let listed = read("/api/v1/pods", "fieldSelector=metadata.name%3Dc").expect("a list");
+        assert_eq!(listed.fields.single_name(), Some("c"));
+        assert!(!listed.watch);
+    }
+
+    #[test]
+    fn a_get_reads_its_own_options_only() {
+        let options = GetOptions::parse(Some("resourceVersion=0&pretty=1&limit=x")).expect("valid");
+        assert_eq!(options.resource_version.as_deref(), Some("0"));
+        assert!(options.pretty);
+        assert_eq!(GetOptions::parse(Some("resourceVersion=x")).expect_err("no number").code, 400);
+    }
+
+    proptest! {
+        #[test]
+        fn no_query_breaks_the_parser(query in prop_oneof![
+            any::<String>(),
+            "((watch|limit|continue|resourceVersion|resourceVersionMatch|sendInitialEvents|timeoutSeconds|labelSelector|fieldSelector)=(1|0|x|true|Exact|NotOlderThan|a%3Db|%|-9)?&){0,6}",
+        ]) {
+            if let Ok(options) = ListOptions::parse(Some(&query)) {
+                prop_assert!(options.send_initial_events.is_none() || options.watch);
+                prop_assert!(options.version_match.is_none() || options.continue_token.is_none());
+                prop_assert!(options.limit != Some(0));
+            } else if let Err(status) = ListOptions::parse(Some(&query)) {
+                prop_assert!(matches!(status.code, 400 | 422));
+            }
+        }
+    }
+}

@@ -61,7 +61,7 @@ pub struct Status {
     /// Value of the `Retry-After` response header in seconds, when one must be sent.
     pub retry_after: Option<u32>,
     /// Structured details, when the reason has any.
-    pub details: Option<StatusDetails>,
+    pub details: Option<Box<StatusDetails>>,
 }
 
 /// Member order of the server's JSON encoder.
@@ -96,12 +96,12 @@ impl Status {
     }
 
     fn about(mut self, gvr: &GroupVersionResource, name: &str) -> Self {
-        self.details = Some(StatusDetails {
+        self.details = Some(Box::new(StatusDetails {
             name: name.to_owned(),
             group: gvr.group.to_string(),
             kind: gvr.resource.to_string(),
             ..StatusDetails::default()
-        });
+        }));
         self
     }
 
@@ -109,7 +109,7 @@ impl Status {
     #[must_use]
     pub fn with_retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
-        self.details.get_or_insert_with(StatusDetails::default).retry_after_seconds = seconds;
+        self.details.get_or_insert_default().retry_after_seconds = seconds;
         self
     }
 
@@ -137,13 +137,13 @@ impl Status {
         let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         let mut status =
             Self::new(422, "Invalid", format!("{qualified} {} is invalid: {errors}", quote(name)));
-        status.details = Some(StatusDetails {
+        status.details = Some(Box::new(StatusDetails {
             name: name.to_owned(),
             group: group.to_owned(),
             kind: kind.to_owned(),
             causes,
             ..StatusDetails::default()
-        });
+        }));
         status
     }
 
@@ -169,7 +169,7 @@ impl Status {
     #[must_use]
     pub fn forbidden_path(why: &str) -> Self {
         let mut status = Self::new(403, "Forbidden", format!("forbidden: {why}"));
-        status.details = Some(StatusDetails::default());
+        status.details = Some(Box::default());
         status
     }
 
@@ -184,7 +184,7 @@ impl Status {
     #[must_use]
     pub fn path_not_found() -> Self {
         let mut status = Self::new(404, "NotFound", "the server could not find the requested resource");
-        status.details = Some(StatusDetails::default());
+        status.details = Some(Box::default());
         status
     }
 
@@ -258,7 +258,7 @@ impl Status {
     #[must_use]
     pub fn timeout(message: &str, retry_after: u32) -> Self {
         let mut status = Self::new(504, "Timeout", format!("Timeout: {message}"));
-        status.details = Some(StatusDetails::default());
+        status.details = Some(Box::default());
         if retry_after > 0 {
             status = status.with_retry_after(retry_after);
         }
@@ -279,10 +279,10 @@ impl Status {
     #[must_use]
     pub fn internal(message: &str) -> Self {
         let mut status = Self::new(500, "InternalError", format!("Internal error occurred: {message}"));
-        status.details = Some(StatusDetails {
+        status.details = Some(Box::new(StatusDetails {
             causes: vec![StatusCause { message: message.to_owned(), ..StatusCause::default() }],
             ..StatusDetails::default()
-        });
+        }));
         status
     }
 
@@ -302,7 +302,7 @@ impl Status {
             status: "Failure",
             message: &self.message,
             reason: &self.reason,
-            details: self.details.as_ref(),
+            details: self.details.as_deref(),
             code: self.code,
         })
         .expect("strings and numbers always serialize");
@@ -416,4 +416,99 @@ fn put_varint(out: &mut Vec<u8>, tag: u8, mut value: u64) {
 fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
     put_varint(out, (field << 3) | 2, bytes.len() as u64);
     out.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pods() -> GroupVersionResource {
+        GroupVersionResource::new("", "v1", "pods")
+    }
+
+    fn json(status: &Status) -> String {
+        String::from_utf8(status.to_json()).expect("JSON is text")
+    }
+
+    #[test]
+    fn statuses_print_as_the_server_prints_them() {
+        let deployments = GroupVersionResource::new("apps", "v1", "deployments");
+        let cases = [
+            (
+                Status::not_found(&pods(), "x"),
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"pods \"x\" not found","reason":"NotFound","details":{"name":"x","kind":"pods"},"code":404}"#,
+            ),
+            (
+                Status::already_exists(&deployments, "x"),
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"deployments.apps \"x\" already exists","reason":"AlreadyExists","details":{"name":"x","group":"apps","kind":"deployments"},"code":409}"#,
+            ),
+            (
+                Status::unauthorized(),
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Unauthorized","reason":"Unauthorized","code":401}"#,
+            ),
+            (
+                Status::forbidden_path("User \"u\" cannot get path \"/x\""),
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"forbidden: User \"u\" cannot get path \"/x\"","reason":"Forbidden","details":{},"code":403}"#,
+            ),
+            (
+                Status::forbidden(&pods(), "", "no"),
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"pods is forbidden: no","reason":"Forbidden","details":{"kind":"pods"},"code":403}"#,
+            ),
+            (
+                Status::too_large_resource_version(9, 5),
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Timeout: Too large resource version: 9, current: 5","reason":"Timeout","details":{"causes":[{"reason":"ResourceVersionTooLarge","message":"Too large resource version"}],"retryAfterSeconds":1},"code":504}"#,
+            ),
+            (
+                Status::expired(3, 7),
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old resource version: 3 (7)","reason":"Expired","code":410}"#,
+            ),
+            (
+                Status::bad_request("a <b> & \u{2028}"),
+                r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"a \u003cb\u003e \u0026 \u2028","reason":"BadRequest","code":400}"#,
+            ),
+        ];
+        for (status, expected) in cases {
+            assert_eq!(json(&status), format!("{expected}\n"));
+        }
+    }
+
+    #[test]
+    fn every_status_says_when_to_come_back_in_both_places_or_in_neither() {
+        let pods = pods();
+        for status in [
+            Status::too_many_requests("busy", 3),
+            Status::too_large_resource_version(2, 1),
+            Status::service_unavailable("cut off"),
+            Status::internal("x"),
+            Status::timeout("x", 0),
+            Status::expired(1, 2),
+            Status::conflict(&pods, "x", "changed"),
+            Status::method_not_supported(&pods, "watch"),
+            Status::request_entity_too_large("limit is 1"),
+            Status::unsupported_media_type(&["application/json"]),
+            Status::path_not_found(),
+        ] {
+            let said = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+            assert_eq!(status.retry_after.unwrap_or(0), said, "{status}");
+        }
+        assert_eq!(Status::service_unavailable("x").retry_after, None);
+        assert_eq!(Status::too_many_requests("x", 3).retry_after, Some(3));
+    }
+
+    #[test]
+    fn protobuf_has_the_fields_of_the_servers_message() {
+        let bytes = Status::too_large_resource_version(9, 5).to_protobuf();
+        let mut expected = b"\x0a\x06\x0a\x00\x12\x00\x1a\x00\x12\x07Failure\x1a\x32".to_vec();
+        expected.extend_from_slice(b"Timeout: Too large resource version: 9, current: 5");
+        expected.extend_from_slice(b"\x22\x07Timeout\x2a\x43\x0a\x00\x12\x00\x1a\x00\x22\x37");
+        expected
+            .extend_from_slice(b"\x0a\x17ResourceVersionTooLarge\x12\x1aToo large resource version\x1a\x00");
+        expected.extend_from_slice(b"\x28\x01\x32\x00\x30\xf8\x03");
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn names_are_quoted_like_the_server_quotes_them() {
+        assert_eq!(quote("a\"b\\c\n\u{1}é"), "\"a\\\"b\\\\c\\n\\x01é\"");
+    }
 }
