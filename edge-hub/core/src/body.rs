@@ -110,10 +110,6 @@ impl<'a> Document<'a> {
         Ok(Self { encoding, body, content })
     }
 
-    pub(crate) fn encoding(&self) -> Encoding {
-        self.encoding
-    }
-
     /// The JSON text or the bare message.
     pub(crate) fn content(&self) -> &'a [u8] {
         self.content

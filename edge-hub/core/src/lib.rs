@@ -1,13 +1,18 @@
 //! The decisions of the edge hub, pure: no sockets, no clock, no tokio.
 
+pub mod access;
+pub mod authentication;
+pub mod body;
 pub mod clock;
 pub mod collection;
-pub mod body;
 pub mod documents;
 pub mod identity;
 pub mod jwt;
+pub mod lease;
 pub mod link;
 pub mod record;
 pub mod reflector;
+pub mod review;
+pub mod spool;
 pub mod token;
 pub mod view;

@@ -1,0 +1,399 @@
+//! What each principal may read, as the API server said: remembered online for minutes, while cut for ever.
+//!
+//! Keys are exact. RBAC would allow to conclude that who may list all pods may get one of them; other authorizers
+//! need not agree, and field-selector authorization does not, so nothing is concluded here: each distinct request
+//! is asked about once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto_kube::request_info::RequestInfo;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Now;
+use crate::identity::Principal;
+use crate::record::{self, DamagedRecord, RecordChange};
+
+/// How long an allowance holds while the API server can be asked again.
+pub const ALLOWED_VALIDITY: Duration = Duration::from_secs(10 * 60);
+/// How long a denial holds while the API server can be asked again.
+pub const DENIED_VALIDITY: Duration = Duration::from_secs(30);
+
+/// One exact thing that may be allowed. Absent parts are empty texts, as in a SubjectAccessReview.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AccessKey {
+    /// An API resource.
+    Resource {
+        /// The RBAC verb.
+        verb: Box<str>,
+        /// API group; empty for the core group.
+        group: Box<str>,
+        /// API version.
+        version: Box<str>,
+        /// Plural resource name.
+        resource: Box<str>,
+        /// Subresource.
+        subresource: Box<str>,
+        /// Namespace; empty for all namespaces or a cluster-scoped resource.
+        namespace: Box<str>,
+        /// Object name; empty for a collection.
+        name: Box<str>,
+        /// Label selector in canonical text.
+        labels: Box<str>,
+        /// Field selector in canonical text.
+        fields: Box<str>,
+    },
+    /// A path outside the resource API.
+    NonResource {
+        /// The lower-case method.
+        verb: Box<str>,
+        /// The path.
+        path: Box<str>,
+    },
+}
+
+impl AccessKey {
+    /// The key of a request. `labels` and `fields` are the canonical selector texts of a LIST or WATCH, else empty.
+    pub fn of(request: &RequestInfo, labels: &str, fields: &str) -> Self {
+        let text = |part: &Option<Box<str>>| part.clone().unwrap_or_default();
+        match request {
+            RequestInfo::NonResource(request) => {
+                Self::NonResource { verb: request.verb.clone(), path: request.path.clone() }
+            }
+            RequestInfo::Resource(request) => Self::Resource {
+                verb: request.verb.as_str().into(),
+                group: request.gvr.group.clone(),
+                version: request.gvr.version.clone(),
+                resource: request.gvr.resource.clone(),
+                subresource: text(&request.subresource),
+                namespace: text(&request.authorization_namespace),
+                name: text(&request.name),
+                labels: labels.into(),
+                fields: fields.into(),
+            },
+        }
+    }
+}
+
+/// Whether the API server can be asked now.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// It can: old words are asked about again.
+    Online,
+    /// It cannot: the memory is frozen.
+    Cut,
+}
+
+/// What is known of a principal's access.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The API server allows it.
+    Allowed,
+    /// The API server denies it.
+    Denied,
+    /// Not known. Online: send a SubjectAccessReview. Cut: 503, since nobody can say.
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Entry {
+    allowed: bool,
+    /// On the monotonic clock of this process; `None` for one from before a restart.
+    learned: Option<Duration>,
+    used: u64,
+}
+
+#[derive(Debug, Default)]
+struct OfPrincipal {
+    entries: BTreeMap<Arc<AccessKey>, Entry>,
+    by_use: BTreeMap<u64, Arc<AccessKey>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RecordHead {
+    principal: Principal,
+    key: AccessKey,
+    allowed: bool,
+}
+
+/// Bounds of an [`AccessMemory`], both at least 1.
+#[derive(Copy, Clone, Debug)]
+pub struct AccessLimits {
+    /// Most entries in all.
+    pub total: usize,
+    /// Most entries of one principal.
+    pub per_principal: usize,
+}
+
+impl Default for AccessLimits {
+    fn default() -> Self {
+        Self { total: 20_000, per_principal: 5_000 }
+    }
+}
+
+/// The memory. The least recently used entry makes room, first among the principal's own.
+///
+/// **While cut** the last word on exactly this key counts, whenever it was said: an entry whose last word is *allowed*
+/// stays allowed however long the cut lasts, one whose last word is *denied* stays denied, and what was never asked
+/// is unknown. Entries leave only when newer ones need their room, which a cut brings none of.
+#[derive(Debug)]
+pub struct AccessMemory {
+    principals: BTreeMap<Arc<Principal>, OfPrincipal>,
+    by_use: BTreeMap<u64, Arc<Principal>>,
+    uses: u64,
+    limits: AccessLimits,
+}
+
+impl AccessMemory {
+    /// An empty memory.
+    pub fn new(limits: AccessLimits) -> Self {
+        Self { principals: BTreeMap::new(), by_use: BTreeMap::new(), uses: 0, limits }
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.by_use.len()
+    }
+
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.by_use.is_empty()
+    }
+
+    /// Whether `principal` may do `key`.
+    pub fn check(&mut self, now: Now, reach: Reach, principal: &Principal, key: &AccessKey) -> Access {
+        let Some(entry) = self.principals.get(principal).and_then(|of| of.entries.get(key)) else {
+            return Access::Unknown;
+        };
+        let allowed = entry.allowed;
+        let validity = if allowed { ALLOWED_VALIDITY } else { DENIED_VALIDITY };
+        let age = entry.learned.map(|learned| now.monotonic.saturating_sub(learned));
+        if reach == Reach::Online && age.is_none_or(|age| age > validity) {
+            return Access::Unknown;
+        }
+        self.touch(principal, key);
+        if allowed { Access::Allowed } else { Access::Denied }
+    }
+
+    /// A SubjectAccessReview said so just now.
+    pub fn learn(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        key: &AccessKey,
+        allowed: bool,
+    ) -> Vec<RecordChange> {
+        self.insert(principal, key, allowed, Some(now.monotonic))
+    }
+
+    /// The API server itself just answered 2xx (or 404 after authorization) to this principal, with its own
+    /// credential: as good as a review.
+    pub fn own_success(&mut self, now: Now, principal: &Principal, key: &AccessKey) -> Vec<RecordChange> {
+        self.learn(now, principal, key, true)
+    }
+
+    /// The API server itself just answered 403 to this principal.
+    pub fn own_refusal(&mut self, now: Now, principal: &Principal, key: &AccessKey) -> Vec<RecordChange> {
+        self.learn(now, principal, key, false)
+    }
+
+    /// Takes a record over from the store. It counts while cut; online the API server is asked again first.
+    ///
+    /// # Errors
+    /// [`DamagedRecord`] if it is none of this memory's.
+    pub fn restore(&mut self, value: &[u8]) -> Result<Vec<RecordChange>, DamagedRecord> {
+        let (head, _) = record::decode::<RecordHead>(value)?;
+        let changes = self.insert(&head.principal, &head.key, head.allowed, None);
+        Ok(changes.into_iter().filter(|change| matches!(change, RecordChange::Remove { .. })).collect())
+    }
+
+    fn insert(
+        &mut self,
+        principal: &Principal,
+        key: &AccessKey,
+        allowed: bool,
+        learned: Option<Duration>,
+    ) -> Vec<RecordChange> {
+        self.uses += 1;
+        let used = self.uses;
+        let shared = match self.principals.get_key_value(principal) {
+            Some((shared, _)) => Arc::clone(shared),
+            None => Arc::new(principal.clone()),
+        };
+        let of = self.principals.entry(Arc::clone(&shared)).or_default();
+        let key = of.entries.get_key_value(key).map_or_else(|| Arc::new(key.clone()), |(key, _)| Arc::clone(key));
+        let previous = of.entries.insert(Arc::clone(&key), Entry { allowed, learned, used });
+        of.by_use.insert(used, Arc::clone(&key));
+        let held = of.entries.len();
+        self.by_use.insert(used, shared);
+        let mut changes = Vec::new();
+        if previous.as_ref().is_none_or(|previous| previous.allowed != allowed) {
+            let head = RecordHead { principal: principal.clone(), key: (*key).clone(), allowed };
+            let value = record::encode(&head, &[]);
+            changes.push(RecordChange::Put { key: store_key(principal, &key), value });
+        }
+        if let Some(previous) = previous {
+            self.by_use.remove(&previous.used);
+            self.principals.get_mut(principal).and_then(|of| of.by_use.remove(&previous.used));
+        }
+        if held > self.limits.per_principal.max(1) {
+            changes.extend(self.drop_oldest_of(principal));
+        }
+        if self.len() > self.limits.total.max(1)
+            && let Some((_, oldest)) = self.by_use.first_key_value()
+        {
+            let oldest = Arc::clone(oldest);
+            changes.extend(self.drop_oldest_of(&oldest));
+        }
+        changes
+    }
+
+    fn drop_oldest_of(&mut self, principal: &Principal) -> Option<RecordChange> {
+        let of = self.principals.get_mut(principal)?;
+        let (used, key) = of.by_use.pop_first()?;
+        of.entries.remove(&key);
+        if of.entries.is_empty() {
+            self.principals.remove(principal);
+        }
+        self.by_use.remove(&used);
+        Some(RecordChange::Remove { key: store_key(principal, &key) })
+    }
+
+    fn touch(&mut self, principal: &Principal, key: &AccessKey) {
+        let Some(of) = self.principals.get_mut(principal) else { return };
+        let Some(entry) = of.entries.get_mut(key) else { return };
+        self.uses += 1;
+        if let Some(key) = of.by_use.remove(&entry.used) {
+            of.by_use.insert(self.uses, key);
+        }
+        if let Some(principal) = self.by_use.remove(&entry.used) {
+            self.by_use.insert(self.uses, principal);
+        }
+        entry.used = self.uses;
+    }
+}
+
+fn store_key(principal: &Principal, key: &AccessKey) -> Vec<u8> {
+    let mut bytes = principal.to_key();
+    serde_json::to_writer(&mut bytes, key).expect("a plain enum of texts, written to memory");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(monotonic: u64) -> Now {
+        Now { monotonic: Duration::from_secs(monotonic), unix: Duration::from_secs(1_795_521_600) }
+    }
+
+    fn key(path: &str, labels: &str, fields: &str) -> AccessKey {
+        let request = RequestInfo::parse("GET", path, None).expect("a valid path");
+        AccessKey::of(&request, labels, fields)
+    }
+
+    fn pods() -> AccessKey {
+        key("/api/v1/namespaces/media/pods", "", "")
+    }
+
+    fn jo() -> Principal {
+        Principal::new("jo", ["system:authenticated"])
+    }
+
+    fn memory() -> AccessMemory {
+        AccessMemory::new(AccessLimits::default())
+    }
+
+    #[test]
+    fn online_an_allowance_holds_ten_minutes_and_a_denial_thirty_seconds() {
+        let mut memory = memory();
+        memory.learn(at(0), &jo(), &pods(), true);
+        assert_eq!(memory.check(at(600), Reach::Online, &jo(), &pods()), Access::Allowed);
+        assert_eq!(memory.check(at(601), Reach::Online, &jo(), &pods()), Access::Unknown);
+        memory.own_refusal(at(700), &jo(), &pods());
+        assert_eq!(memory.check(at(730), Reach::Online, &jo(), &pods()), Access::Denied);
+        assert_eq!(memory.check(at(731), Reach::Online, &jo(), &pods()), Access::Unknown);
+    }
+
+    #[test]
+    fn while_cut_the_last_word_holds_for_ever() {
+        let mut memory = memory();
+        let year = 365 * 24 * 3600;
+        memory.own_success(at(0), &jo(), &pods());
+        assert_eq!(memory.check(at(year), Reach::Cut, &jo(), &pods()), Access::Allowed);
+        memory.own_refusal(at(1), &jo(), &pods());
+        assert_eq!(memory.check(at(year), Reach::Cut, &jo(), &pods()), Access::Denied);
+        let nodes = key("/api/v1/nodes", "", "");
+        assert_eq!(memory.check(at(year), Reach::Cut, &jo(), &nodes), Access::Unknown);
+    }
+
+    #[test]
+    fn nothing_is_concluded_from_a_neighbour() {
+        let mut memory = memory();
+        memory.learn(at(0), &jo(), &key("/api/v1/pods", "", ""), true);
+        memory.learn(at(0), &jo(), &pods(), true);
+        let neighbours = [
+            key("/api/v1/namespaces/media/pods/engine-0", "", ""),
+            key("/api/v1/namespaces/media/pods", "app=engine", ""),
+            key("/api/v1/namespaces/media/pods", "", "spec.nodeName=a"),
+            key("/api/v1/namespaces/other/pods", "", ""),
+            key("/api/v1/namespaces/media/secrets", "", ""),
+            key("/api/v1/watch/namespaces/media/pods", "", ""),
+            key("/apis/x/v1/namespaces/media/pods", "", ""),
+            key("/version", "", ""),
+        ];
+        for neighbour in neighbours {
+            assert_eq!(memory.check(at(1), Reach::Cut, &jo(), &neighbour), Access::Unknown, "{neighbour:?}");
+        }
+        let same_user_other_groups = Principal::new("jo", ["admins"]);
+        assert_eq!(memory.check(at(1), Reach::Cut, &same_user_other_groups, &pods()), Access::Unknown);
+    }
+
+    #[test]
+    fn a_restored_word_counts_while_cut_only() {
+        let changes = memory().learn(at(0), &jo(), &pods(), true);
+        let [RecordChange::Put { value, .. }] = changes.as_slice() else { panic!("one record: {changes:?}") };
+        let mut restored = memory();
+        assert_eq!(restored.restore(value), Ok(Vec::new()));
+        assert_eq!(restored.check(at(0), Reach::Cut, &jo(), &pods()), Access::Allowed);
+        assert_eq!(restored.check(at(0), Reach::Online, &jo(), &pods()), Access::Unknown);
+        assert_eq!(restored.restore(b"not a record"), Err(DamagedRecord));
+    }
+
+    #[test]
+    fn only_a_changed_word_is_written() {
+        let mut memory = memory();
+        assert_eq!(memory.learn(at(0), &jo(), &pods(), true).len(), 1);
+        assert_eq!(memory.learn(at(300), &jo(), &pods(), true).len(), 0);
+        assert_eq!(memory.check(at(900), Reach::Online, &jo(), &pods()), Access::Allowed);
+        assert_eq!(memory.learn(at(901), &jo(), &pods(), false).len(), 1);
+    }
+
+    #[test]
+    fn a_greedy_principal_displaces_its_own_entries() {
+        let mut memory = AccessMemory::new(AccessLimits { total: 4, per_principal: 2 });
+        let object = |number: u32| key(&format!("/api/v1/nodes/n{number}"), "", "");
+        memory.learn(at(0), &Principal::node("a"), &object(0), true);
+        for number in 1..=3 {
+            memory.learn(at(0), &jo(), &object(number), true);
+        }
+        assert_eq!(memory.len(), 3);
+        assert_eq!(memory.check(at(0), Reach::Cut, &jo(), &object(1)), Access::Unknown);
+        assert_eq!(memory.check(at(0), Reach::Cut, &Principal::node("a"), &object(0)), Access::Allowed);
+    }
+
+    #[test]
+    fn in_all_the_least_recently_used_entry_makes_room() {
+        let mut memory = AccessMemory::new(AccessLimits { total: 2, per_principal: 2 });
+        let [one, two, three] = ["1", "2", "3"].map(|name| Principal::new(name, ["g"]));
+        memory.learn(at(0), &one, &pods(), true);
+        memory.learn(at(0), &two, &pods(), true);
+        assert_eq!(memory.check(at(0), Reach::Cut, &one, &pods()), Access::Allowed);
+        let changes = memory.learn(at(0), &three, &pods(), true);
+        assert!(changes.contains(&RecordChange::Remove { key: store_key(&two, &pods()) }));
+        assert_eq!(memory.check(at(0), Reach::Cut, &two, &pods()), Access::Unknown);
+        assert_eq!(memory.check(at(0), Reach::Cut, &one, &pods()), Access::Allowed);
+    }
+}
