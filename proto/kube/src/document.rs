@@ -128,7 +128,7 @@ impl JsonItem<'_> {
     }
 }
 
-/// Splits a JSON object into its type and its item.
+/// Splits a JSON object, known to be well formed, into its type and its item.
 pub(crate) fn read_json(form: Form, text: &[u8]) -> Result<(TypeMeta, JsonItem<'_>), ListError> {
     let text = text.trim_ascii();
     // Items of a PartialObjectMetadataList carry kind and apiVersion, so partial objects keep them everywhere.
@@ -136,7 +136,6 @@ pub(crate) fn read_json(form: Form, text: &[u8]) -> Result<(TypeMeta, JsonItem<'
         && let Some((kind, api_version, rest)) = json::leading_type_meta(text)
     {
         let type_meta = TypeMeta::new(api_version, kind);
-        json::members(text)?.try_for_each(|entry| entry.map(|_| ()))?;
         return Ok((type_meta, JsonItem::Stripped([b"{", &text[rest..]].concat())));
     }
     let (mut kind, mut api_version) = (None, None);
@@ -145,7 +144,10 @@ pub(crate) fn read_json(form: Form, text: &[u8]) -> Result<(TypeMeta, JsonItem<'
         match key.as_ref() {
             "kind" => kind = Some(json::string(value)?),
             "apiVersion" => api_version = Some(json::string(value)?),
-            _ => {}
+            _ => continue,
+        }
+        if kind.is_some() && api_version.is_some() {
+            break;
         }
     }
     let kind = kind.ok_or(ListError::Missing("kind"))?;
@@ -284,6 +286,7 @@ pub fn split_document(format: Format, body: &Bytes) -> Result<(TypeMeta, Bytes),
             Ok((TypeMeta::table(), body.slice_ref(row)))
         }
         (Encoding::Json, form) => {
+            json::members(body)?.try_for_each(|entry| entry.map(|_| ()))?;
             let (type_meta, item) = read_json(form, body)?;
             let item = match item {
                 JsonItem::Whole(text) => body.slice_ref(text),
