@@ -292,15 +292,15 @@ struct Decoded<'a> {
 }
 
 impl<'a> Decoded<'a> {
-    /// Reads in the server's order, so that the first error is the server's too.
+    /// Reads in the server's order (numbers, then selectors), so that the first error is the server's too.
     fn read(query: &'a Query<'_>) -> Result<Self, Status> {
         let unreadable = |error: crate::selector::SelectorError| Status::bad_request(error.to_string());
+        let timeout = query.integer("timeoutSeconds")?.filter(|&t| t != 0);
+        let limit = query.integer("limit")?;
         let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or(""));
         let labels = labels.map_err(unreadable)?;
         let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or(""));
         let fields = fields.map_err(unreadable)?;
-        let timeout = query.integer("timeoutSeconds")?.filter(|&t| t != 0);
-        let limit = query.integer("limit")?;
         Ok(Self {
             options: ListOptions {
                 labels,
@@ -579,6 +579,7 @@ mod tests {
     fn values_that_cannot_be_read_are_400() {
         for (query, message) in [
             ("limit=x", "strconv.ParseInt: parsing \"x\": invalid syntax"),
+            ("labelSelector=a,&limit=y", "strconv.ParseInt: parsing \"y\": invalid syntax"),
             ("limit=", "strconv.ParseInt: parsing \"\": invalid syntax"),
             (
                 "timeoutSeconds=9223372036854775808",

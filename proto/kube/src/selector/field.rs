@@ -62,7 +62,10 @@ impl FieldSelector {
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         check_length(text)?;
         let mut requirements = Vec::new();
-        for term in split_terms(text) {
+        // Sorted before they are read, so that of several broken terms the server's first is ours too.
+        let mut terms: Vec<&str> = split_terms(text).collect();
+        terms.sort_unstable();
+        for term in terms {
             if term.is_empty() {
                 continue;
             }
@@ -71,11 +74,12 @@ impl FieldSelector {
                     "invalid selector: '{text}'; can't understand '{term}'"
                 )));
             };
-            requirements.push(FieldRequirement {
-                path: path.into(),
-                operator,
-                value: unescape(value)?.into(),
-            });
+            let value = unescape(value)?;
+            if path.is_empty() && value.is_empty() {
+                // A bare operator selects everything.
+                continue;
+            }
+            requirements.push(FieldRequirement { path: path.into(), operator, value: value.into() });
             check_count(requirements.len())?;
         }
         requirements.sort_by_cached_key(ToString::to_string);
@@ -222,7 +226,9 @@ mod tests {
             ("b=2,a=1,b=2", "a=1,b=2"),
             (r"a=x\,y\=z\\", r"a=x\,y\=z\\"),
             ("a=", "a="),
-            ("=", "="),
+            ("=", ""),
+            ("!=,==,a=b", "a=b"),
+            ("=x", "=x"),
             ("a!b=c", "a!b=c"),
         ];
         for (text, canonical) in cases {
@@ -237,6 +243,7 @@ mod tests {
     fn broken_field_selectors_are_refused_in_the_servers_words() {
         for (text, message) in [
             ("a", "invalid selector: 'a'; can't understand 'a'"),
+            ("b,a", "invalid selector: 'b,a'; can't understand 'a'"),
             ("a=b,c", "invalid selector: 'a=b,c'; can't understand 'c'"),
             (r"a=\x", r"invalid field selector: invalid escape sequence: \x"),
             (r"a=b\", r"invalid field selector: invalid escape sequence: \"),

@@ -410,7 +410,7 @@ fn check_key(key: &str) -> Result<(), SelectorError> {
     }
     match name {
         None => problems.push(format!(
-            "a qualified name {NAME_PATTERN} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+            "a valid label key {NAME_PATTERN} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
         )),
         Some(name) => {
             if name.is_empty() {
@@ -524,7 +524,7 @@ mod tests {
             ),
             (
                 "a/b/c",
-                "unable to parse requirement: <nil>: Invalid value: \"a/b/c\": a qualified name must consist of",
+                "unable to parse requirement: <nil>: Invalid value: \"a/b/c\": a valid label key must consist of",
             ),
             ("a=-", "unable to parse requirement: values[0][a]: Invalid value: \"-\": a valid label must be"),
             (long.as_str(), "unable to parse requirement: <nil>: Invalid value: \"aaa"),
