@@ -2,4 +2,5 @@
 //! machine; [`cli`] is the `eyot` command.
 
 pub mod cli;
+pub mod cloud;
 pub mod lab;
