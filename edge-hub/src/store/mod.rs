@@ -1,0 +1,375 @@
+//! The disk of the hub: what a node needs to live through a restart while the cloud is cut.
+//!
+//! A store is one more subscriber of the collections, never on the path of an answer. Callers hand it
+//! changes and blobs; it coalesces them per record (so its memory is bounded by what is live), and its own
+//! thread commits them in groups: at most 10 ms apart, sooner at 64 records or 128 KiB.
+//!
+//! **How a commit survives a crash.** A group is sealed, appended to a redo journal (`frames`) and fsynced
+//! once: that is the commit point, and only then are tickets answered. After it the group is applied to the
+//! engine (`engine`), in batches small enough for sled, and from time to time a checkpoint makes the engine
+//! durable and starts an empty journal. On open the journal is replayed over the engine, which is idempotent,
+//! so a torn or half applied engine batch does not matter. This was chosen over one atomic engine batch per
+//! group because a relist of megabytes cannot be one sled batch (sled deadlocks above about 200 KB unflushed),
+//! because sled's batches tear when the tail of its log is lost, and because it costs one fsync, not two.
+//!
+//! **How damage is found.** Every record is sealed by AEAD together with its collection, key, uid and resource
+//! version, and carries a random 128 bit mark; the sealed *generation record* of its collection holds count and
+//! XOR of the marks. A record that was flipped fails to open; one that was rolled back, lost or resurrected
+//! changes the sum. A collection whose sum does not hold is never reported complete. The engine is thus not
+//! trusted for anything but keeping bytes.
+//!
+//! Layout of the directory: `lock`, `key-check`, `reserve` (2 MiB to be able to open a full disk), `boot-snapshot`
+//! (the node-critical set), `engine/{db/,journal}`, `quarantine-N/` (at most two former engines).
+
+pub mod engine;
+mod frames;
+mod index;
+mod key;
+mod queue;
+mod record;
+mod recovery;
+mod reserve;
+mod seal;
+mod sled_engine;
+mod writer;
+
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use edge_hub_core::collection::{Change, CollectionSpec, Object, Tombstone, Watermark};
+
+use engine::EngineOpener;
+pub use key::{AtRestKey, KeyError};
+use queue::Shared;
+pub use sled_engine::open_sled;
+
+/// What a blob is, which decides who may be dropped first when the disk is full.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BlobClass {
+    /// A ServiceAccount token issued by the API server. Node-critical.
+    Token,
+    /// What the API server said a principal may do. Node-critical.
+    Access,
+    /// Keys and certificates of the hub itself, signing keys of the issuer. Node-critical.
+    Key,
+    /// A Lease of this node, answered while cut. Never evicted.
+    Lease,
+    /// A single answer kept by its path (a GET of something that is no collection).
+    Single,
+    /// Discovery, version and OpenAPI documents.
+    Discovery,
+    /// An event or another write that waits for the cloud. First to go on a full disk.
+    Event,
+}
+
+impl BlobClass {
+    /// Every class, in the order of the byte that stands for it on disk.
+    pub const ALL: [Self; 7] =
+        [Self::Token, Self::Access, Self::Key, Self::Lease, Self::Single, Self::Discovery, Self::Event];
+
+    /// True for the classes that the boot snapshot keeps.
+    pub fn is_critical(self) -> bool {
+        matches!(self, Self::Token | Self::Access | Self::Key)
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            Self::Token => 0,
+            Self::Access => 1,
+            Self::Key => 2,
+            Self::Lease => 3,
+            Self::Single => 4,
+            Self::Discovery => 5,
+            Self::Event => 6,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+}
+
+/// The name of a blob.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlobKey {
+    /// What it is.
+    pub class: BlobClass,
+    /// Which one; any bytes, at most 64 KiB. Not visible on disk.
+    pub key: Box<[u8]>,
+}
+
+/// One collection as it came back from disk.
+#[derive(Clone, Debug)]
+pub struct RecoveredCollection {
+    /// Which one.
+    pub spec: CollectionSpec,
+    /// Its last durable watermark. When `complete` is false it says no more than how old the objects are:
+    /// do not resume a watch from it.
+    pub watermark: Option<Watermark>,
+    /// Every object whose record held, in no particular order.
+    pub objects: Vec<Arc<Object>>,
+    /// Every tombstone whose record held.
+    pub tombstones: Vec<Tombstone>,
+    /// There is a watermark, and count, digest and every record held: this is the state of the collection at
+    /// the watermark. When false the objects are genuine, but some may be missing or out of date.
+    pub complete: bool,
+    /// The engine was lost, this came from the boot snapshot, and newer state is known to have existed (or
+    /// nothing is known about it). A `complete` collection is then complete as of its own, older watermark.
+    pub rolled_back: bool,
+}
+
+/// Everything that came back from disk.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// All known collections.
+    pub collections: Vec<RecoveredCollection>,
+    /// All blobs whose record and digest held.
+    pub blobs: Vec<(BlobKey, Bytes)>,
+    /// What was found damaged, in words for a log.
+    pub quarantined: Vec<String>,
+}
+
+/// How to open a store.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// Where; created with mode 0700 when missing. Belongs to one store at a time.
+    pub directory: PathBuf,
+    /// Key for everything at rest.
+    pub key: AtRestKey,
+    /// Live bytes above which evictable data is dropped.
+    pub max_bytes: u64,
+    /// Which collections a node cannot start without: kept in the boot snapshot and never evicted.
+    pub critical: fn(&CollectionSpec) -> bool,
+    /// How often the boot snapshot is renewed, when something changed.
+    pub snapshot_interval: Duration,
+    /// The size of the engine's files below which they are not compacted, in bytes.
+    pub compaction_floor: u64,
+    /// How long opening the engine may take before it counts as lost.
+    pub open_timeout: Duration,
+    /// The engine; `open_sled` in production.
+    pub engine: EngineOpener,
+}
+
+impl StoreOptions {
+    /// Defaults: 1 GiB, nothing critical, a boot snapshot every 5 minutes, compaction from 32 MiB, 30 s to open.
+    pub fn new(directory: PathBuf, key: AtRestKey) -> Self {
+        Self {
+            directory,
+            key,
+            max_bytes: 1 << 30,
+            critical: |_| false,
+            snapshot_interval: Duration::from_secs(300),
+            compaction_floor: 32 << 20,
+            open_timeout: Duration::from_secs(30),
+            engine: open_sled,
+        }
+    }
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreOptions").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+/// Why a store could not be opened, or something could not be made durable.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process (or another store of this one) holds the directory.
+    #[error("the store {} is in use by another process", .0.display())]
+    Locked(PathBuf),
+    /// The directory was written with another key. It was left untouched.
+    #[error("the store {} was sealed with another key; give the right key, or move the directory away", .0.display())]
+    WrongKey(PathBuf),
+    /// The file system refused.
+    #[error("{action} {}", .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// The answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The engine could not even be created afresh.
+    #[error("storage engine: {0}")]
+    Engine(String),
+    /// What was waited for is still only in memory; the store tries again by itself.
+    #[error("not durable yet: {0}")]
+    NotDurable(String),
+    /// The store was closed before it was durable.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl StoreError {
+    fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// The condition of a store.
+#[derive(Clone, Debug, Default)]
+pub struct StoreHealth {
+    /// Age of the oldest change that is not durable yet; zero when all is.
+    pub lag: Duration,
+    /// How long the writer has been inside one disk operation; a watchdog ends the process beyond 5 s.
+    pub busy: Duration,
+    /// The last failure that has not been followed by a success.
+    pub last_error: Option<String>,
+    /// No space: changes are kept in memory, and evictable data was dropped.
+    pub full: bool,
+    /// The file was given up after a failed fsync; a fresh one waits to be refilled.
+    pub failed: bool,
+    /// `Store::needs_refill` has something to say.
+    pub needs_refill: bool,
+    /// Bytes of the directory's files at the last checkpoint.
+    pub bytes_on_disk: u64,
+    /// Bytes of sealed live records.
+    pub live_bytes: u64,
+    /// Records found damaged since open.
+    pub quarantined: u64,
+    /// Records dropped for want of space since open.
+    pub evicted: u64,
+    /// Groups committed since open.
+    pub commits: u64,
+}
+
+/// What the store lost and wants to be given again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refill {
+    /// Collections to apply anew: `Reset`, every `Put` and `Delete`, `Watermark`.
+    pub collections: Vec<CollectionSpec>,
+    /// Blobs of these classes should be put anew, then `Store::blobs_refilled` called.
+    pub blobs: Vec<BlobClass>,
+}
+
+/// A handle on the store's thread. Dropping it closes the store without waiting for durability.
+pub struct Store {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens the directory, verifies every record, and starts the writer.
+    ///
+    /// Damage is no error: what is damaged is dropped, noted in [`Recovered::quarantined`] and visible as an
+    /// incomplete collection; an engine that cannot be opened at all is moved aside and replaced by the boot
+    /// snapshot. Blocks for the time of the scan.
+    ///
+    /// # Errors
+    /// `Locked`, `WrongKey` (nothing was changed), or `Io`/`Engine` when even a fresh store cannot be made.
+    pub fn open(options: StoreOptions) -> Result<(Self, Recovered), StoreError> {
+        let (opened, recovered) = recovery::open(&options)?;
+        let shared = Arc::new(Shared::default());
+        let writer = writer::Writer::new(options, opened, Arc::clone(&shared));
+        let thread = std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || writer.run())
+            .map_err(StoreError::io("start the thread of", "store"))?;
+        Ok((Self { shared, thread: Some(thread) }, recovered))
+    }
+
+    /// Takes changes of one collection, in order. Never blocks on the disk and never fails.
+    ///
+    /// The changes of one call become durable together. A `Reset` with objects after it is held back until a
+    /// `Watermark` follows (in this call or a later one), so that a relist replaces the old state as a whole.
+    pub fn apply(&self, spec: &CollectionSpec, changes: Vec<Change>) {
+        self.shared.apply(spec, changes);
+    }
+
+    /// Keeps a blob. Never blocks on the disk and never fails.
+    pub fn put(&self, key: BlobKey, value: Bytes) {
+        self.shared.put(key, Some(value));
+    }
+
+    /// Drops a blob.
+    pub fn remove(&self, key: BlobKey) {
+        self.shared.put(key, None);
+    }
+
+    /// Asks for everything handed in so far to be made durable without the usual delay.
+    pub fn flush(&self) -> FlushTicket {
+        self.shared.flush()
+    }
+
+    /// The present condition; cheap.
+    pub fn health(&self) -> StoreHealth {
+        self.shared.health()
+    }
+
+    /// What has to be applied again after the store gave a file up or evicted something; `None` when nothing.
+    pub fn needs_refill(&self) -> Option<Refill> {
+        self.shared.needs_refill()
+    }
+
+    /// Says that the blobs `needs_refill` asked for have been put again.
+    pub fn blobs_refilled(&self) {
+        self.shared.blobs_refilled();
+    }
+
+    /// Makes everything durable, renews the boot snapshot and ends the thread.
+    ///
+    /// # Errors
+    /// `NotDurable` when something could only be kept in memory and is now lost.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        let ticket = self.shared.close(true);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            return Err(StoreError::Engine("the writer panicked".into()));
+        }
+        ticket.wait()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            drop(self.shared.close(false));
+            // A panic of the writer has been reported through health; there is nobody left to tell here.
+            drop(thread.join());
+        }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// A promise that what was handed in before is durable.
+#[derive(Debug)]
+#[must_use = "a flush is only known to have happened once its ticket was waited for"]
+pub struct FlushTicket {
+    shared: Arc<Shared>,
+    sequence: u64,
+    failures: u64,
+}
+
+impl FlushTicket {
+    /// Blocks until it is kept. Changes held back by a relist without a watermark are not waited for.
+    ///
+    /// # Errors
+    /// `NotDurable` when an attempt failed (it is repeated in the background), `Closed`.
+    pub fn wait(self) -> Result<(), StoreError> {
+        self.shared.wait(self.sequence, self.failures, None)
+    }
+
+    /// As `wait`, but gives up after `timeout` with `NotDurable`.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn wait_timeout(self, timeout: Duration) -> Result<(), StoreError> {
+        self.shared.wait(self.sequence, self.failures, Some(Instant::now() + timeout))
+    }
+}

@@ -1,0 +1,384 @@
+//! What waits for the disk. Changes are merged per record, so that the queue never holds more than what is live,
+//! however long the disk is away; callers only ever take a short lock.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use edge_hub_core::collection::{Change, CollectionSpec, Object, Tombstone, Watermark};
+
+use super::{BlobClass, BlobKey, FlushTicket, Refill, StoreError, StoreHealth, index::SlotKey, record::Slot};
+
+/// Longest time a change waits for others to share its fsync.
+const GATHER: Duration = Duration::from_millis(10);
+const GATHER_RECORDS: usize = 64;
+const GATHER_BYTES: usize = 128 << 10;
+
+/// The next state of one record.
+#[derive(Clone, Debug)]
+pub(super) enum Pending {
+    Live(Arc<Object>),
+    Dead(Tombstone),
+    /// Nothing; a tombstone newer than this resource version stays.
+    Gone(u64),
+}
+
+/// The waiting changes of one collection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PendingCollection {
+    /// What is on disk goes; `records` is everything.
+    pub(super) reset: bool,
+    pub(super) records: BTreeMap<SlotKey, Pending>,
+    pub(super) watermark: Option<Watermark>,
+}
+
+impl PendingCollection {
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Put(object) => {
+                self.records.insert((object.key.clone(), Slot::Live), Pending::Live(object));
+            }
+            Change::Delete(tombstone) => {
+                let key = tombstone.object.key.clone();
+                self.records.insert((key.clone(), Slot::Live), Pending::Gone(u64::MAX));
+                self.records.insert((key, Slot::Tombstone), Pending::Dead(tombstone));
+            }
+            Change::Forget(key, version) => {
+                let slot = (key, Slot::Tombstone);
+                let newer = matches!(self.records.get(&slot),
+                    Some(Pending::Dead(tombstone)) if tombstone.object.resource_version > version);
+                if !newer {
+                    self.records.insert(slot, Pending::Gone(version));
+                }
+            }
+            Change::Watermark { resource_version, horizon, synced_unix, envelope } => {
+                self.watermark = Some(Watermark { resource_version, horizon, synced_unix, envelope });
+            }
+            Change::Reset => *self = Self { reset: true, ..Self::default() },
+        }
+    }
+
+    /// A relist whose end has not come yet.
+    fn is_held(&self) -> bool {
+        self.reset && !self.records.is_empty() && self.watermark.is_none()
+    }
+
+    /// Puts `newer` on top of this.
+    fn merge(&mut self, newer: Self) {
+        if newer.reset {
+            *self = newer;
+            return;
+        }
+        for (slot, value) in newer.records {
+            let keep = matches!((&value, self.records.get(&slot)),
+                (Pending::Gone(version), Some(Pending::Dead(tombstone)))
+                    if tombstone.object.resource_version > *version);
+            if !keep {
+                self.records.insert(slot, value);
+            }
+        }
+        self.watermark = newer.watermark.or(self.watermark.take());
+    }
+}
+
+/// Changes that become durable together.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) collections: BTreeMap<CollectionSpec, PendingCollection>,
+    pub(super) blobs: BTreeMap<BlobKey, Option<Bytes>>,
+    /// The number of the last call that is in it.
+    pub(super) sequence: u64,
+    /// When the oldest of it was handed in.
+    pub(super) since: Option<Instant>,
+}
+
+/// What the writer should do next.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Make this durable.
+    Commit(Group),
+    /// The given time has come.
+    Timer,
+    /// Everything is durable, or was tried: end in good order.
+    Close,
+    /// End at once.
+    Abandon,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Closing {
+    #[default]
+    No,
+    Drain,
+    Abandon,
+    Closed,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: Group,
+    /// Calls, and bytes, since the last group was taken.
+    records: usize,
+    bytes: usize,
+    enqueued: u64,
+    durable: u64,
+    in_flight: Option<Instant>,
+    busy: Option<Instant>,
+    kick: bool,
+    closing: Closing,
+    failures: u64,
+    health: StoreHealth,
+    refill: Refill,
+}
+
+/// The meeting place of callers and writer.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    work: Condvar,
+    done: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code that can panic runs under the lock with the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn apply(&self, spec: &CollectionSpec, changes: Vec<Change>) {
+        let mut state = self.lock();
+        if state.closing != Closing::No || changes.is_empty() {
+            return;
+        }
+        let mut bytes = 0;
+        let mut records = 0;
+        if !state.pending.collections.contains_key(spec) {
+            state.pending.collections.insert(spec.clone(), PendingCollection::default());
+        }
+        if let Some(pending) = state.pending.collections.get_mut(spec) {
+            for change in changes {
+                records += 1;
+                if let Change::Put(object) = &change {
+                    bytes += object.raw.len();
+                }
+                pending.apply(change);
+            }
+        }
+        self.enqueued(&mut state, records, bytes);
+    }
+
+    pub(super) fn put(&self, key: BlobKey, value: Option<Bytes>) {
+        let mut state = self.lock();
+        if state.closing != Closing::No {
+            return;
+        }
+        let bytes = value.as_ref().map_or(0, Bytes::len);
+        state.pending.blobs.insert(key, value);
+        self.enqueued(&mut state, 1, bytes);
+    }
+
+    fn enqueued(&self, state: &mut State, records: usize, bytes: usize) {
+        state.enqueued += 1;
+        state.records += records;
+        state.bytes += bytes;
+        let first = state.pending.since.is_none();
+        if first {
+            state.pending.since = Some(Instant::now());
+        }
+        if first || state.records >= GATHER_RECORDS || state.bytes >= GATHER_BYTES {
+            self.work.notify_one();
+        }
+    }
+
+    pub(super) fn flush(self: &Arc<Self>) -> FlushTicket {
+        let mut state = self.lock();
+        state.kick = true;
+        self.work.notify_one();
+        FlushTicket { shared: Arc::clone(self), sequence: state.enqueued, failures: state.failures }
+    }
+
+    pub(super) fn close(self: &Arc<Self>, drain: bool) -> FlushTicket {
+        let ticket = self.flush();
+        let mut state = self.lock();
+        if state.closing != Closing::Closed {
+            state.closing = if drain { Closing::Drain } else { Closing::Abandon };
+        }
+        self.work.notify_one();
+        ticket
+    }
+
+    pub(super) fn wait(
+        &self,
+        sequence: u64,
+        failures: u64,
+        deadline: Option<Instant>,
+    ) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        loop {
+            if state.durable >= sequence {
+                return Ok(());
+            }
+            if state.failures > failures {
+                let why = state.health.last_error.clone().unwrap_or_else(|| "an attempt failed".into());
+                return Err(StoreError::NotDurable(why));
+            }
+            if state.closing == Closing::Closed {
+                return Err(StoreError::Closed);
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            state = match left {
+                None => self.done.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => {
+                    return Err(StoreError::NotDurable("the disk did not answer in time".into()));
+                }
+                Some(left) => self.done.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+    }
+
+    pub(super) fn health(&self) -> StoreHealth {
+        let state = self.lock();
+        let oldest = state.pending.since.into_iter().chain(state.in_flight).min();
+        StoreHealth {
+            lag: oldest.map(|since| since.elapsed()).unwrap_or_default(),
+            busy: state.busy.map(|since| since.elapsed()).unwrap_or_default(),
+            needs_refill: state.refill != Refill::default(),
+            ..state.health.clone()
+        }
+    }
+
+    pub(super) fn needs_refill(&self) -> Option<Refill> {
+        let state = self.lock();
+        (state.refill != Refill::default()).then(|| state.refill.clone())
+    }
+
+    pub(super) fn blobs_refilled(&self) {
+        self.lock().refill.blobs.clear();
+    }
+
+    /// Writer: what comes next. `retry` holds commits back after a failure, `timer` ends the wait.
+    pub(super) fn next(&self, retry: Option<Instant>, timer: Option<Instant>) -> Work {
+        let mut state = self.lock();
+        loop {
+            let now = Instant::now();
+            let ready = state.pending.collections.values().any(|pending| !pending.is_held())
+                || !state.pending.blobs.is_empty();
+            let closing = state.closing != Closing::No;
+            if state.closing == Closing::Abandon {
+                return Work::Abandon;
+            }
+            if !ready {
+                if state.kick {
+                    state.kick = false;
+                    state.durable = state.enqueued;
+                    self.done.notify_all();
+                }
+                if closing {
+                    return Work::Close;
+                }
+            }
+            let full = state.records >= GATHER_RECORDS || state.bytes >= GATHER_BYTES;
+            let commit_at = ready.then(|| {
+                let since = state.pending.since.unwrap_or(now);
+                let at = if full || state.kick || closing { now } else { since + GATHER };
+                if state.kick || closing { now } else { retry.map_or(at, |retry| at.max(retry)) }
+            });
+            if commit_at.is_some_and(|at| at <= now) {
+                return Work::Commit(take(&mut state, now));
+            }
+            if timer.is_some_and(|at| at <= now) {
+                return Work::Timer;
+            }
+            state = match commit_at.into_iter().chain(timer).min() {
+                Some(at) => {
+                    let left = at.saturating_duration_since(now);
+                    self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Writer: a group is durable.
+    pub(super) fn committed(&self, sequence: u64) {
+        let mut state = self.lock();
+        state.durable = state.durable.max(sequence);
+        state.in_flight = None;
+        state.health.commits += 1;
+        self.done.notify_all();
+    }
+
+    /// Writer: a group could not be made durable and waits again, below what came after it.
+    pub(super) fn give_back(&self, group: Group, why: String) {
+        let mut state = self.lock();
+        let newer = std::mem::take(&mut state.pending);
+        state.pending.since = group.since.or(newer.since);
+        state.pending.collections = group.collections;
+        state.pending.blobs = group.blobs;
+        for (spec, pending) in newer.collections {
+            state.pending.collections.entry(spec).or_default().merge(pending);
+        }
+        state.pending.blobs.extend(newer.blobs);
+        state.in_flight = None;
+        state.failures += 1;
+        state.health.last_error = Some(why);
+        self.done.notify_all();
+    }
+
+    /// Writer: whether it has been asked to end.
+    pub(super) fn is_closing(&self) -> bool {
+        self.lock().closing != Closing::No
+    }
+
+    /// Writer: notes on the condition.
+    pub(super) fn note(&self, update: impl FnOnce(&mut StoreHealth)) {
+        update(&mut self.lock().health);
+    }
+
+    /// Writer: whether it is inside a disk operation.
+    pub(super) fn busy(&self, busy: bool) {
+        self.lock().busy = busy.then(Instant::now);
+    }
+
+    /// Writer: these were lost and are wanted again.
+    pub(super) fn want(&self, collections: impl IntoIterator<Item = CollectionSpec>, blobs: &[BlobClass]) {
+        let mut state = self.lock();
+        for spec in collections {
+            if !state.refill.collections.contains(&spec) {
+                state.refill.collections.push(spec);
+            }
+        }
+        for class in blobs {
+            if !state.refill.blobs.contains(class) {
+                state.refill.blobs.push(*class);
+            }
+        }
+    }
+
+    /// Writer: a collection is whole again. Returns whether nothing is wanted any more.
+    pub(super) fn refilled(&self, spec: Option<&CollectionSpec>) -> bool {
+        let mut state = self.lock();
+        state.refill.collections.retain(|wanted| Some(wanted) != spec);
+        state.refill == Refill::default()
+    }
+
+    /// Writer: it has ended.
+    pub(super) fn closed(&self) {
+        self.lock().closing = Closing::Closed;
+        self.done.notify_all();
+    }
+}
+
+fn take(state: &mut State, now: Instant) -> Group {
+    let pending = std::mem::take(&mut state.pending);
+    let (held, ready) = pending.collections.into_iter().partition(|(_, collection)| collection.is_held());
+    state.pending.collections = held;
+    state.kick = false;
+    state.records = 0;
+    state.bytes = 0;
+    state.in_flight = pending.since.or(Some(now));
+    Group { collections: ready, blobs: pending.blobs, sequence: state.enqueued, since: pending.since }
+}

@@ -1,0 +1,632 @@
+//! Opening a store: the engine in a thread that may die, the journal on top, every record verified; and what
+//! happens when that fails: the engine is moved aside and the boot snapshot takes its place.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::mpsc,
+    time::Duration,
+};
+
+use ring::{aead::LessSafeKey, hmac};
+
+use super::{
+    AtRestKey, BlobClass, BlobKey, Recovered, RecoveredCollection, StoreError, StoreOptions,
+    engine::{Engine, EngineError, EngineOpener, Op},
+    frames::{self, FrameWriter, Frames},
+    index::{CollectionIndex, Entry, Index},
+    key::sync_parent,
+    record::{
+        self, BLOB, BUCKET, Codec, CollectionId, Digest, GENERATION, META, OBJECT, Slot, Stored, delete_ops,
+        key_of_generation, key_of_meta,
+    },
+    reserve::Reserve,
+};
+
+/// File and folder names of a store.
+pub(super) struct Paths {
+    directory: PathBuf,
+}
+
+impl Paths {
+    pub(super) fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+    pub(super) fn engine(&self) -> PathBuf {
+        self.directory.join("engine")
+    }
+    /// The engine that compaction builds.
+    pub(super) fn next_engine(&self) -> PathBuf {
+        self.directory.join("engine.new")
+    }
+    pub(super) fn snapshot(&self) -> PathBuf {
+        self.directory.join("boot-snapshot")
+    }
+    /// The engine that compaction has replaced.
+    pub(super) fn former_engine(&self) -> PathBuf {
+        self.directory.join("engine.old")
+    }
+    fn quarantine(&self, number: u64) -> PathBuf {
+        self.directory.join(format!("quarantine-{number}"))
+    }
+}
+
+/// Inside an engine's folder.
+pub(super) fn database(engine: &Path) -> PathBuf {
+    engine.join("db")
+}
+pub(super) fn journal(engine: &Path) -> PathBuf {
+    engine.join("journal")
+}
+/// Its presence says that the folder was begun after a failure and has not been refilled yet.
+pub(super) fn rebuilding(engine: &Path) -> PathBuf {
+    engine.join("rebuilding")
+}
+
+/// What the writer starts from.
+pub(super) struct Opened {
+    /// Held for as long as the store lives.
+    pub(super) lock: File,
+    pub(super) reserve: Reserve,
+    pub(super) live: Live,
+    /// Keys of damaged records.
+    pub(super) garbage: Vec<Op>,
+}
+
+/// An open engine with its journal and index.
+pub(super) struct Live {
+    pub(super) engine: Box<dyn Engine>,
+    pub(super) journal: FrameWriter,
+    pub(super) index: Index,
+}
+
+/// What a scan of an engine found.
+#[derive(Default)]
+struct Scan {
+    index: Index,
+    recovered: Recovered,
+    garbage: Vec<Op>,
+}
+
+/// Opens the directory.
+pub(super) fn open(options: &StoreOptions) -> Result<(Opened, Recovered), StoreError> {
+    let directory = &options.directory;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(StoreError::io("create", directory))?;
+    let lock = lock(directory)?;
+    check_key(directory, &options.key)?;
+    let reserve = Reserve::released(directory);
+    let paths = Paths::new(directory);
+    finish_swap(&paths).map_err(StoreError::io("swap engines in", directory))?;
+    let mut notes = Vec::new();
+    let first = if rebuilding(&paths.engine()).exists() {
+        Err(EngineError::Broken("it was never filled again after an earlier failure".into()))
+    } else if !paths.engine().exists() && paths.snapshot().exists() {
+        Err(EngineError::Broken("it is gone".into()))
+    } else {
+        open_engine(options)
+    };
+    let (live, scan) = match first {
+        Ok(opened) => opened,
+        Err(EngineError::Full(why)) => return Err(StoreError::Engine(why)),
+        Err(EngineError::Broken(why)) => {
+            let aside = quarantine(&paths).map_err(StoreError::io("move aside", paths.engine()))?;
+            notes.push(format!("the engine could not be opened ({why}) and was moved aside"));
+            restore(options, &paths, aside.as_deref(), &mut notes)?
+        }
+    };
+    let Scan { index, mut recovered, garbage } = scan;
+    notes.append(&mut recovered.quarantined);
+    recovered.quarantined = notes;
+    Ok((Opened { lock, reserve, live: Live { index, ..live }, garbage }, recovered))
+}
+
+fn lock(directory: &Path) -> Result<File, StoreError> {
+    let path = directory.join("lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(StoreError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(StoreError::Locked(directory.to_owned())),
+        Err(fs::TryLockError::Error(error)) => Err(StoreError::io("lock", &path)(error)),
+    }
+}
+
+/// Compares the key with the four copies of its fingerprint. A file that is damaged past a verdict is written
+/// anew: with a wrong key nothing would open then, and everything would be moved aside, not lost.
+fn check_key(directory: &Path, key: &AtRestKey) -> Result<(), StoreError> {
+    const COPIES: usize = 4;
+    let path = directory.join("key-check");
+    let own = hmac::sign(&key.mac(&[b"key check"]), b"eyot");
+    match fs::read(&path) {
+        Ok(found) => {
+            let copies: Vec<&[u8]> = found.chunks(own.as_ref().len()).collect();
+            if copies.contains(&own.as_ref()) {
+                return Ok(());
+            }
+            if copies.len() == COPIES && copies.iter().all(|copy| *copy == copies[0] && copy[0] != 0) {
+                return Err(StoreError::WrongKey(directory.to_owned()));
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(StoreError::io("read", &path)(error)),
+    }
+    let temporary = directory.join("key-check.new");
+    let write = || {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&own.as_ref().repeat(COPIES))?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        sync_parent(&path)
+    };
+    write().map_err(StoreError::io("write", &path))
+}
+
+/// Ends a swap of engines that a crash interrupted: between its two renames there is no `engine`.
+pub(super) fn finish_swap(paths: &Paths) -> io::Result<()> {
+    let (engine, next, former) = (paths.engine(), paths.next_engine(), paths.former_engine());
+    match (engine.exists(), next.exists()) {
+        (false, true) => fs::rename(&next, &engine).and_then(|()| sync_parent(&engine))?,
+        (true, true) => fs::remove_dir_all(&next)?,
+        _ => {}
+    }
+    if former.exists() { fs::remove_dir_all(&former) } else { Ok(()) }
+}
+
+/// Moves the engine aside and keeps the two youngest of those.
+pub(super) fn quarantine(paths: &Paths) -> io::Result<Option<PathBuf>> {
+    let mut numbers: Vec<u64> = fs::read_dir(&paths.directory)?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("quarantine-")?.parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    let next = numbers.last().map_or(0, |last| last + 1);
+    while numbers.len() > 1 {
+        fs::remove_dir_all(paths.quarantine(numbers.remove(0)))?;
+    }
+    if !paths.engine().exists() {
+        return Ok(None);
+    }
+    let aside = paths.quarantine(next);
+    fs::rename(paths.engine(), &aside)?;
+    sync_parent(&aside)?;
+    Ok(Some(aside))
+}
+
+/// Opens a new, empty engine in `folder`, with a journal that begins after `sequence`.
+pub(super) fn fresh(
+    opener: EngineOpener,
+    key: &AtRestKey,
+    folder: &Path,
+    sequence: u64,
+) -> Result<Live, EngineError> {
+    let io = |error: io::Error| EngineError::from_io(&error);
+    DirBuilder::new().recursive(true).mode(0o700).create(database(folder)).map_err(io)?;
+    let engine = guarded(|| opener(&database(folder)))?;
+    let journal = FrameWriter::create(&journal(folder), journal_key(key), sequence).map_err(io)?;
+    sync_parent(folder).map_err(io)?;
+    Ok(Live { engine, journal, index: Index::default() })
+}
+
+/// As `fresh`, with a mark on it that says that its contents are still to come.
+pub(super) fn fresh_to_fill(options: &StoreOptions, sequence: u64) -> Result<Live, EngineError> {
+    let folder = Paths::new(&options.directory).engine();
+    let marker = rebuilding(&folder);
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .and_then(|()| File::create(&marker))
+        .and_then(|file| file.sync_all())
+        .and_then(|()| sync_parent(&marker))
+        .and_then(|()| sync_parent(&folder))
+        .map_err(|error| EngineError::from_io(&error))?;
+    fresh(options.engine, &options.key, &folder, sequence)
+}
+
+/// Takes that mark away.
+pub(super) fn filled(paths: &Paths) -> io::Result<()> {
+    let marker = rebuilding(&paths.engine());
+    fs::remove_file(&marker).and_then(|()| sync_parent(&marker))
+}
+
+/// Runs something of an engine, which may panic.
+pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(EngineError::Broken(format!("the engine panicked: {text}")))
+    })
+}
+
+pub(super) fn journal_key(key: &AtRestKey) -> LessSafeKey {
+    key.aead(&[b"journal"])
+}
+
+pub(super) fn snapshot_key(key: &AtRestKey) -> LessSafeKey {
+    key.aead(&[b"boot snapshot"])
+}
+
+/// Opens the engine that is there (or a new one) in a thread of its own: it may panic, or never come back.
+fn open_engine(options: &StoreOptions) -> Result<(Live, Scan), EngineError> {
+    let folder = Paths::new(&options.directory).engine();
+    let (opener, key) = (options.engine, options.key.clone());
+    in_thread(options.open_timeout, move || {
+        if !journal(&folder).exists() && !database(&folder).exists() {
+            return Ok((fresh(opener, &key, &folder, 0)?, Scan::default()));
+        }
+        open_and_scan(opener, &key, &folder)
+    })
+}
+
+/// Opens the engine again after it failed, bringing it up to the journal.
+pub(super) fn reopen(options: &StoreOptions) -> Result<Live, EngineError> {
+    finish_swap(&Paths::new(&options.directory)).map_err(|error| EngineError::from_io(&error))?;
+    open_engine(options).map(|(live, scan)| Live { index: scan.index, ..live })
+}
+
+fn in_thread<T: Send + 'static>(
+    timeout: Duration,
+    run: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    std::thread::Builder::new()
+        .name("store-open".into())
+        .spawn(move || {
+            // The receiver is gone when this took too long; what was opened is then closed again.
+            drop(sender.send(guarded(run)));
+        })
+        .map_err(|error| EngineError::Broken(error.to_string()))?;
+    receiver
+        .recv_timeout(timeout)
+        .unwrap_or_else(|_| Err(EngineError::Broken("it did not open in time".into())))
+}
+
+fn open_and_scan(opener: EngineOpener, key: &AtRestKey, folder: &Path) -> Result<(Live, Scan), EngineError> {
+    let io = |error: io::Error| EngineError::from_io(&error);
+    DirBuilder::new().recursive(true).mode(0o700).create(database(folder)).map_err(io)?;
+    let mut engine = opener(&database(folder))?;
+    let codec = Codec::new(key);
+    let (path, journal_key) = (journal(folder), journal_key(key));
+    let found = frames::read(&path, &journal_key);
+    let before = applied(&*engine, &codec)?;
+    let frames = found.unwrap_or_default();
+    apply_frames(&mut *engine, &codec, &path, &journal_key, &frames, before)?;
+    let applied = applied(&*engine, &codec)?;
+    // Older than what a checkpoint once vouched for, or without the journal that could tell.
+    let doubt = if found.is_none() {
+        Some("the journal is lost")
+    } else if before < frames.base {
+        Some("the engine fell back behind its last checkpoint")
+    } else if frames.damaged.is_some_and(|good| good > applied) {
+        Some("the journal is damaged in the middle")
+    } else {
+        None
+    };
+    let scan = scan(&*engine, &codec, doubt)?;
+    let journal = if found.is_some() && applied <= frames.last {
+        FrameWriter::resume(&path, journal_key, frames.length, frames.last).map_err(io)?
+    } else {
+        engine.sync()?;
+        FrameWriter::create(&path, journal_key, applied.max(frames.last)).map_err(io)?
+    };
+    Ok((Live { engine, journal, index: Index::default() }, scan))
+}
+
+/// Brings the groups after `after` from a file of frames into an engine.
+pub(super) fn apply_frames(
+    engine: &mut dyn Engine,
+    codec: &Codec,
+    path: &Path,
+    key: &LessSafeKey,
+    frames: &Frames,
+    after: u64,
+) -> Result<(), EngineError> {
+    frames::replay(path, key, frames, after, |sequence, last, mut ops| {
+        if last {
+            ops.push(applied_op(codec, sequence)?);
+        }
+        engine.write(&ops)
+    })
+}
+
+/// The write that says up to which frame the journal has been applied.
+pub(super) fn applied_op(codec: &Codec, sequence: u64) -> Result<Op, EngineError> {
+    let sealed = codec
+        .seal_small(&key_of_meta(), (sequence, 0))
+        .map_err(|error| EngineError::Broken(error.to_string()))?;
+    Ok(Op::Put(Box::new(key_of_meta()), sealed))
+}
+
+fn applied(engine: &dyn Engine, codec: &Codec) -> Result<u64, EngineError> {
+    let mut sealed = None;
+    engine.scan(&[META], &mut |key, value| {
+        if key == key_of_meta() {
+            sealed = Some(value.to_vec());
+        }
+    })?;
+    Ok(sealed.and_then(|sealed| codec.open_small(&key_of_meta(), sealed)).map_or(0, |(applied, _)| applied))
+}
+
+/// Starts from the boot snapshot, and from the old journal where it goes on from there.
+fn restore(
+    options: &StoreOptions,
+    paths: &Paths,
+    aside: Option<&Path>,
+    notes: &mut Vec<String>,
+) -> Result<(Live, Scan), StoreError> {
+    let broken = |error: EngineError| StoreError::Engine(error.to_string());
+    let (key, codec) = (&options.key, Codec::new(&options.key));
+    let snapshot_key = snapshot_key(key);
+    let snapshot = frames::read(&paths.snapshot(), &snapshot_key).filter(|frames| frames.last > frames.base);
+    let journal_key = journal_key(key);
+    let old = aside.map(journal).and_then(|path| Some((frames::read(&path, &journal_key)?, path)));
+    let never_refilled = aside.is_some_and(|aside| rebuilding(aside).exists());
+    let mut rolled_back = true;
+    let base = snapshot.map_or(0, |frames| frames.base);
+    let last = base.max(old.as_ref().map_or(0, |(frames, _)| frames.last));
+    let live = fresh_to_fill(options, last).map_err(broken)?;
+    let Live { mut engine, journal, .. } = live;
+    if let Some(snapshot) = snapshot {
+        guarded(|| {
+            apply_frames(&mut *engine, &codec, &paths.snapshot(), &snapshot_key, &snapshot, snapshot.base)
+        })
+        .map_err(broken)?;
+        if let Some((frames, path)) = &old
+            && frames.base <= base
+            && !never_refilled
+        {
+            guarded(|| apply_frames(&mut *engine, &codec, path, &journal_key, frames, base))
+                .map_err(broken)?;
+            rolled_back = frames.damaged.is_some();
+        }
+        notes.push(format!(
+            "started from the boot snapshot{}",
+            if rolled_back { ", which is older than what was lost" } else { "" }
+        ));
+    }
+    let scan = guarded(|| {
+        engine.write(&[applied_op(&codec, last)?])?;
+        engine.sync()?;
+        let mut scan = scan(&*engine, &codec, None)?;
+        for collection in &mut scan.recovered.collections {
+            collection.rolled_back = rolled_back;
+        }
+        Ok(scan)
+    })
+    .map_err(broken)?;
+    filled(paths).map_err(StoreError::io("finish", paths.engine()))?;
+    Ok((Live { engine, journal, index: Index::default() }, scan))
+}
+
+/// Reads and verifies everything. `doubt` makes every collection incomplete.
+fn scan(engine: &dyn Engine, codec: &Codec, doubt: Option<&str>) -> Result<Scan, EngineError> {
+    let mut scan = Scan::default();
+    if let Some(doubt) = doubt {
+        scan.recovered.quarantined.push(doubt.to_owned());
+    }
+    let mut found: BTreeMap<CollectionId, FoundCollection> = BTreeMap::new();
+    records(engine, GENERATION, &mut |key, sealed| {
+        let id: Option<CollectionId> = key[1..].try_into().ok();
+        let length = sealed.len();
+        match id.and_then(|id| Some((id, codec.open_generation(id, sealed)?))) {
+            Some((id, generation)) => {
+                found.insert(id, FoundCollection::new(codec.collection_key(id), generation, length));
+            }
+            None => scan.drop_record(key, length, "the generation of a collection"),
+        }
+    })?;
+    records(engine, OBJECT, &mut |key, sealed| scan.object(codec, &mut found, key, sealed))?;
+    scan_blobs(engine, codec, doubt.is_some(), &mut scan)?;
+    for (id, collection) in found {
+        let (recovered, index) = collection.finish(doubt.is_some(), &mut scan.recovered.quarantined);
+        scan.recovered.collections.push(recovered);
+        scan.index.collections.insert(id, index);
+    }
+    Ok(scan)
+}
+
+/// Puts the chunks of one kind of record together.
+fn records(engine: &dyn Engine, kind: u8, visit: &mut dyn FnMut(&[u8], Vec<u8>)) -> Result<(), EngineError> {
+    let mut current: (Vec<u8>, Vec<u8>) = Default::default();
+    engine.scan(&[kind], &mut |key, value| {
+        let Some((logical_key, _chunk)) = key.split_last_chunk::<2>() else { return };
+        if logical_key != current.0 {
+            let (key, sealed) = std::mem::take(&mut current);
+            if !key.is_empty() {
+                visit(&key, sealed);
+            }
+            current.0 = logical_key.to_vec();
+        }
+        // A missing or surplus chunk makes a record that does not open.
+        current.1.extend_from_slice(value);
+    })?;
+    if !current.0.is_empty() {
+        visit(&current.0, current.1);
+    }
+    Ok(())
+}
+
+impl Scan {
+    /// Notes and drops what cannot be trusted.
+    fn drop_record(&mut self, logical_key: &[u8], length: usize, what: &str) {
+        self.recovered.quarantined.push(format!("{what} did not hold and was dropped"));
+        delete_ops(logical_key, length, &mut |op| self.garbage.push(op));
+    }
+
+    fn object(
+        &mut self,
+        codec: &Codec,
+        found: &mut BTreeMap<CollectionId, FoundCollection>,
+        key: &[u8],
+        sealed: Vec<u8>,
+    ) {
+        let length = sealed.len();
+        let place =
+            key[1..].split_first_chunk::<8>().and_then(|(id, name)| Some((*id, name.try_into().ok()?)));
+        let Some((id, name)) = place else {
+            return self.drop_record(key, length, "a record without a place");
+        };
+        let Some(collection) = found.get_mut(&id) else {
+            return self.drop_record(key, length, "a record of a collection without generation");
+        };
+        let opened = record::open_object(&collection.key, key, sealed).filter(|(_, stored)| {
+            let (object_key, slot) = match stored {
+                Stored::Live(object) => (&object.key, Slot::Live),
+                Stored::Dead(tombstone) => (&tombstone.object.key, Slot::Tombstone),
+            };
+            codec.object_name(id, object_key, slot) == name
+        });
+        let Some((mark, stored)) = opened else {
+            let what = format!("a record of {}", collection.generation.spec.gvr);
+            return self.drop_record(key, length, &what);
+        };
+        let mut tombstone = 0;
+        match stored {
+            Stored::Live(object) => collection.objects.push(object),
+            Stored::Dead(dead) => {
+                tombstone = dead.object.resource_version;
+                collection.tombstones.push(dead);
+            }
+        }
+        collection.sum.add(mark);
+        collection.records.insert(name, Entry { mark, length, tombstone });
+    }
+}
+
+/// A collection while its records come in.
+struct FoundCollection {
+    key: LessSafeKey,
+    generation: record::Generation,
+    generation_length: usize,
+    sum: Digest,
+    records: BTreeMap<record::Name, Entry>,
+    objects: Vec<std::sync::Arc<edge_hub_core::collection::Object>>,
+    tombstones: Vec<edge_hub_core::collection::Tombstone>,
+}
+
+impl FoundCollection {
+    fn new(key: LessSafeKey, generation: record::Generation, generation_length: usize) -> Self {
+        Self {
+            key,
+            generation,
+            generation_length,
+            sum: Digest::default(),
+            records: BTreeMap::new(),
+            objects: Vec::new(),
+            tombstones: Vec::new(),
+        }
+    }
+
+    fn finish(self, doubt: bool, notes: &mut Vec<String>) -> (RecoveredCollection, CollectionIndex) {
+        let mut generation = self.generation;
+        if self.sum != generation.digest {
+            notes.push(format!(
+                "{}: {} records do not add up to the {} of the last commit",
+                generation.spec.gvr, self.sum.count, generation.digest.count
+            ));
+        }
+        generation.suspect |= doubt || self.sum != generation.digest;
+        generation.digest = self.sum;
+        let recovered = RecoveredCollection {
+            spec: generation.spec.clone(),
+            watermark: generation.watermark.clone(),
+            objects: self.objects,
+            tombstones: self.tombstones,
+            complete: generation.watermark.is_some() && !generation.suspect,
+            rolled_back: false,
+        };
+        let index = CollectionIndex {
+            key: self.key,
+            generation,
+            generation_length: self.generation_length,
+            records: self.records,
+        };
+        (recovered, index)
+    }
+}
+
+/// Reads the blobs; all of a bucket whose sum does not hold are dropped, for one of them is stale or lost.
+fn scan_blobs(engine: &dyn Engine, codec: &Codec, doubt: bool, scan: &mut Scan) -> Result<(), EngineError> {
+    let mut expected: BTreeMap<(BlobClass, u8), Digest> = BTreeMap::new();
+    records(engine, BUCKET, &mut |key, sealed| {
+        let class = key.get(1).and_then(|code| BlobClass::from_code(*code));
+        if let (Some(class), [_, _, bucket], Some((count, marks))) =
+            (class, key, codec.open_small(key, sealed))
+        {
+            expected.insert((class, *bucket), Digest { count, marks });
+        }
+    })?;
+    let keys: BTreeMap<BlobClass, LessSafeKey> =
+        BlobClass::ALL.into_iter().map(|class| (class, codec.blob_key(class))).collect();
+    let mut blobs = Vec::new();
+    records(engine, BLOB, &mut |key, sealed| {
+        let length = sealed.len();
+        let class = key.get(1).and_then(|code| BlobClass::from_code(*code));
+        let name: Option<record::Name> = key.get(2..).and_then(|name| name.try_into().ok());
+        let opened = class.zip(name).and_then(|(class, name)| {
+            let (mark, blob_key, value) = record::open_blob(&keys[&class], key, sealed)?;
+            let blob_key = BlobKey { class, key: blob_key };
+            (codec.blob_name(&blob_key) == name).then_some(((class, name), blob_key, mark, value))
+        });
+        match opened {
+            Some((place, blob_key, mark, value)) => {
+                scan.index.buckets.entry((place.0, place.1[0])).or_default().add(mark);
+                scan.index.blobs.insert(place, Entry { mark, length, tombstone: 0 });
+                blobs.push((place, blob_key, value));
+            }
+            None => scan.drop_record(key, length, "a blob"),
+        }
+    })?;
+    let all: BTreeSet<(BlobClass, u8)> = expected.keys().chain(scan.index.buckets.keys()).copied().collect();
+    let bad: BTreeSet<(BlobClass, u8)> = all
+        .into_iter()
+        .filter(|bucket| {
+            let sum = |sums: &BTreeMap<_, Digest>| sums.get(bucket).copied().unwrap_or_default();
+            sum(&expected) != sum(&scan.index.buckets)
+        })
+        .collect();
+    for (place, blob_key, value) in blobs {
+        let bucket = (place.0, place.1[0]);
+        // An access decision that may have been taken back is not worth keeping.
+        if bad.contains(&bucket) || (doubt && place.0 == BlobClass::Access) {
+            let length = scan.index.blobs.remove(&place).map_or(0, |entry| entry.length);
+            let what = format!("a blob of the class {:?} that may be out of date", place.0);
+            scan.drop_record(&record::key_of_blob(place.0, place.1), length, &what);
+        } else {
+            scan.recovered.blobs.push((blob_key, value));
+        }
+    }
+    // Sums of what is left, so that the repair after this writes down the truth.
+    let mut buckets: BTreeMap<(BlobClass, u8), Digest> =
+        bad.into_iter().map(|bucket| (bucket, Digest::default())).collect();
+    for (place, entry) in &scan.index.blobs {
+        buckets.entry((place.0, place.1[0])).or_default().add(entry.mark);
+    }
+    scan.index.buckets = buckets;
+    Ok(())
+}
+
+/// The first keys of the records that the boot snapshot keeps of a collection.
+pub(super) fn prefixes_of(id: CollectionId) -> [Vec<u8>; 2] {
+    let mut object = vec![OBJECT];
+    object.extend_from_slice(&id);
+    [key_of_generation(id).to_vec(), object]
+}
+
+/// The first keys of the records that the boot snapshot keeps of a class of blobs.
+pub(super) fn prefixes_of_class(class: BlobClass) -> [Vec<u8>; 2] {
+    [vec![BUCKET, class.code()], vec![BLOB, class.code()]]
+}
