@@ -255,7 +255,8 @@ fn references(pod: &Value) -> BTreeSet<(&'static str, String)> {
             found.insert((resource, name.to_owned()));
         }
     };
-    note("serviceaccounts", spec.get("serviceAccountName").unwrap_or(&Value::from("default")));
+    let default_account = Value::from("default");
+    note("serviceaccounts", spec.get("serviceAccountName").unwrap_or(&default_account));
     for secret in array(&spec["imagePullSecrets"]) {
         note("secrets", &secret["name"]);
     }

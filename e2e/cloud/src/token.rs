@@ -109,7 +109,7 @@ impl Tokens {
                 text,
             ));
         }
-        if !document["spec"]["audiences"].as_array().is_some_and(|a| !a.is_empty()) {
+        if document["spec"]["audiences"].as_array().is_none_or(Vec::is_empty) {
             document["spec"]["audiences"] = json!([self.issuer]);
         }
         let audiences = document["spec"]["audiences"].clone();
