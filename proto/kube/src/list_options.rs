@@ -481,93 +481,69 @@ mod tests {
         assert_eq!(parse("unknown=1&=&&"), ListOptions::default());
     }
 
+    /// The causes of a 422, each as `field reason message`.
+    fn causes(query: &str) -> Vec<String> {
+        let status = ListOptions::parse(Some(query)).expect_err(query);
+        assert_eq!((status.code, &*status.reason), (422, "Invalid"), "{query}");
+        let details = status.details.expect("causes are in the details");
+        assert_eq!((&*details.group, &*details.kind), ("meta.k8s.io", "ListOptions"));
+        let show = |c: &StatusCause| format!("{} {} {}", c.field, c.reason, c.message);
+        details.causes.iter().map(show).collect()
+    }
+
     #[test]
-    fn options_that_do_not_go_together_are_422_with_causes() {
-        const RVM: &str = "resourceVersionMatch";
-        const FORBIDDEN: &str = "FieldValueForbidden";
-        const UNSUPPORTED: &str = "FieldValueNotSupported";
-        let cases: &[(&str, &[(&str, &str, &str)])] = &[
+    fn a_version_match_that_does_not_go_with_the_rest_is_422() {
+        for (query, why) in [
             (
                 "resourceVersionMatch=Exact",
-                &[(
-                    RVM,
-                    FORBIDDEN,
-                    "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-                )],
+                "resourceVersionMatch is forbidden unless resourceVersion is provided",
             ),
-            (
-                "resourceVersionMatch=NotOlderThan&resourceVersion=1&continue=x",
-                &[(RVM, FORBIDDEN, "Forbidden: resourceVersionMatch is forbidden when continue is provided")],
-            ),
+            ("resourceVersionMatch=NotOlderThan&resourceVersion=1&continue=x", MATCH_WITH_CONTINUE),
             (
                 "resourceVersionMatch=Exact&resourceVersion=0",
-                &[(
-                    RVM,
-                    FORBIDDEN,
-                    "Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-                )],
-            ),
-            (
-                "resourceVersionMatch=bogus&resourceVersion=1",
-                &[(
-                    RVM,
-                    UNSUPPORTED,
-                    "Unsupported value: \"bogus\": supported values: \"Exact\", \"NotOlderThan\", \"\"",
-                )],
-            ),
-            (
-                "sendInitialEvents=false",
-                &[("sendInitialEvents", FORBIDDEN, "Forbidden: sendInitialEvents is forbidden for list")],
+                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
             ),
             (
                 "watch=1&sendInitialEvents=true",
-                &[(
-                    RVM,
-                    FORBIDDEN,
-                    "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                )],
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
             ),
             (
                 "watch=1&sendInitialEvents=false",
-                &[(
-                    RVM,
-                    FORBIDDEN,
-                    "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                )],
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
             ),
             (
                 "watch=1&resourceVersionMatch=NotOlderThan&resourceVersion=5",
-                &[(
-                    RVM,
-                    FORBIDDEN,
-                    "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-                )],
-            ),
-            (
-                "watch=1&sendInitialEvents=true&resourceVersionMatch=Exact",
-                &[
-                    (
-                        RVM,
-                        FORBIDDEN,
-                        "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                    ),
-                    (RVM, UNSUPPORTED, "Unsupported value: \"Exact\": supported values: \"NotOlderThan\""),
-                ],
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
             ),
             (
                 "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&continue=x",
-                &[(RVM, FORBIDDEN, "Forbidden: resourceVersionMatch is forbidden when continue is provided")],
+                MATCH_WITH_CONTINUE,
             ),
-        ];
-        for (query, expected) in cases {
-            let status = ListOptions::parse(Some(query)).expect_err(query);
-            assert_eq!((status.code, &*status.reason), (422, "Invalid"), "{query}");
-            let details = status.details.expect("causes are in the details");
-            assert_eq!((&*details.group, &*details.kind), ("meta.k8s.io", "ListOptions"));
-            let causes: Vec<_> =
-                details.causes.iter().map(|c| (c.field.as_str(), &*c.reason, c.message.as_str())).collect();
-            assert_eq!(causes, *expected, "{query}");
+        ] {
+            let expected = format!("resourceVersionMatch FieldValueForbidden Forbidden: {why}");
+            assert_eq!(causes(query), [expected], "{query}");
         }
+    }
+
+    #[test]
+    fn unsupported_and_several_options_are_422_with_every_cause() {
+        assert_eq!(
+            causes("resourceVersionMatch=bogus&resourceVersion=1"),
+            [
+                "resourceVersionMatch FieldValueNotSupported Unsupported value: \"bogus\": supported values: \"Exact\", \"NotOlderThan\", \"\""
+            ]
+        );
+        assert_eq!(
+            causes("sendInitialEvents=false"),
+            ["sendInitialEvents FieldValueForbidden Forbidden: sendInitialEvents is forbidden for list"]
+        );
+        assert_eq!(
+            causes("watch=1&sendInitialEvents=true&resourceVersionMatch=Exact"),
+            [
+                "resourceVersionMatch FieldValueForbidden Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                "resourceVersionMatch FieldValueNotSupported Unsupported value: \"Exact\": supported values: \"NotOlderThan\"",
+            ]
+        );
         let two = ListOptions::parse(Some("resourceVersionMatch=Exact&sendInitialEvents=1"));
         assert_eq!(
             two.expect_err("two causes").message,
