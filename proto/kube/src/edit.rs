@@ -162,8 +162,12 @@ fn set_in(
     out: &mut Vec<u8>,
 ) -> Result<(), EditError> {
     let target = ancestors.first().copied().unwrap_or(number);
-    // Looked for first: fields may stand in any order, and one that comes late must not be made anew before it.
-    let mut written = wire::last(message, target)?.is_some();
+    // Counted first: fields may stand in any order, and one that comes late must not be made anew before it.
+    let mut to_come = 0_usize;
+    for field in wire::fields(message) {
+        to_come += usize::from(field?.number == target);
+    }
+    let mut written = to_come > 0;
     let mut first = true;
     let write = |existing: Option<Field<'_>>, out: &mut Vec<u8>| -> Result<(), EditError> {
         match ancestors.split_first() {
@@ -180,9 +184,16 @@ fn set_in(
     for field in wire::fields(message) {
         let field = field?;
         if field.number == target {
-            // A parent that occurs again is edited again: readers merge the occurrences, the last value wins.
-            if first || !ancestors.is_empty() {
+            to_come -= 1;
+            // Of a parent that occurs again the last counts, for readers that merge and for those that do not.
+            if ancestors.is_empty() {
+                if first {
+                    write(Some(field), out)?;
+                }
+            } else if to_come == 0 {
                 write(Some(field), out)?;
+            } else {
+                out.extend_from_slice(field.record);
             }
             first = false;
             continue;

@@ -78,8 +78,8 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("writing a string to memory cannot fail");
 }
 
-/// If `text` begins as Go's typed encoder writes an object, `{"kind":"K","apiVersion":"V",` and one member more,
-/// the two strings and the offset of that next member.
+/// If `text` begins as Go's typed encoder writes an object, `{"kind":"K","apiVersion":"V","metadata":`,
+/// the two strings and the offset of the metadata.
 pub(crate) fn leading_type_meta(text: &[u8]) -> Option<(Cow<'_, str>, Cow<'_, str>, usize)> {
     let mut cursor = Cursor { text, at: 0 };
     cursor.literal(b"{\"kind\":").ok()?;
@@ -87,7 +87,9 @@ pub(crate) fn leading_type_meta(text: &[u8]) -> Option<(Cow<'_, str>, Cow<'_, st
     cursor.literal(b",\"apiVersion\":").ok()?;
     let api_version = cursor.string().ok()?;
     cursor.literal(b",").ok()?;
-    (cursor.peek() == Some(b'"')).then_some((kind, api_version, cursor.at))
+    let rest = cursor.at;
+    cursor.literal(b"\"metadata\":").ok()?;
+    Some((kind, api_version, rest))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -180,3 +180,10 @@ fn compressed_documents_are_refused_by_name() {
     let error = list::split_document(Format::PROTOBUF, &body.into()).unwrap_err();
     assert_eq!(error.to_string(), "the document's content encoding `gzip` is not supported");
 }
+
+#[test]
+fn a_document_with_a_second_api_version_still_comes_out_with_its_kind() {
+    let twice = "{\"kind\":\"Pod\",\"apiVersion\":\"v1\",\"spec\":{},\"apiVersion\":\"v1\"}\n";
+    let (type_meta, raw) = list::split_document(Format::JSON, &Bytes::from(twice)).unwrap();
+    assert_eq!(list::encode_document(Format::JSON, &type_meta, &raw), twice);
+}

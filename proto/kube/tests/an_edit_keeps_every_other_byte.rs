@@ -166,3 +166,10 @@ fn unusable_paths_and_objects_without_metadata_are_refused() {
         edit::partial_metadata(format.encoding, raw).expect_err("no metadata");
     }
 }
+
+#[test]
+fn of_a_repeated_parent_the_last_is_edited() {
+    let object = [field(1, b""), field(1, &field(6, b"5")), field(2, b"spec")].concat();
+    let edited = edit::with_resource_version(Format::PROTOBUF, &object, "7").unwrap();
+    assert_eq!(edited, [field(1, b""), field(1, &field(6, b"7")), field(2, b"spec")].concat());
+}

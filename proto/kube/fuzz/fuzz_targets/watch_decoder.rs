@@ -31,6 +31,9 @@ fn decode<'a>(
 
 fuzz_target!(|input: (u16, &[u8])| {
     let (cut, stream) = input;
+    if stream.is_empty() {
+        return;
+    }
     let (first, second) = stream.split_at(usize::from(cut) % (stream.len() + 1));
     for format in formats::all() {
         let whole = decode(format, std::iter::once(stream));
