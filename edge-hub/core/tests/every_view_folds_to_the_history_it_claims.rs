@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use edge_hub_core::clock::Now;
 use edge_hub_core::collection::{
-    Change, Collection, Limits, Object, Recovered, Refusal, RingLimits, Selection, Tombstone, TombstoneLimits,
-    Watermark,
+    Change, Collection, Limits, Object, Recovered, Refusal, RingLimits, Selection, Tombstone,
+    TombstoneLimits, Watermark,
 };
 use edge_hub_core::view::WatchRequest;
 use proptest::prelude::*;
@@ -23,9 +23,16 @@ use support::{Seen, Stream, at, envelope, labelled, pod_of_life, pods};
 #[derive(Clone, Debug)]
 enum Op {
     /// Create or update a pod upstream.
-    Write { name: u8, app: u8, skip: u64 },
+    Write {
+        name: u8,
+        app: u8,
+        skip: u64,
+    },
     /// Delete it upstream.
-    Delete { name: u8, skip: u64 },
+    Delete {
+        name: u8,
+        skip: u64,
+    },
     /// The upstream watch brings this many events.
     Deliver(usize),
     /// The upstream watch says that it is up to date.
@@ -39,14 +46,23 @@ enum Op {
     /// The hub stops and starts.
     Restart,
     /// A client comes.
-    Open { kind: Kind, streamed: bool },
+    Open {
+        kind: Kind,
+        streamed: bool,
+    },
     /// A client reads some frames.
-    Read { client: usize, frames: usize },
+    Read {
+        client: usize,
+        frames: usize,
+    },
     /// A client's connection breaks; it resumes.
     Cut(usize),
     Wait(u64),
     /// A list of exactly this far back.
-    Exact { back: u64, kind: Kind },
+    Exact {
+        back: u64,
+        kind: Kind,
+    },
 }
 
 /// Which pods a client wants.
@@ -331,7 +347,8 @@ impl World {
 
     fn redeliver(&mut self, count: usize) {
         let held = self.collection.resource_version();
-        let known: Vec<_> = self.upstream.history.iter().filter(|past| past.version <= held).cloned().collect();
+        let known: Vec<_> =
+            self.upstream.history.iter().filter(|past| past.version <= held).cloned().collect();
         let revision = self.collection.revision();
         for past in known.iter().rev().take(count) {
             assert!(self.feed(past).is_empty(), "a known event changes nothing");
@@ -406,11 +423,7 @@ impl World {
         let since = (!streamed).then_some(listing.resource_version);
         let request = self.request(kind, since, streamed);
         let stream = Stream::open(&self.collection, request, self.now).expect("nothing newer is asked for");
-        let held = if streamed {
-            State::new()
-        } else {
-            self.upstream.state(listing.resource_version, kind)
-        };
+        let held = if streamed { State::new() } else { self.upstream.state(listing.resource_version, kind) };
         let names: Vec<_> = listing.objects.iter().map(|object| object.key.name.to_string()).collect();
         let expected = self.upstream.state(listing.resource_version, kind);
         assert_eq!(names, expected.into_keys().collect::<Vec<_>>(), "a list is the state at its version");
@@ -484,7 +497,9 @@ impl World {
                 let expected: Vec<_> = expected.into_iter().map(|(name, pod)| (name, pod.0)).collect();
                 assert_eq!(names, expected, "the exact state at {version}");
             }
-            Err(_) => assert!(in_gap || version < self.reach || !self.roomy, "the state at {version} is known"),
+            Err(_) => {
+                assert!(in_gap || version < self.reach || !self.roomy, "the state at {version} is known")
+            }
         }
     }
 
@@ -510,7 +525,12 @@ impl Client {
             assert!(seen.version >= self.last, "a bookmark never goes back");
             self.last = seen.version;
             self.in_burst = false;
-            assert_eq!(self.held, upstream.state(seen.version, self.kind), "the state at bookmark {}", seen.version);
+            assert_eq!(
+                self.held,
+                upstream.state(seen.version, self.kind),
+                "the state at bookmark {}",
+                seen.version
+            );
             return;
         }
         let name = seen.key.name.to_string();

@@ -121,7 +121,9 @@ impl Seen {
     pub(crate) fn brief(&self) -> String {
         match self.event_type {
             EventType::Bookmark if self.marked => format!("MARK@{}", self.version),
-            EventType::Bookmark | EventType::Error => format!("{}@{}", self.event_type.as_str(), self.version),
+            EventType::Bookmark | EventType::Error => {
+                format!("{}@{}", self.event_type.as_str(), self.version)
+            }
             _ => format!("{} {}@{}", self.event_type.as_str(), self.key.name, self.version),
         }
     }
