@@ -223,7 +223,8 @@ impl AccessMemory {
             None => Arc::new(principal.clone()),
         };
         let of = self.principals.entry(Arc::clone(&shared)).or_default();
-        let key = of.entries.get_key_value(key).map_or_else(|| Arc::new(key.clone()), |(key, _)| Arc::clone(key));
+        let key =
+            of.entries.get_key_value(key).map_or_else(|| Arc::new(key.clone()), |(key, _)| Arc::clone(key));
         let previous = of.entries.insert(Arc::clone(&key), Entry { allowed, learned, used });
         of.by_use.insert(used, Arc::clone(&key));
         let held = of.entries.len();
@@ -284,6 +285,7 @@ fn store_key(principal: &Principal, key: &AccessKey) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn at(monotonic: u64) -> Now {
         Now { monotonic: Duration::from_secs(monotonic), unix: Duration::from_secs(1_795_521_600) }
@@ -395,5 +397,41 @@ mod tests {
         assert!(changes.contains(&RecordChange::Remove { key: store_key(&two, &pods()) }));
         assert_eq!(memory.check(at(0), Reach::Cut, &two, &pods()), Access::Unknown);
         assert_eq!(memory.check(at(0), Reach::Cut, &one, &pods()), Access::Allowed);
+    }
+    proptest! {
+        /// Whatever happened, nobody is allowed what the API server did not allow them last, on exactly that key.
+        #[test]
+        fn the_last_word_on_this_very_key_decides(
+            story in proptest::collection::vec((0_usize..3, 0_usize..4, 0_u8..3), 0..120),
+        ) {
+            let limits = AccessLimits { total: 5, per_principal: 3 };
+            let mut memory = AccessMemory::new(limits);
+            let principals = [jo(), Principal::new("jo", ["admins"]), Principal::node("a")];
+            let keys = [pods(), key("/api/v1/pods", "", ""), key("/api/v1/pods", "a=b", ""), key("/version", "", "")];
+            let mut last = BTreeMap::new();
+            for (now, (who, what, step)) in (0_u64..).zip(story) {
+                let (principal, key) = (&principals[who], &keys[what]);
+                if step < 2 {
+                    let allowed = step == 0;
+                    memory.learn(at(now), principal, key, allowed);
+                    last.insert((who, what), allowed);
+                }
+                let expected = match last.get(&(who, what)) {
+                    None => Access::Unknown,
+                    Some(true) => Access::Allowed,
+                    Some(false) => Access::Denied,
+                };
+                for reach in [Reach::Cut, Reach::Online] {
+                    let found = memory.check(at(now), reach, principal, key);
+                    // It may have made room for others, or be too old; then it is asked about again.
+                    prop_assert!(found == expected || (step == 2 && found == Access::Unknown));
+                }
+                prop_assert!(memory.len() <= limits.total);
+                let held: usize = memory.principals.values().map(|of| of.entries.len()).sum();
+                let ordered: usize = memory.principals.values().map(|of| of.by_use.len()).sum();
+                prop_assert_eq!((held, ordered), (memory.len(), memory.len()));
+                prop_assert!(memory.principals.values().all(|of| of.entries.len() <= limits.per_principal));
+            }
+        }
     }
 }

@@ -307,8 +307,7 @@ fn check_lifetime(
     begins: Option<u64>,
     policy: &OfflinePolicy,
 ) -> Result<(), Refusal> {
-    let early =
-        begins.is_some_and(|begin| now.unix.saturating_add(LEEWAY) < Duration::from_secs(begin));
+    let early = begins.is_some_and(|begin| now.unix.saturating_add(LEEWAY) < Duration::from_secs(begin));
     if (early || ended(now, expires)) && policy.expired_token == ExpiredToken::Deny {
         return Err(Refusal::Expired);
     }
@@ -500,10 +499,9 @@ mod tests {
     fn an_ended_or_early_token_follows_the_policy() {
         let deny = OfflinePolicy { expired_token: ExpiredToken::Deny, ..policy() };
         let good = claims(POD, NODE);
-        for claims in [
-            Claims { exp: Some(NOON - 61), ..good.clone() },
-            Claims { nbf: Some(NOON + 61), ..good.clone() },
-        ] {
+        for claims in
+            [Claims { exp: Some(NOON - 61), ..good.clone() }, Claims { nbf: Some(NOON + 61), ..good.clone() }]
+        {
             assert_eq!(decide(&claims, &policy()), Ok(engine()));
             assert_eq!(decide(&claims, &deny), Err(Refusal::Expired));
         }

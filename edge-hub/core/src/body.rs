@@ -87,8 +87,7 @@ impl<'a> Document<'a> {
         let (found_version, found_kind, content) = match encoding {
             Encoding::Json => {
                 // The scanner is lenient; what goes on from here as our answer must be JSON through and through.
-                serde_json::from_slice::<serde::de::IgnoredAny>(body)
-                    .map_err(|_| BodyError::Malformed)?;
+                serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|_| BodyError::Malformed)?;
                 (json_text(body, &["apiVersion"])?, json_text(body, &["kind"])?, body)
             }
             Encoding::Protobuf => {

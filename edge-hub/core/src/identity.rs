@@ -3,6 +3,7 @@
 //! A principal is the whole identity that a decision may depend on. `uid` and `extra` of a Kubernetes user are left
 //! out on purpose: no built-in authorizer reads them, and a token's pod would split the cache without need.
 
+use proto_kube::wire;
 use serde::{Deserialize, Serialize};
 
 /// User name prefix of node credentials.
@@ -84,7 +85,7 @@ impl Principal {
     pub fn to_key(&self) -> Vec<u8> {
         let size = self.groups.iter().map(|group| group.len() + 2).sum::<usize>() + self.user.len() + 4;
         let mut key = Vec::with_capacity(size);
-        write_varint(&mut key, self.groups.len());
+        wire::put_varint(&mut key, self.groups.len() as u64);
         write_text(&mut key, &self.user);
         for group in &self.groups {
             write_text(&mut key, group);
@@ -113,16 +114,8 @@ impl Principal {
     }
 }
 
-fn write_varint(out: &mut Vec<u8>, mut value: usize) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push((value & 0x7f) as u8);
-}
-
 fn write_text(out: &mut Vec<u8>, text: &str) {
-    write_varint(out, text.len());
+    wire::put_varint(out, text.len() as u64);
     out.extend_from_slice(text.as_bytes());
 }
 

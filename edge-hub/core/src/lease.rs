@@ -245,7 +245,8 @@ mod tests {
     #[test]
     fn only_this_nodes_lease_from_this_node_is_its_own() {
         let own = |principal: &Principal, method: &str, path: &str| {
-            let RequestInfo::Resource(request) = RequestInfo::parse(method, path, None).expect("valid") else {
+            let RequestInfo::Resource(request) = RequestInfo::parse(method, path, None).expect("valid")
+            else {
                 panic!("{path} is a resource");
             };
             is_own_lease("a", principal, &request)

@@ -10,6 +10,7 @@ pub mod identity;
 pub mod jwt;
 pub mod lease;
 pub mod link;
+pub mod offline;
 pub mod record;
 pub mod reflector;
 pub mod review;

@@ -267,7 +267,8 @@ mod tests {
                 "fieldSelector": {"rawSelector": "metadata.name=d"}, "labelSelector": {"rawSelector": "app=x"}}})
         );
         let request = RequestInfo::parse("GET", "/version", None).expect("valid");
-        let body = read(&subject_access_review(&Principal::new("jo", ["g"]), &AccessKey::of(&request, "", "")));
+        let body =
+            read(&subject_access_review(&Principal::new("jo", ["g"]), &AccessKey::of(&request, "", "")));
         assert_eq!(body["spec"]["nonResourceAttributes"], json!({"path": "/version", "verb": "get"}));
     }
 
@@ -302,7 +303,10 @@ mod tests {
         assert_eq!(verdict(r#"{"allowed":false}"#), Ok(false));
         assert_eq!(verdict(r#"{"allowed":true,"denied":true}"#), Ok(false));
         assert_eq!(verdict(r#"{"allowed":false,"denied":true,"evaluationError":"x"}"#), Ok(false));
-        assert_eq!(verdict(r#"{"allowed":false,"evaluationError":"webhook timed out"}"#), Err(ReviewError::Malformed));
+        assert_eq!(
+            verdict(r#"{"allowed":false,"evaluationError":"webhook timed out"}"#),
+            Err(ReviewError::Malformed)
+        );
         assert_eq!(verdict("{}"), Err(ReviewError::Malformed));
         assert_eq!(access_verdict(&vec![b' '; MAX_ANSWER_BYTES + 1]), Err(ReviewError::TooLarge));
     }

@@ -13,8 +13,8 @@ use proto_kube::media_type::Encoding;
 use proto_kube::wire;
 use serde::{Deserialize, Serialize};
 
+use crate::body::{BodyError, Document, Path};
 use crate::clock::Now;
-use crate::body::{Document, BodyError, Path};
 use crate::identity::Principal;
 use crate::jwt::Jwt;
 use crate::record::{self, DamagedRecord, RecordChange};
