@@ -109,7 +109,7 @@ fn mismatched_brackets_and_loose_commas_are_not_json() {
         "{\"a\":[1,]}",
         "{\"a\":tru}",
     ] {
-        let all = json::members(text.as_bytes()).and_then(|members| members.collect::<Result<Vec<_>, _>>());
+        let all = json::members(text.as_bytes()).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         all.expect_err(text);
     }
 }
