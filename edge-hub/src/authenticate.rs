@@ -1,0 +1,370 @@
+//! Who a client is: this node's certificate, or a bearer token that the API server accepts.
+//!
+//! TLS ends here, so a foreign client certificate cannot travel on and gets 401 with a hint. Online a token is asked
+//! about with the node's own credential and the word is kept for two minutes; while cut the core decides by signature,
+//! binding and memory.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use edge_hub_core::{
+    access::AccessKey,
+    authentication::{
+        AcceptedToken, AcceptedTokens, BoundObjects, OfflinePolicy, Presence, PresentedToken, SignatureVerdict,
+        TokenHash, decide_offline,
+    },
+    collection::Lookup,
+    identity::Principal,
+    jwt::{Jwt, KeySet, MAX_TOKEN_BYTES},
+    review::{TokenVerdict, access_verdict, subject_access_review, token_review, token_verdict},
+};
+use http::{HeaderMap, Request, StatusCode, header};
+use proto_kube::{object::ObjectKey, status::Status};
+use rustls_pki_types::CertificateDer;
+use serde::Deserialize;
+
+use crate::{
+    hub::{Hub, lock},
+    signature,
+    store::BlobClass,
+    upstream::{Credential, empty, full, read_all},
+};
+
+/// Accepted tokens that are remembered.
+const ACCEPTED_TOKENS: usize = 4096;
+/// How long a review may take.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_REVIEW_BYTES: usize = 256 * 1024;
+/// How often the issuer's keys are read again.
+const KEYS_EVERY: Duration = Duration::from_mins(30);
+/// Pause after a failed read of the keys.
+const KEYS_RETRY: Duration = Duration::from_secs(30);
+const JWKS_PATH: &str = "/openid/v1/jwks";
+const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
+
+/// What the TLS handshake told of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// No client certificate.
+    Anonymous,
+    /// This node's own certificate.
+    Node,
+    /// A certificate of somebody else; its subject's common name.
+    Foreign(String),
+}
+
+impl Peer {
+    /// Reads the leaf that the handshake verified.
+    #[must_use]
+    pub fn of(certificates: Option<&[CertificateDer<'_>]>, node: &Principal) -> Self {
+        let Some(leaf) = certificates.and_then(<[_]>::first) else { return Self::Anonymous };
+        let Ok((_, certificate)) = x509_parser::parse_x509_certificate(leaf) else {
+            return Self::Foreign("unreadable".to_owned());
+        };
+        let subject = certificate.subject();
+        let name = subject.iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
+        let organizations = subject.iter_organization().filter_map(|name| name.as_str().ok().map(str::to_owned));
+        let groups = organizations.chain([String::from("system:authenticated")]);
+        if Principal::new(name, groups) == *node { Self::Node } else { Self::Foreign(name.to_owned()) }
+    }
+}
+
+#[derive(Default)]
+struct IssuerKeys {
+    keys: Option<KeySet>,
+    issuer: Box<str>,
+}
+
+/// The memories behind authentication.
+pub struct Authenticator {
+    accepted: Mutex<AcceptedTokens>,
+    issuer: Mutex<IssuerKeys>,
+    in_flight: Mutex<BTreeMap<Principal, Arc<AtomicUsize>>>,
+}
+
+impl Default for Authenticator {
+    fn default() -> Self {
+        Self {
+            accepted: Mutex::new(AcceptedTokens::new(ACCEPTED_TOKENS)),
+            issuer: Mutex::default(),
+            in_flight: Mutex::default(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct OpenIdConfiguration {
+    issuer: Box<str>,
+}
+
+impl Authenticator {
+    /// Takes over what the store kept. Returns whether it could be read.
+    pub fn restore(&self, key: &[u8], value: &Bytes) -> bool {
+        match key {
+            b"jwks" => self.take_keys(value),
+            b"openid-configuration" => self.take_issuer(value),
+            _ => lock(&self.accepted).restore(value).is_ok(),
+        }
+    }
+
+    fn take_keys(&self, document: &[u8]) -> bool {
+        let keys = KeySet::parse(document).ok();
+        let good = keys.is_some();
+        if good {
+            lock(&self.issuer).keys = keys;
+        }
+        good
+    }
+
+    fn take_issuer(&self, document: &[u8]) -> bool {
+        let parsed: Result<OpenIdConfiguration, _> = serde_json::from_slice(document);
+        let good = parsed.is_ok();
+        if let Ok(configuration) = parsed {
+            lock(&self.issuer).issuer = configuration.issuer;
+        }
+        good
+    }
+
+    /// The counter of a principal's requests in flight. Counters that nobody holds are dropped.
+    pub fn in_flight(&self, principal: &Principal) -> Arc<AtomicUsize> {
+        let mut counters = lock(&self.in_flight);
+        if counters.len() > 1024 {
+            counters.retain(|_, count| Arc::strong_count(count) > 1 || count.load(Ordering::Relaxed) > 0);
+        }
+        Arc::clone(counters.entry(principal.clone()).or_default())
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<Result<&str, Status>> {
+    let value = headers.get(header::AUTHORIZATION)?;
+    let token = value.to_str().ok().and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    Some(match token {
+        Some(token) if !token.is_empty() && token.len() <= MAX_TOKEN_BYTES => Ok(token),
+        _ => Err(unauthorized("the Authorization header holds no bearer token")),
+    })
+}
+
+fn unauthorized(hint: &str) -> Status {
+    let mut status = Status::unauthorized();
+    status.message = format!("{} ({hint})", status.message);
+    status
+}
+
+impl Hub {
+    /// Who asks, and as whom the request may leave the hub.
+    ///
+    /// # Errors
+    /// 401, or 503 where nobody can tell while cut.
+    pub async fn authenticate(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+    ) -> Result<(Principal, Credential), Status> {
+        if let Some(token) = bearer(headers) {
+            let token = token?;
+            let principal = self.token_principal(token).await?;
+            return Ok((principal, Credential::Bearer(token.into())));
+        }
+        match peer {
+            Peer::Node => Ok((self.node.clone(), Credential::Node)),
+            Peer::Anonymous => Err(unauthorized(
+                "this node's hub wants the node's client certificate or a service account token",
+            )),
+            Peer::Foreign(name) => Err(unauthorized(&format!(
+                "the client certificate of {name:?} cannot be passed on to the API server; use a bearer token"
+            ))),
+        }
+    }
+
+    async fn token_principal(&self, token: &str) -> Result<Principal, Status> {
+        let hash = hash_of(token);
+        let now = self.clock.now();
+        if let Some(principal) = lock(&self.authenticator.accepted).fresh(now, hash) {
+            return Ok(principal.clone());
+        }
+        if self.is_connected() {
+            match self.review_token(token).await {
+                Ok(TokenVerdict::Accepted(principal)) => {
+                    self.accept_token(token, hash, &principal);
+                    return Ok(principal);
+                }
+                Ok(TokenVerdict::Refused) => {
+                    let changes = lock(&self.authenticator.accepted).refuse(hash);
+                    self.save_records(BlobClass::Key, changes);
+                    return Err(Status::unauthorized());
+                }
+                // The link died under the review, or the server cannot answer: judge as if cut.
+                Err(()) => {}
+            }
+        }
+        self.token_principal_offline(token, hash)
+    }
+
+    fn accept_token(&self, token: &str, hash: TokenHash, principal: &Principal) {
+        let expires_seconds = Jwt::parse(token).ok().and_then(|jwt| jwt.claims.exp);
+        let accepted = AcceptedToken { principal: principal.clone(), expires_seconds };
+        let changes = lock(&self.authenticator.accepted).accept(self.clock.now(), hash, accepted);
+        self.save_records(BlobClass::Key, changes);
+    }
+
+    fn token_principal_offline(&self, token: &str, hash: TokenHash) -> Result<Principal, Status> {
+        let jwt = Jwt::parse(token).ok();
+        let accepted = lock(&self.authenticator.accepted).held(hash).cloned();
+        let (verdict, policy) = {
+            let issuer = lock(&self.authenticator.issuer);
+            let verdict = jwt.as_ref().map(|jwt| match &issuer.keys {
+                None => SignatureVerdict::NoKeys,
+                Some(keys) if signature::holds(jwt, keys) => SignatureVerdict::Valid,
+                Some(_) => SignatureVerdict::Invalid,
+            });
+            let policy = OfflinePolicy {
+                expired_token: self.config.file.offline.expired_token,
+                issuer: issuer.issuer.clone(),
+                audiences: [issuer.issuer.clone()].into(),
+                admit: self.config.file.offline.admit.iter().map(|user| user.as_str().into()).collect(),
+            };
+            (verdict, policy)
+        };
+        let presented = PresentedToken {
+            jwt: jwt.as_ref().zip(verdict).map(|(jwt, verdict)| (&jwt.claims, verdict)),
+            accepted: accepted.as_ref(),
+        };
+        let now = self.clock.now();
+        decide_offline(now, &presented, &OnThisNode(self), &policy).map_err(|refusal| {
+            tracing::debug!(%refusal, "a token is not accepted while cut");
+            let mut status = refusal.status();
+            status.message = format!("{}: {refusal}", status.message);
+            status
+        })
+    }
+
+    async fn review_token(&self, token: &str) -> Result<TokenVerdict, ()> {
+        let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+        let answer = self.review(path, token_review(token, &[])).await?;
+        token_verdict(&answer).map_err(|error| tracing::warn!(%error, "TokenReview cannot be read"))
+    }
+
+    /// Asks the cloud whether `principal` may do `key`, and remembers the answer. `None`: nobody answered.
+    pub async fn ask_access(&self, principal: &Principal, key: &AccessKey) -> Option<bool> {
+        let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+        let answer = self.review(path, subject_access_review(principal, key)).await.ok()?;
+        let allowed = access_verdict(&answer)
+            .map_err(|error| tracing::warn!(%error, "SubjectAccessReview cannot be read"))
+            .ok()?;
+        self.record_access(principal, key, allowed);
+        Some(allowed)
+    }
+
+    /// One question with the node's own credential; it is the hub that asks, never a client.
+    async fn review(&self, path: &str, question: Vec<u8>) -> Result<Bytes, ()> {
+        let request = Request::post(path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json")
+            .header(header::USER_AGENT, crate::USER_AGENT)
+            .body(full(question))
+            .map_err(|_| ())?;
+        self.metrics.reviews.inc();
+        let response = self.upstream.send(&Credential::Node, request, REVIEW_TIMEOUT).await.map_err(|error| {
+            tracing::debug!(%error, path, "a review was not answered");
+        })?;
+        let status = response.status();
+        let body = read_all(response.into_body(), MAX_REVIEW_BYTES, REVIEW_TIMEOUT).await.map_err(|_| ())?;
+        if status != StatusCode::CREATED && status != StatusCode::OK {
+            tracing::warn!(path, %status, "the API server refuses this node's review");
+            return Err(());
+        }
+        Ok(body)
+    }
+
+    /// Keeps the issuer's keys, so that tokens can be verified while cut.
+    pub async fn keep_issuer_keys(self: Arc<Self>) {
+        let mut link = self.link.subscribe();
+        loop {
+            while !link.borrow_and_update().is_connected() {
+                tokio::select! {
+                    () = self.shutdown.draining() => return,
+                    changed = link.changed() => if changed.is_err() { return },
+                }
+            }
+            let keys = self.read_issuer(JWKS_PATH, "jwks", Authenticator::take_keys).await;
+            let issuer =
+                self.read_issuer(DISCOVERY_PATH, "openid-configuration", Authenticator::take_issuer).await;
+            let pause = if keys && issuer { KEYS_EVERY } else { KEYS_RETRY };
+            tokio::select! {
+                () = self.shutdown.draining() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn read_issuer(&self, path: &str, key: &str, take: fn(&Authenticator, &[u8]) -> bool) -> bool {
+        let Ok(request) = Request::get(path).header(header::USER_AGENT, crate::USER_AGENT).body(empty()) else {
+            return false;
+        };
+        let Ok(response) = self.upstream.send(&Credential::Node, request, REVIEW_TIMEOUT).await else {
+            return false;
+        };
+        let status = response.status();
+        if status != StatusCode::OK {
+            tracing::warn!(path, %status, "the issuer's keys cannot be read: bind system:service-account-issuer-discovery \
+                to the group system:nodes (deploy/rbac.yaml), or pods' tokens cannot be verified while cut");
+            return false;
+        }
+        let Ok(body) = read_all(response.into_body(), MAX_REVIEW_BYTES, REVIEW_TIMEOUT).await else {
+            return false;
+        };
+        if !take(&self.authenticator, &body) {
+            tracing::warn!(path, "the issuer's document cannot be read");
+            return false;
+        }
+        let blob = crate::store::BlobKey { class: BlobClass::Key, key: key.as_bytes().into() };
+        self.store.put(blob, body);
+        true
+    }
+}
+
+fn hash_of(token: &str) -> TokenHash {
+    let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest.as_ref());
+    TokenHash(hash)
+}
+
+/// What lives on this node, by the hub's own collections.
+struct OnThisNode<'a>(&'a Hub);
+
+impl OnThisNode<'_> {
+    fn look(&self, spec: usize, key: &ObjectKey, uid: &str) -> Presence {
+        let Some(cell) = self.0.own_specs().get(spec).and_then(|spec| self.0.cell(spec)) else {
+            return Presence::Unknown;
+        };
+        cell.with(|inner| match inner.collection.get(key) {
+            Lookup::Found(object) if *object.uid == *uid => Presence::Here,
+            Lookup::Found(_) => Presence::Gone,
+            // The list is of this node only, so the collection itself will not speak of other objects; here
+            // the question is about this node.
+            _ if inner.collection.is_complete() => Presence::Gone,
+            _ => Presence::Unknown,
+        })
+    }
+}
+
+impl BoundObjects for OnThisNode<'_> {
+    fn pod(&self, namespace: &str, name: &str, uid: &str) -> Presence {
+        self.look(1, &ObjectKey { namespace: namespace.into(), name: name.into() }, uid)
+    }
+
+    fn node(&self, name: &str, uid: &str) -> Presence {
+        self.look(0, &ObjectKey { namespace: Box::default(), name: name.into() }, uid)
+    }
+}

@@ -1,0 +1,267 @@
+//! What an operator writes, and what the hub makes of it: unknown keys are refused, defaults are sane, the rest is
+//! checked before anything starts.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use edge_hub_core::{reflector::Protocol, token::ExpiredToken};
+use proto_daemon::{telemetry::LogConfig, tls::CertificateFiles};
+use rustls_pki_types::ServerName;
+use serde::Deserialize;
+
+use crate::upstream::Server;
+
+/// Largest `stateDirectory` unless the file says otherwise, in MiB.
+const DEFAULT_STATE_MIB: u64 = 512;
+
+/// The file as an operator writes it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ConfigFile {
+    /// Name of the Node object that this hub serves.
+    pub node_name: String,
+    /// Addresses to listen on (TLS); loopback by default.
+    #[serde(default = "default_listen")]
+    pub listen: Vec<SocketAddr>,
+    /// The API servers, `https://host:port`, in order of preference.
+    pub api_servers: Vec<String>,
+    /// CA bundle that signed the API servers' certificates.
+    #[serde(rename = "apiServerCA")]
+    pub api_server_ca: PathBuf,
+    /// This node's client certificate and key (subject `system:node:NAME`).
+    pub credential: CertificateFiles,
+    /// CA bundle for clients' certificates; the API servers' CA when absent.
+    #[serde(default, rename = "clientCA")]
+    pub client_ca: Option<PathBuf>,
+    /// The hub's own serving certificate; a per-node CA is made under the state directory when absent.
+    #[serde(default)]
+    pub serving: Option<CertificateFiles>,
+    /// Where data, keys and the boot snapshot live.
+    #[serde(default = "default_state")]
+    pub state_directory: PathBuf,
+    /// 32 bytes that seal the data at rest; made under the state directory when absent.
+    #[serde(default)]
+    pub at_rest_key: Option<PathBuf>,
+    /// Largest size of the data on disk, in MiB.
+    #[serde(default = "default_state_mib")]
+    pub state_limit_mib: u64,
+    /// Unix socket for /livez, /readyz, /metrics and /status.
+    #[serde(default = "default_admin")]
+    pub admin_socket: PathBuf,
+    /// What is allowed while the cloud is away.
+    #[serde(default)]
+    pub offline: OfflineFile,
+    /// How collections are fetched: `list` or `watchList`.
+    #[serde(default)]
+    pub upstream_protocol: ProtocolName,
+    /// How long an upstream watch that nobody reads is kept, for example `10m`.
+    #[serde(default = "default_idle", with = "humantime_serde")]
+    pub idle_watch: Duration,
+    /// Bounds on what clients may ask for.
+    #[serde(default)]
+    pub limits: LimitsFile,
+    /// Log format and level.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// The offline policies.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct OfflineFile {
+    /// Users admitted while cut when their token's signature holds, even if no pod of this node is bound to it; they
+    /// may read whatever the hub holds, so name operators here and nobody else.
+    #[serde(default)]
+    pub admit: Vec<String>,
+    /// What to do with a token that expired while cut: `serve` (default) or `deny`.
+    #[serde(default)]
+    pub expired_token: ExpiredToken,
+}
+
+/// How the first state of a collection is fetched.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProtocolName {
+    /// LIST, then WATCH.
+    #[default]
+    List,
+    /// WATCH with initial events.
+    WatchList,
+}
+
+/// Bounds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct LimitsFile {
+    /// Connections at a time.
+    pub connections: usize,
+    /// Requests in flight of one principal, watches included.
+    pub requests_per_principal: usize,
+    /// Collections with an upstream watch of their own.
+    pub collections: usize,
+    /// Largest answer that is taken from the cloud for the cache, in MiB.
+    pub list_mib: usize,
+    /// Memory of one collection's event ring, in KiB.
+    pub ring_kib: usize,
+}
+
+impl Default for LimitsFile {
+    fn default() -> Self {
+        Self { connections: 2048, requests_per_principal: 1024, collections: 2048, list_mib: 64, ring_kib: 1024 }
+    }
+}
+
+fn default_listen() -> Vec<SocketAddr> {
+    vec![SocketAddr::from(([127, 0, 0, 1], 10261))]
+}
+
+fn default_state() -> PathBuf {
+    PathBuf::from("/var/lib/eyot/edge-hub")
+}
+
+fn default_state_mib() -> u64 {
+    DEFAULT_STATE_MIB
+}
+
+fn default_admin() -> PathBuf {
+    PathBuf::from("/run/eyot/edge-hub.sock")
+}
+
+fn default_idle() -> Duration {
+    Duration::from_mins(10)
+}
+
+/// Why the settings were refused; the text says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file itself.
+    #[error(transparent)]
+    File(#[from] proto_daemon::config::ConfigError),
+    /// A key has a value that cannot work.
+    #[error("{key}: {reason}")]
+    Value {
+        /// The key in the file.
+        key: &'static str,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+}
+
+fn refuse(key: &'static str, reason: impl Into<String>) -> ConfigError {
+    ConfigError::Value { key, reason: reason.into() }
+}
+
+/// Settings that can work: every value is checked.
+#[derive(Debug)]
+pub struct Config {
+    /// The file's values.
+    pub file: ConfigFile,
+    /// The API servers, parsed.
+    pub servers: Vec<Server>,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the key.
+    pub fn load(path: &std::path::Path) -> Result<Self, ConfigError> {
+        Self::try_from(proto_daemon::config::load::<ConfigFile>(path)?)
+    }
+
+    /// CA bundle for clients' certificates.
+    #[must_use]
+    pub fn client_ca(&self) -> &std::path::Path {
+        self.file.client_ca.as_deref().unwrap_or(&self.file.api_server_ca)
+    }
+
+    /// The reflectors' protocol.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        match self.file.upstream_protocol {
+            ProtocolName::List => Protocol::List,
+            ProtocolName::WatchList => Protocol::WatchList,
+        }
+    }
+}
+
+impl TryFrom<ConfigFile> for Config {
+    type Error = ConfigError;
+
+    fn try_from(file: ConfigFile) -> Result<Self, ConfigError> {
+        if file.node_name.is_empty() || file.node_name.len() > 253 {
+            return Err(refuse("nodeName", "must be the name of this node's Node object (1 to 253 bytes)"));
+        }
+        if file.listen.is_empty() {
+            return Err(refuse("listen", "needs at least one address, for example 127.0.0.1:10261"));
+        }
+        if file.api_servers.is_empty() {
+            return Err(refuse("apiServers", "needs at least one URL, for example https://10.0.0.1:6443"));
+        }
+        if !file.state_directory.is_absolute() {
+            return Err(refuse("stateDirectory", "must be an absolute path"));
+        }
+        if file.state_limit_mib < 16 {
+            return Err(refuse("stateLimitMib", "must be at least 16"));
+        }
+        if file.limits.connections == 0 || file.limits.requests_per_principal == 0 {
+            return Err(refuse("limits", "connections and requestsPerPrincipal must be at least 1"));
+        }
+        if file.idle_watch < Duration::from_secs(30) {
+            return Err(refuse("idleWatch", "must be at least 30s, or each read would list again"));
+        }
+        let servers = file.api_servers.iter().map(|url| parse_server(url)).collect::<Result<_, _>>()?;
+        Ok(Self { file, servers })
+    }
+}
+
+fn parse_server(url: &str) -> Result<Server, ConfigError> {
+    let bad = |why: &str| refuse("apiServers", format!("{url:?} {why}; write https://host:port"));
+    let uri: http::Uri = url.parse().map_err(|_| bad("is no URL"))?;
+    if uri.scheme_str() != Some("https") {
+        return Err(bad("is not https"));
+    }
+    if uri.path() != "/" || uri.query().is_some() {
+        return Err(bad("has a path"));
+    }
+    let authority = uri.authority().ok_or_else(|| bad("has no host"))?.clone();
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| bad("has a host that no certificate can name"))?;
+    Ok(Server { authority, name })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "nodeName: a\napiServers: ['https://10.0.0.1:6443']\napiServerCA: /ca\ncredential: {certificate: /c, key: /k}\n";
+
+    fn parse(text: &str) -> Result<Config, String> {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let path = directory.path().join("config.yaml");
+        std::fs::write(&path, text).expect("the file is written");
+        Config::load(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_smallest_file_is_enough() {
+        let config = parse(GOOD).expect("valid");
+        assert_eq!(config.file.listen, default_listen());
+        assert_eq!(config.client_ca(), std::path::Path::new("/ca"));
+        assert_eq!(config.servers[0].authority.as_str(), "10.0.0.1:6443");
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, needle) in [
+            (GOOD.replace("https", "http"), "apiServers"),
+            (GOOD.replace("nodeName: a", "nodeName: ''"), "nodeName"),
+            (format!("{GOOD}listen: []\n"), "listen"),
+            (format!("{GOOD}lisen: []\n"), "lisen"),
+            (format!("{GOOD}stateDirectory: here\n"), "stateDirectory"),
+            (format!("{GOOD}idleWatch: 1s\n"), "idleWatch"),
+        ] {
+            let error = parse(&text).expect_err("refused");
+            assert!(error.contains(needle), "{error} should name {needle}");
+        }
+    }
+}

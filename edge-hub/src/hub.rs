@@ -1,0 +1,487 @@
+//! What every part of the process shares: the collections, the memories, the way to the cloud and the verdict on it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use edge_hub_core::{
+    access::{Access, AccessKey, AccessLimits, AccessMemory, Reach},
+    collection::{Collection, CollectionSpec, Limits},
+    documents::{Document, DocumentCache},
+    identity::Principal,
+    link::{LinkDetector, LinkState},
+    lease::LeaseKeeper,
+    record::RecordChange,
+    spool::{EventSpool, SpoolLimits},
+    token::TokenCache,
+};
+use proto_daemon::shutdown::Shutdown;
+use proto_kube::{
+    gvr::GroupVersionResource,
+    media_type::Format,
+    object::ObjectKey,
+    request_info::Verb,
+    selector::{FieldSelector, LabelSelector},
+};
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    authenticate::Authenticator,
+    cell::{Cell, Phase},
+    clock::{Clock, random},
+    config::Config,
+    metrics::Metrics,
+    store::{BlobClass, BlobKey, Recovered, RecoveredCollection, Store},
+    upstream::{Credential, Upstream},
+};
+
+/// Answers kept whole (single objects, discovery): their bytes and their number.
+const DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
+const DOCUMENTS: usize = 4096;
+/// Principals whose credential is kept for a replay.
+const LENT_CREDENTIALS: usize = 256;
+/// Token answers kept.
+const TOKENS: usize = 4096;
+
+/// The shared state of the process.
+pub struct Hub {
+    /// Checked settings.
+    pub config: Config,
+    /// The clock.
+    pub clock: Clock,
+    /// The way to the cloud.
+    pub upstream: Upstream,
+    /// Is the cloud there?
+    pub link: watch::Sender<LinkState>,
+    /// Someone saw a request fail; the prober should look at once.
+    suspicion: Notify,
+    cells: Mutex<BTreeMap<CollectionSpec, Arc<Cell>>>,
+    json_only: Mutex<BTreeSet<GroupVersionResource>>,
+    /// Who may do what, as the cloud said.
+    pub access: Mutex<AccessMemory>,
+    /// Real tokens for pods, kept for the time of a cut.
+    pub tokens: Mutex<TokenCache>,
+    /// Whole answers.
+    pub documents: Mutex<DocumentCache>,
+    /// The node's own Lease.
+    pub lease: Mutex<LeaseKeeper>,
+    /// Events that wait for the cloud.
+    pub spool: Mutex<EventSpool>,
+    /// Credentials of those who left something to be sent later; in memory only.
+    lent: Mutex<BTreeMap<Principal, Credential>>,
+    /// Who a client is.
+    pub authenticator: Authenticator,
+    /// What outlives the process.
+    pub store: Store,
+    /// Counters.
+    pub metrics: Metrics,
+    /// This node's own identity.
+    pub node: Principal,
+    /// Running, draining, stopped.
+    pub shutdown: Shutdown,
+}
+
+/// A lock whose holder never panics half-way through a change; a poisoned one is still whole.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What [`Hub::new`] is made from.
+pub struct Parts {
+    /// Checked settings.
+    pub config: Config,
+    /// Connections.
+    pub upstream: Upstream,
+    /// Identity checks.
+    pub authenticator: Authenticator,
+    /// The store and what it gave back.
+    pub store: Store,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Running, draining, stopped.
+    pub shutdown: Shutdown,
+    /// The clock.
+    pub clock: Clock,
+}
+
+impl Hub {
+    /// Restores what the store gave back. Nothing runs yet.
+    #[must_use]
+    pub fn new(parts: Parts, recovered: Recovered) -> Arc<Self> {
+        let Parts { config, upstream, authenticator, store, metrics, shutdown, clock } = parts;
+        let last_contact = recovered
+            .collections
+            .iter()
+            .filter_map(|held| held.watermark.as_ref().map(|mark| mark.synced_unix))
+            .max()
+            .unwrap_or(Duration::ZERO);
+        let node = Principal::node(&config.file.node_name);
+        let link = watch::Sender::new(LinkState::Cut { since_unix: last_contact });
+        let hub = Arc::new(Self {
+            clock,
+            upstream,
+            link,
+            suspicion: Notify::new(),
+            cells: Mutex::default(),
+            json_only: Mutex::default(),
+            access: Mutex::new(AccessMemory::new(AccessLimits::default())),
+            tokens: Mutex::new(TokenCache::new(TOKENS)),
+            documents: Mutex::new(DocumentCache::new(DOCUMENT_BYTES, DOCUMENTS)),
+            lease: Mutex::new(LeaseKeeper::new(&config.file.node_name)),
+            spool: Mutex::new(EventSpool::new(SpoolLimits::default())),
+            lent: Mutex::default(),
+            authenticator,
+            store,
+            metrics,
+            node,
+            shutdown,
+            config,
+        });
+        hub.restore(recovered);
+        hub
+    }
+
+    fn restore(self: &Arc<Self>, recovered: Recovered) {
+        for note in &recovered.quarantined {
+            tracing::warn!(note, "damaged data was set aside");
+        }
+        for held in recovered.collections {
+            self.restore_collection(held);
+        }
+        for (key, value) in recovered.blobs {
+            let restored = match key.class {
+                BlobClass::Token => lock(&self.tokens).restore(&value).is_ok(),
+                BlobClass::Access => lock(&self.access).restore(&value).is_ok(),
+                BlobClass::Single | BlobClass::Discovery => self.restore_document(&key, value.clone()),
+                BlobClass::Key => self.authenticator.restore(&key.key, &value),
+                BlobClass::Lease => lock(&self.lease).restore(&value).is_ok(),
+                BlobClass::Event => lock(&self.spool).restore(&value).is_ok(),
+            };
+            if !restored {
+                tracing::warn!(class = ?key.class, "a stored record of an unknown layout is dropped");
+                self.store.remove(key);
+            }
+        }
+    }
+
+    fn restore_collection(self: &Arc<Self>, held: RecoveredCollection) {
+        let now = self.clock.now();
+        let pinned = self.own_specs().contains(&held.spec);
+        let spec = held.spec.clone();
+        if !held.complete {
+            tracing::warn!(collection = %crate::reflect::Label(&spec), "stored data is incomplete and will be fetched again");
+        }
+        let recovered = edge_hub_core::collection::Recovered {
+            watermark: held.watermark,
+            objects: held.objects,
+            tombstones: held.tombstones,
+            complete: held.complete,
+        };
+        let collection = Collection::restore(spec.clone(), self.ring_limits(), now, recovered);
+        lock(&self.cells).insert(spec, Cell::new(collection, pinned, now.monotonic));
+    }
+
+    fn restore_document(&self, key: &BlobKey, value: Bytes) -> bool {
+        let (Some(document), Ok(text)) = (Document::decode(value), std::str::from_utf8(&key.key)) else {
+            return false;
+        };
+        lock(&self.documents).insert(text, document);
+        true
+    }
+
+    fn ring_limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.ring.bytes = self.config.file.limits.ring_kib * 1024;
+        limits
+    }
+
+    /// Starts the reflectors of what is held, of the hub's own collections, and the prober.
+    pub fn start(self: &Arc<Self>) {
+        for spec in self.own_specs() {
+            if let Some(cell) = self.cell_or_new(&spec) {
+                cell.sponsor(&self.node, Credential::Node, self.clock.now().monotonic);
+            }
+        }
+        let cells: Vec<_> = lock(&self.cells).values().cloned().collect();
+        for cell in cells {
+            // Those of `cell_or_new` run already; a second reflector would double every event.
+            if !cell.claim_reflector() {
+                continue;
+            }
+            tokio::spawn(crate::reflect::run(Arc::clone(self), cell));
+        }
+        tokio::spawn(Arc::clone(self).probe());
+        tokio::spawn(Arc::clone(self).keep_issuer_keys());
+        tokio::spawn(crate::replay::run(Arc::clone(self)));
+    }
+
+    /// Own Node and own Pods: what the hub needs itself to know which tokens belong here.
+    #[must_use]
+    pub fn own_specs(&self) -> [CollectionSpec; 2] {
+        let name = &self.config.file.node_name;
+        let own = |resource: &str, path: &str| CollectionSpec {
+            gvr: GroupVersionResource::new("", "v1", resource),
+            namespace: None,
+            labels: LabelSelector::default(),
+            fields: FieldSelector::parse(&format!("{path}={name}")).expect("a node name needs no escaping"),
+            format: Format::PROTOBUF,
+        };
+        [own("nodes", "metadata.name"), own("pods", "spec.nodeName")]
+    }
+
+    /// The verdict on the link.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.link.borrow().is_connected()
+    }
+
+    /// A request failed in a way that a dead link explains: probe now.
+    pub fn suspect_link(&self) {
+        self.suspicion.notify_one();
+    }
+
+    /// Keeps one probed connection for as long as the process runs, and judges the link by it.
+    async fn probe(self: Arc<Self>) {
+        let since = match *self.link.borrow() {
+            LinkState::Cut { since_unix } => since_unix,
+            LinkState::Connected => Duration::ZERO,
+        };
+        let mut detector = LinkDetector::new(since);
+        loop {
+            let attempt = tokio::select! {
+                () = self.shutdown.draining() => return,
+                attempt = self.upstream.connect_probed() => attempt,
+            };
+            match attempt {
+                Ok(connection) => {
+                    if detector.handle_connected() {
+                        tracing::info!("the cloud answers");
+                        self.metrics.link_changes.inc();
+                        self.link.send_replace(detector.state());
+                    }
+                    let lost = tokio::select! {
+                        () = self.shutdown.draining() => return,
+                        lost = connection.probe_lost() => lost,
+                    };
+                    let now = self.clock.now();
+                    if detector.handle_lost(now, lost) {
+                        self.declare_cut(&detector, "a probe was not answered");
+                    }
+                }
+                Err(error) => {
+                    let now = self.clock.now();
+                    if detector.handle_unreachable(now) {
+                        self.declare_cut(&detector, &error.to_string());
+                    }
+                    tracing::debug!(%error, "no way to the cloud");
+                    tokio::select! {
+                        () = self.shutdown.draining() => return,
+                        () = tokio::time::sleep(detector.retry_delay(random())) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn declare_cut(&self, detector: &LinkDetector, why: &str) {
+        tracing::warn!(why, "cut off from the cloud; serving from the store");
+        self.metrics.link_changes.inc();
+        self.link.send_replace(detector.state());
+        self.upstream.drop_all();
+    }
+
+    /// The collection of exactly this spec, made and started if there is room for it.
+    pub fn cell_or_new(self: &Arc<Self>, spec: &CollectionSpec) -> Option<Arc<Cell>> {
+        let now = self.clock.now().monotonic;
+        let mut cells = lock(&self.cells);
+        if let Some(cell) = cells.get(spec) {
+            return Some(Arc::clone(cell));
+        }
+        if cells.len() >= self.config.file.limits.collections && !evict_longest_unread(&mut cells, &self.store) {
+            return None;
+        }
+        let pinned = self.own_specs().contains(spec);
+        let cell = Cell::new(Collection::new(spec.clone(), self.ring_limits()), pinned, now);
+        cells.insert(spec.clone(), Arc::clone(&cell));
+        drop(cells);
+        if cell.claim_reflector() {
+            tokio::spawn(crate::reflect::run(Arc::clone(self), Arc::clone(&cell)));
+        }
+        Some(cell)
+    }
+
+    /// The collection of exactly this spec.
+    #[must_use]
+    pub fn cell(&self, spec: &CollectionSpec) -> Option<Arc<Cell>> {
+        lock(&self.cells).get(spec).cloned()
+    }
+
+    /// Collections that can answer for `spec`: it itself first, then wider ones.
+    #[must_use]
+    pub fn covering(&self, spec: &CollectionSpec) -> Vec<Arc<Cell>> {
+        let cells = lock(&self.cells);
+        let exact = cells.get(spec).cloned();
+        let wider = cells
+            .values()
+            .filter(|cell| cell.spec.gvr == spec.gvr && cell.spec != *spec && cell.spec.covers(spec))
+            .cloned();
+        exact.into_iter().chain(wider).collect()
+    }
+
+    /// Collections that may hold the object `key` of the kind and format of `spec`.
+    #[must_use]
+    pub fn covering_object(&self, spec: &CollectionSpec, key: &ObjectKey) -> Vec<Arc<Cell>> {
+        let cells = lock(&self.cells);
+        let near = |cell: &&Arc<Cell>| {
+            let held = &cell.spec;
+            let named = held.fields.single_name().is_none_or(|name| *name == *key.name);
+            held.gvr == spec.gvr
+                && held.format == spec.format
+                && named
+                && held.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
+        };
+        cells.values().filter(near).cloned().collect()
+    }
+
+    /// All collections, for /status and /metrics.
+    #[must_use]
+    pub fn cells(&self) -> Vec<Arc<Cell>> {
+        lock(&self.cells).values().cloned().collect()
+    }
+
+    /// Drops a collection that the server refused, so that the next read asks again.
+    pub fn forget_refused(&self, cell: &Arc<Cell>) {
+        if !cell.pinned && cell.with(|inner| !inner.collection.is_complete()) {
+            cell.change(|inner| inner.phase = Phase::Retired);
+            lock(&self.cells).remove(&cell.spec);
+            cell.stop();
+        }
+    }
+
+    /// The server has no protobuf of this kind (a custom resource).
+    pub fn note_json_only(&self, gvr: &GroupVersionResource) {
+        lock(&self.json_only).insert(gvr.clone());
+    }
+
+    /// Whether this kind has no protobuf.
+    #[must_use]
+    pub fn is_json_only(&self, gvr: &GroupVersionResource) -> bool {
+        lock(&self.json_only).contains(gvr)
+    }
+
+    /// The server itself answered 2xx to this principal for this collection: the best proof of a right.
+    pub fn note_own_success(&self, principal: &Principal, spec: &CollectionSpec, verb: Verb) {
+        self.record_access(principal, &collection_access(spec, verb), true);
+    }
+
+    /// The server refused this principal.
+    pub fn note_refused(&self, principal: &Principal, spec: &CollectionSpec) {
+        for verb in [Verb::List, Verb::Watch] {
+            self.record_access(principal, &collection_access(spec, verb), false);
+        }
+    }
+
+    /// Remembers a decision of the cloud, here and over restarts.
+    pub fn record_access(&self, principal: &Principal, key: &AccessKey, allowed: bool) {
+        let changes = lock(&self.access).learn(self.clock.now(), principal, key, allowed);
+        self.save_records(BlobClass::Access, changes);
+    }
+
+    /// What the cloud is known to say of this access; `None` when it must be asked.
+    pub fn known_access(&self, principal: &Principal, key: &AccessKey) -> Option<bool> {
+        let reach = if self.is_connected() { Reach::Online } else { Reach::Cut };
+        match lock(&self.access).check(self.clock.now(), reach, principal, key) {
+            Access::Allowed => Some(true),
+            Access::Denied => Some(false),
+            Access::Unknown => None,
+        }
+    }
+
+    /// Writes what a memory wants kept.
+    pub fn save_records(&self, class: BlobClass, changes: Vec<RecordChange>) {
+        for change in changes {
+            match change {
+                RecordChange::Put { key, value } => self.store.put(BlobKey { class, key: key.into() }, value.into()),
+                RecordChange::Remove { key } => self.store.remove(BlobKey { class, key: key.into() }),
+            }
+        }
+    }
+
+    /// Whether this node's own Node object is held.
+    #[must_use]
+    pub fn holds_own_node(&self) -> bool {
+        let [node, _] = self.own_specs();
+        self.cell(&node).is_some_and(|cell| cell.with(|inner| !inner.collection.is_empty()))
+    }
+
+    /// Keeps a credential for what its owner left to be sent after the cut.
+    pub fn remember_credential(&self, principal: &Principal, credential: &Credential) {
+        let mut lent = lock(&self.lent);
+        if lent.len() < LENT_CREDENTIALS || lent.contains_key(principal) {
+            lent.insert(principal.clone(), credential.clone());
+        }
+    }
+
+    /// The credential for what `principal` left to be sent.
+    #[must_use]
+    pub fn credential_of(&self, principal: &Principal) -> Option<Credential> {
+        if *principal == self.node {
+            return Some(Credential::Node);
+        }
+        lock(&self.lent).get(principal).cloned()
+    }
+
+    /// Keeps a whole answer.
+    pub fn keep_document(&self, class: BlobClass, key: &str, document: Document) {
+        let stored = document.encode();
+        let dropped = lock(&self.documents).insert(key, document);
+        self.store.put(BlobKey { class, key: key.as_bytes().into() }, stored);
+        for key in dropped {
+            for class in [BlobClass::Single, BlobClass::Discovery] {
+                self.store.remove(BlobKey { class, key: key.as_bytes().into() });
+            }
+        }
+    }
+
+    /// Forgets a whole answer.
+    pub fn drop_document(&self, class: BlobClass, key: &str) {
+        if lock(&self.documents).remove(key) {
+            self.store.remove(BlobKey { class, key: key.as_bytes().into() });
+        }
+    }
+}
+
+/// The access that a collection's list or watch needs.
+#[must_use]
+pub fn collection_access(spec: &CollectionSpec, verb: Verb) -> AccessKey {
+    // A request for a single name is authorized for that name.
+    let name = spec.fields.single_name().unwrap_or_default();
+    AccessKey::Resource {
+        verb: verb.as_str().into(),
+        group: spec.gvr.group.clone(),
+        version: spec.gvr.version.clone(),
+        resource: spec.gvr.resource.clone(),
+        subresource: Box::default(),
+        namespace: spec.namespace.clone().unwrap_or_default(),
+        name: name.into(),
+        labels: spec.labels.to_string().into(),
+        fields: spec.fields.to_string().into(),
+    }
+}
+
+/// Makes room: the collection that was not read for the longest time and has no reader goes, with its data.
+fn evict_longest_unread(cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>, store: &Store) -> bool {
+    let victim = cells
+        .values()
+        .filter(|cell| cell.is_idle(Duration::MAX, Duration::ZERO))
+        .min_by_key(|cell| cell.last_read())
+        .cloned();
+    let Some(victim) = victim else { return false };
+    cells.remove(&victim.spec);
+    victim.stop();
+    store.apply(&victim.spec, vec![edge_hub_core::collection::Change::Reset]);
+    true
+}

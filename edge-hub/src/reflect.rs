@@ -1,0 +1,542 @@
+//! Runs the upstream list-watch of one collection: sends what the reflector decides, feeds what comes back into the
+//! collection, wakes its readers and hands the changes to the store.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use edge_hub_core::{
+    collection::{Change, CollectionSpec, Envelope, Object},
+    identity::Principal,
+    reflector::{Failure, Next, Reflector, SILENT_WATCH, STALLED_FRAME, STALLED_LIST},
+};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http_body_util::BodyExt as _;
+use proto_kube::{
+    list::{ListHead, split_list},
+    media_type::{Encoding, Form, Format},
+    object::{TypeMeta, scan},
+    request_info::Verb,
+    watch::{EventType, WatchDecoder, WatchEvent, bookmark_marks_initial_events_end, read_error},
+};
+
+use crate::{
+    cell::{Cell, Phase},
+    clock::random,
+    decode::Inflate,
+    hub::Hub,
+    upstream::{Credential, ReadError, UpstreamBody, UpstreamError, empty, read_all},
+};
+
+/// How long the head of an answer may take while the link stands.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// One object on a watch; kube-apiserver refuses larger writes.
+const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
+/// Objects of one collection.
+const MAX_OBJECTS: usize = 1_000_000;
+/// A refusal's body that is kept for the clients.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+/// Reflectors spread their first requests after a heal over this long; pinned collections do not wait.
+const HEAL_SPREAD: Duration = Duration::from_secs(2);
+/// How often a quiet watch looks whether anybody still needs it.
+const IDLE_CHECK: Duration = Duration::from_secs(15);
+
+/// Drives `cell` until the hub drains.
+pub async fn run(hub: Arc<Hub>, cell: Arc<Cell>) {
+    let held = cell.with(|inner| inner.collection.resume_from()).unwrap_or(0);
+    let mut driver = Driver {
+        reflector: Reflector::new(hub.config.protocol(), held),
+        gathered: Gathered::default(),
+        hub,
+        cell,
+    };
+    let draining = driver.hub.shutdown.clone();
+    let attention = Arc::clone(&driver.cell);
+    loop {
+        tokio::select! {
+            () = draining.draining() => return,
+            () = attention.stopped() => return,
+            () = driver.turn() => {}
+            // A new sponsor may end a pause; it must not cut a request short.
+            () = attention.attention.notified(), if driver.pauses() => driver.reflector.nudge(),
+        }
+    }
+}
+
+/// Pages of a list, or the initial events of a watch, until they are complete.
+#[derive(Default)]
+struct Gathered {
+    objects: Vec<Object>,
+    envelope: Option<Envelope>,
+}
+
+struct Driver {
+    hub: Arc<Hub>,
+    cell: Arc<Cell>,
+    reflector: Reflector,
+    gathered: Gathered,
+}
+
+impl Driver {
+    fn pauses(&self) -> bool {
+        matches!(self.reflector.next(self.hub.clock.now(), 0), Next::Wait(_) | Next::Parked)
+            || self.cell.with(|inner| inner.phase == Phase::Retired)
+    }
+
+    /// One request or one pause.
+    async fn turn(&mut self) {
+        let idle = self.hub.config.file.idle_watch;
+        if self.cell.is_idle(self.hub.clock.now().monotonic, idle) {
+            self.cell.change(|inner| inner.phase = Phase::Retired);
+            return self.cell.attention.notified().await;
+        }
+        self.wait_for_link().await;
+        let Some((principal, credential)) = self.cell.best_sponsor() else {
+            return self.cell.attention.notified().await;
+        };
+        if let Some(seed) = self.cell.with(|inner| inner.seed.take()) {
+            self.reflector.seed(seed);
+        }
+        let now = self.hub.clock.now();
+        match self.reflector.next(now, random()) {
+            Next::Wait(until) => tokio::time::sleep_until(self.hub.clock.instant(until)).await,
+            Next::Parked => std::future::pending().await,
+            Next::List(query) => {
+                if let Err(failure) = self.list(&principal, &credential, &query).await {
+                    self.fail(&failure);
+                }
+            }
+            Next::Watch { query, initial } => {
+                if let Err(failure) = self.watch(&principal, &credential, &query, initial).await {
+                    self.fail(&failure);
+                }
+            }
+        }
+    }
+
+    async fn wait_for_link(&mut self) {
+        let mut link = self.hub.link.subscribe();
+        if link.borrow_and_update().is_connected() {
+            return;
+        }
+        // While cut a collection keeps its phase: what it holds is served with its age.
+        while !link.borrow_and_update().is_connected() {
+            if link.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+        self.reflector.nudge();
+        if !self.cell.pinned {
+            let spread = u64::try_from(HEAL_SPREAD.as_millis()).unwrap_or(0).max(1);
+            tokio::time::sleep(Duration::from_millis(random() % spread)).await;
+        }
+    }
+
+    fn fail(&mut self, failure: &Failure) {
+        let now = self.hub.clock.now();
+        tracing::debug!(collection = %Label(&self.cell.spec), ?failure, "upstream request failed");
+        if self.reflector.handle_failure(now, failure, random()) {
+            self.gathered = Gathered::default();
+        }
+        self.cell.change(|inner| {
+            if inner.phase == Phase::Live {
+                inner.phase = Phase::Syncing;
+            }
+        });
+    }
+
+    async fn request(
+        &self,
+        credential: &Credential,
+        query: &[(&'static str, String)],
+        accept: &'static str,
+        compress: bool,
+    ) -> Result<http::Response<UpstreamBody>, Failure> {
+        let request = Request::get(target(&self.cell.spec, query))
+            .header(header::ACCEPT, accept)
+            .header(header::ACCEPT_ENCODING, if compress { "gzip" } else { "identity" })
+            .header(header::USER_AGENT, crate::USER_AGENT)
+            .body(empty())
+            .map_err(|_| Failure::BadAnswer)?;
+        self.hub.metrics.upstream_lists_and_watches.inc();
+        self.hub.upstream.send(credential, request, HEAD_TIMEOUT).await.map_err(|error| {
+            if matches!(error, UpstreamError::Lost(_) | UpstreamError::Unreachable(_)) {
+                self.hub.suspect_link();
+            }
+            Failure::Transport
+        })
+    }
+
+    /// Reads the refusal, remembers it for the clients, and says what it means for the reflector.
+    async fn refusal(
+        &self,
+        principal: &Principal,
+        credential: &Credential,
+        response: http::Response<UpstreamBody>,
+    ) -> Failure {
+        let (head, body) = response.into_parts();
+        let retry_after = retry_after(&head.headers);
+        let body = read_all(body, MAX_REFUSAL_BYTES, STALLED_LIST).await.unwrap_or_default();
+        let code = head.status.as_u16();
+        if matches!(code, 401 | 403 | 404 | 405 | 406) {
+            if code == 403 {
+                self.hub.note_refused(principal, &self.cell.spec);
+            }
+            let others = matches!(code, 401 | 403) && self.cell.dismiss_sponsor(principal, credential);
+            if others {
+                return Failure::Status { code: 429, retry_after: None };
+            }
+            self.cell.change(|inner| inner.phase = Phase::Refused(head.status, body));
+        }
+        Failure::Status { code, retry_after }
+    }
+
+    async fn list(
+        &mut self,
+        principal: &Principal,
+        credential: &Credential,
+        query: &[(&'static str, String)],
+    ) -> Result<(), Failure> {
+        let response = self.request(credential, query, self.cell.spec.format.accept_list(), true).await?;
+        if !response.status().is_success() {
+            return Err(self.refusal(principal, credential, response).await);
+        }
+        self.check_format(response.headers())?;
+        let mut inflate = Inflate::for_headers(response.headers()).ok_or(Failure::BadAnswer)?;
+        let limit = self.hub.config.file.limits.list_mib * 1024 * 1024;
+        let packed = read_all(response.into_body(), limit, STALLED_LIST).await.map_err(|error| {
+            if let ReadError::TooLarge(bytes) = &error {
+                tracing::warn!(collection = %Label(&self.cell.spec), bytes, "list is larger than limits.listMib");
+                return Failure::BadAnswer;
+            }
+            Failure::Transport
+        })?;
+        let body = inflate.whole(packed, limit).map_err(|_| Failure::BadAnswer)?;
+        self.hub.note_own_success(principal, &self.cell.spec, Verb::List);
+        self.take_page(&body)
+    }
+
+    fn take_page(&mut self, body: &Bytes) -> Result<(), Failure> {
+        let (head, items) = split_list(self.cell.spec.format, body).map_err(|error| {
+            tracing::warn!(collection = %Label(&self.cell.spec), %error, "list cannot be read");
+            Failure::BadAnswer
+        })?;
+        if self.gathered.objects.len() + items.len() > MAX_OBJECTS {
+            return Err(Failure::BadAnswer);
+        }
+        let resource_version: u64 = head.resource_version.parse().map_err(|_| Failure::BadAnswer)?;
+        for raw in items {
+            self.gathered.objects.push(object_from(self.cell.spec.format, raw)?);
+        }
+        if self.gathered.envelope.is_none() {
+            self.gathered.envelope = Some(envelope_of_list(&head));
+        }
+        self.reflector.handle_page(&head.continue_token);
+        if head.continue_token.is_empty() {
+            self.take_over(resource_version)?;
+        }
+        Ok(())
+    }
+
+    /// All is gathered: swap it in at once, so that nobody ever sees half a state.
+    fn take_over(&mut self, resource_version: u64) -> Result<(), Failure> {
+        let Gathered { objects, envelope } = std::mem::take(&mut self.gathered);
+        let envelope = envelope.ok_or(Failure::BadAnswer)?;
+        let now = self.hub.clock.now();
+        let consistent = self.reflector.list_is_consistent();
+        let changes = self.cell.change(|inner| {
+            let held = inner.collection.resource_version();
+            if held <= resource_version {
+                let outcome = inner.collection.replace(now, resource_version, envelope, objects);
+                return outcome.map_err(|_| Failure::Older);
+            }
+            if !consistent {
+                return Err(Failure::Older);
+            }
+            tracing::warn!(collection = %Label(&self.cell.spec), held, resource_version,
+                "the cloud was set back to an older state; clients must list again");
+            Ok(inner.collection.reset(now, resource_version, envelope, objects))
+        })?;
+        self.reflector.handle_synced(resource_version);
+        self.save(changes);
+        tracing::debug!(collection = %Label(&self.cell.spec), resource_version, "synced");
+        Ok(())
+    }
+
+    async fn watch(
+        &mut self,
+        principal: &Principal,
+        credential: &Credential,
+        query: &[(&'static str, String)],
+        initial: bool,
+    ) -> Result<(), Failure> {
+        // Only the initial events are worth packing, and only servers from 1.37 on do it.
+        let response = self.request(credential, query, self.cell.spec.format.accept_object(), initial).await?;
+        if !response.status().is_success() {
+            return Err(self.refusal(principal, credential, response).await);
+        }
+        self.check_format(response.headers())?;
+        let mut inflate = Inflate::for_headers(response.headers()).ok_or(Failure::BadAnswer)?;
+        self.hub.note_own_success(principal, &self.cell.spec, Verb::Watch);
+        if !initial {
+            self.enter_live();
+        }
+        let opened = self.hub.clock.now().monotonic;
+        let mut stream = WatchStream {
+            body: response.into_body(),
+            decoder: WatchDecoder::new(self.cell.spec.format, MAX_FRAME_BYTES),
+            gathering: initial,
+        };
+        loop {
+            let Some(chunk) = self.next_chunk(&mut stream).await? else { break };
+            let plain = inflate.push(&chunk).map_err(|_| Failure::BadAnswer)?;
+            self.hub.metrics.upstream_watch_bytes.inc_by(u64::try_from(chunk.len()).unwrap_or(0));
+            stream.decoder.push(&plain);
+            self.take_events(&mut stream)?;
+            if self.cell.is_idle(self.hub.clock.now().monotonic, self.hub.config.file.idle_watch) {
+                return Ok(());
+            }
+        }
+        let now = self.hub.clock.now();
+        self.reflector.handle_clean_end(now, now.monotonic.saturating_sub(opened), random());
+        if stream.decoder.is_mid_frame() || stream.gathering {
+            return Err(Failure::Transport);
+        }
+        Ok(())
+    }
+
+    fn enter_live(&self) {
+        let now = self.hub.clock.now();
+        self.cell.change(|inner| {
+            inner.phase = Phase::Live;
+            inner.collection.touch(now);
+        });
+    }
+
+    /// The next bytes of a watch; `None` at its clean end or when nobody needs it any more.
+    async fn next_chunk(&self, stream: &mut WatchStream) -> Result<Option<Bytes>, Failure> {
+        let patience = if stream.decoder.is_mid_frame() { STALLED_FRAME } else { SILENT_WATCH };
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let pause = deadline.min(tokio::time::Instant::now() + IDLE_CHECK);
+            match tokio::time::timeout_at(pause, stream.body.frame()).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(_))) => return Err(Failure::Transport),
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                Err(_) if tokio::time::Instant::now() >= deadline => {
+                    tracing::info!(collection = %Label(&self.cell.spec), ?patience, "the watch fell silent");
+                    return Err(Failure::Transport);
+                }
+                Err(_) => {
+                    let now = self.hub.clock.now().monotonic;
+                    if self.cell.is_idle(now, self.hub.config.file.idle_watch) {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_events(&mut self, stream: &mut WatchStream) -> Result<(), Failure> {
+        let mut batch = Vec::new();
+        let outcome = loop {
+            match stream.decoder.next() {
+                Ok(Some(event)) => match self.classify(stream, event) {
+                    Ok(Some(step)) => batch.push(step),
+                    Ok(None) => {}
+                    Err(failure) => break Err(failure),
+                },
+                Ok(None) => break Ok(()),
+                Err(error) => {
+                    tracing::warn!(collection = %Label(&self.cell.spec), %error, "watch frame cannot be read");
+                    break Err(Failure::BadAnswer);
+                }
+            }
+        };
+        // What came before a bad frame is good.
+        self.apply(batch);
+        outcome
+    }
+
+    /// What one event asks for; `None` when it only adds to a state that is being gathered.
+    fn classify(&mut self, stream: &mut WatchStream, event: WatchEvent) -> Result<Option<Step>, Failure> {
+        let format = self.cell.spec.format;
+        match event.event_type {
+            EventType::Error => {
+                let code = error_code(format.encoding, &event.raw);
+                Err(Failure::Status { code, retry_after: None })
+            }
+            EventType::Bookmark => {
+                let meta = scan(format, &event.raw).map_err(|_| Failure::BadAnswer)?;
+                let resource_version: u64 = meta.resource_version.parse().map_err(|_| Failure::BadAnswer)?;
+                if stream.gathering {
+                    if bookmark_marks_initial_events_end(format, &event.raw) {
+                        stream.gathering = false;
+                        if self.gathered.envelope.is_none() {
+                            self.gathered.envelope = Some(envelope_of_event(&event));
+                        }
+                        self.take_over(resource_version)?;
+                        self.enter_live();
+                    }
+                    return Ok(None);
+                }
+                Ok(Some(Step::Bookmark(resource_version)))
+            }
+            kind => {
+                let object = object_from(format, event.raw.clone())?;
+                if stream.gathering {
+                    if self.gathered.envelope.is_none() {
+                        self.gathered.envelope = Some(envelope_of_event(&event));
+                    }
+                    if self.gathered.objects.len() >= MAX_OBJECTS {
+                        return Err(Failure::BadAnswer);
+                    }
+                    self.gathered.objects.push(object);
+                    return Ok(None);
+                }
+                Ok(Some(Step::Event(kind, object)))
+            }
+        }
+    }
+
+    fn apply(&mut self, batch: Vec<Step>) {
+        if batch.is_empty() {
+            return;
+        }
+        let now = self.hub.clock.now();
+        self.hub.metrics.upstream_events.inc_by(u64::try_from(batch.len()).unwrap_or(0));
+        let (changes, resource_version) = self.cell.change(|inner| {
+            let mut changes = Vec::new();
+            for step in batch {
+                changes.extend(match step {
+                    Step::Event(kind, object) => inner.collection.apply(now, kind, object),
+                    Step::Bookmark(resource_version) => inner.collection.bookmark(now, resource_version),
+                });
+            }
+            (changes, inner.collection.resource_version())
+        });
+        self.reflector.handle_progress(resource_version);
+        self.save(changes);
+    }
+
+    fn save(&self, changes: Vec<Change>) {
+        if !changes.is_empty() {
+            self.hub.store.apply(&self.cell.spec, changes);
+        }
+    }
+
+    /// A server without protobuf for this kind answers JSON; then the collection is the wrong one.
+    fn check_format(&self, headers: &HeaderMap) -> Result<(), Failure> {
+        let offered = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let format = Format::from_content_type(offered).ok_or(Failure::BadAnswer)?;
+        let wanted = self.cell.spec.format;
+        if format.encoding == wanted.encoding {
+            return Ok(());
+        }
+        if wanted.encoding == Encoding::Protobuf && format.encoding == Encoding::Json {
+            self.hub.note_json_only(&self.cell.spec.gvr);
+            self.cell.change(|inner| inner.phase = Phase::JsonOnly);
+            return Err(Failure::Status { code: 406, retry_after: None });
+        }
+        Err(Failure::BadAnswer)
+    }
+}
+
+enum Step {
+    Event(EventType, Object),
+    Bookmark(u64),
+}
+
+struct WatchStream {
+    body: UpstreamBody,
+    decoder: WatchDecoder,
+    /// Initial events are still coming.
+    gathering: bool,
+}
+
+/// Path and query of a request for this collection.
+fn target(spec: &CollectionSpec, query: &[(&'static str, String)]) -> String {
+    let mut pairs = form_urlencoded::Serializer::new(String::new());
+    if !spec.fields.is_empty() {
+        pairs.append_pair("fieldSelector", &spec.fields.to_string());
+    }
+    if !spec.labels.is_empty() {
+        pairs.append_pair("labelSelector", &spec.labels.to_string());
+    }
+    for (key, value) in query {
+        pairs.append_pair(key, value);
+    }
+    format!("{}?{}", spec.gvr.path(spec.namespace.as_deref(), None, None), pairs.finish())
+}
+
+fn object_from(format: Format, raw: Bytes) -> Result<Object, Failure> {
+    let meta = scan(format, &raw).map_err(|_| Failure::BadAnswer)?;
+    let key = meta.key();
+    let uid = meta.uid.into_owned().into_boxed_str();
+    let resource_version = meta.resource_version.parse().map_err(|_| Failure::BadAnswer)?;
+    Ok(Object { key, uid, resource_version, raw })
+}
+
+fn envelope_of_list(head: &ListHead) -> Envelope {
+    let list_kind = head.type_meta.kind.clone();
+    // A Table is its own list; every other list kind is the item's kind with "List" behind it.
+    let kind = match list_kind.strip_suffix("List") {
+        Some(kind) => kind.into(),
+        None => list_kind.clone(),
+    };
+    Envelope {
+        type_meta: TypeMeta { api_version: head.type_meta.api_version.clone(), kind },
+        list_kind,
+        columns: head.columns.clone(),
+    }
+}
+
+fn envelope_of_event(event: &WatchEvent) -> Envelope {
+    let list_kind = if &*event.type_meta.kind == "Table" {
+        event.type_meta.kind.clone()
+    } else {
+        format!("{}List", event.type_meta.kind).into_boxed_str()
+    };
+    Envelope { type_meta: event.type_meta.clone(), list_kind, columns: event.columns.clone() }
+}
+
+/// The code of an ERROR event's Status; 500 when it cannot be read.
+fn error_code(encoding: Encoding, raw: &[u8]) -> u16 {
+    let code = read_error(encoding, raw).map(|error| error.code).unwrap_or_default();
+    if code == 0 { StatusCode::INTERNAL_SERVER_ERROR.as_u16() } else { code }
+}
+
+/// `Retry-After` in seconds.
+#[must_use]
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u64 = headers.get(header::RETRY_AFTER).map(HeaderValue::to_str)?.ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// A collection's name in logs.
+pub struct Label<'a>(pub &'a CollectionSpec);
+
+impl std::fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let spec = self.0;
+        write!(f, "{}", spec.gvr)?;
+        if let Some(namespace) = &spec.namespace {
+            write!(f, " in {namespace}")?;
+        }
+        if !spec.fields.is_empty() {
+            write!(f, " where {}", spec.fields)?;
+        }
+        if !spec.labels.is_empty() {
+            write!(f, " labelled {}", spec.labels)?;
+        }
+        let form = match spec.format.form {
+            Form::Object => "",
+            Form::Table => " as tables",
+            Form::PartialMetadata => " as metadata",
+        };
+        write!(f, "{form} ({:?})", spec.format.encoding)
+    }
+}

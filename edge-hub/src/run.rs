@@ -1,0 +1,286 @@
+//! From arguments to a running hub and back to an exit code.
+//!
+//! Order matters: the store is loaded before a listener opens (a refused connection is the one failure that clients
+//! bear without a new list), and the first word of the link is awaited for a moment only.
+
+use std::{
+    ffi::OsString,
+    net::IpAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use clap::Parser;
+use edge_hub_core::collection::CollectionSpec;
+use proto_daemon::{
+    admin::{self, AdminState},
+    exit::Exit,
+    metrics as daemon_metrics,
+    shutdown::Shutdown,
+    telemetry,
+    tls::{self, CertificateFiles, ReloadingResolver, TlsError},
+};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    authenticate::Authenticator,
+    certificate::{self, CertificateError},
+    clock::Clock,
+    config::{Config, ConfigError},
+    hub::{Hub, Parts},
+    metrics::Metrics,
+    server,
+    store::{AtRestKey, Store, StoreError, StoreOptions},
+    upstream::{TlsSettings, Upstream},
+};
+
+/// How long streams may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long a starting hub waits for the link before it serves from the store.
+const FIRST_WORD: Duration = Duration::from_millis(150);
+
+/// A caching list-watch server in front of kube-apiserver, one per node.
+#[derive(Debug, Parser)]
+#[command(
+    name = "edge-hub",
+    version,
+    about = "The node's Kubernetes API: answers from its own store while the cloud is cut off",
+    after_help = "Point the kubelet's kubeconfig and every pod's KUBERNETES_SERVICE_HOST at a `listen` address.\n\
+                  Health and metrics: curl --unix-socket <adminSocket> http://hub/readyz (/livez, /metrics, /status)."
+)]
+struct Arguments {
+    /// The settings, a YAML file; deploy/edge-hub.yaml shows every key.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Check the settings and the files that they name, print what is wrong, and exit.
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// Why the hub could not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The settings.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// Logging.
+    #[error("log: {0}")]
+    Telemetry(#[from] telemetry::TelemetryError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The serving certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The store.
+    #[error("stateDirectory: {0}")]
+    Store(#[from] StoreError),
+    /// The key for data at rest.
+    #[error("atRestKey: {0}")]
+    Key(#[from] crate::store::KeyError),
+    /// The admin socket.
+    #[error("adminSocket: {0}")]
+    Admin(#[from] admin::AdminError),
+    /// A listener.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The runtime or the signal handlers.
+    #[error("cannot start: {0}")]
+    Start(#[from] std::io::Error),
+}
+
+impl RunError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) | Self::Telemetry(_) | Self::Tls(_) | Self::Key(_) | Self::Certificate(_) => Exit::Config,
+            Self::Store(_) | Self::Listen { .. } | Self::Admin(_) => Exit::Unavailable,
+            Self::Start(_) => Exit::Software,
+        }
+    }
+}
+
+/// Runs the hub with these arguments (the first is the program's name) until it is told to stop.
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match start(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("edge-hub: {error}");
+            error.exit().into()
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> Result<(), RunError> {
+    let config = Config::load(&arguments.config)?;
+    tls::install_provider();
+    if arguments.check_config {
+        check(&config)?;
+        println!("{} is good", arguments.config.display());
+        return Ok(());
+    }
+    telemetry::init(&config.file.log)?;
+    // One thread: the hub's work is small and shared state stays cheap; the store has a thread of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let shutdown = Shutdown::new(GRACE);
+    runtime.block_on(async {
+        shutdown.on_signal()?;
+        run(config, shutdown).await
+    })
+}
+
+fn check(config: &Config) -> Result<(), RunError> {
+    upstream_tls(config)?;
+    tls::load_roots(config.client_ca())?;
+    if let Some(serving) = &config.file.serving {
+        ReloadingResolver::new(serving.clone())?;
+    }
+    if let Some(key) = &config.file.at_rest_key {
+        AtRestKey::load(key)?;
+    }
+    Ok(())
+}
+
+fn upstream_tls(config: &Config) -> Result<TlsSettings, TlsError> {
+    let roots = tls::load_roots(&config.file.api_server_ca)?;
+    let credential = ReloadingResolver::new(config.file.credential.clone())?;
+    let mut node = tls::client_config(roots.clone(), Some(credential))?;
+    let mut bearer = tls::client_config(roots, None)?;
+    for settings in [&mut node, &mut bearer] {
+        settings.alpn_protocols = vec![b"h2".to_vec()];
+    }
+    Ok(TlsSettings { node: Arc::new(node), bearer: Arc::new(bearer) })
+}
+
+fn serving_files(config: &Config) -> Result<CertificateFiles, CertificateError> {
+    if let Some(files) = &config.file.serving {
+        return Ok(files.clone());
+    }
+    let mut addresses: Vec<IpAddr> = config.file.listen.iter().map(std::net::SocketAddr::ip).collect();
+    addresses.push(IpAddr::from([127, 0, 0, 1]));
+    let folder = config.file.state_directory.join("pki");
+    certificate::ensure_serving(&folder, &config.file.node_name, &addresses, time::OffsetDateTime::now_utc())
+}
+
+/// What a node cannot start its pods without.
+fn is_critical(spec: &CollectionSpec) -> bool {
+    matches!(
+        (&*spec.gvr.group, &*spec.gvr.resource),
+        ("", "nodes" | "pods" | "services" | "secrets" | "configmaps" | "persistentvolumes" | "persistentvolumeclaims")
+            | ("node.k8s.io", "runtimeclasses")
+            | ("storage.k8s.io", "csinodes" | "csidrivers")
+    )
+}
+
+fn open_store(config: &Config) -> Result<(Store, crate::store::Recovered), RunError> {
+    let folder = &config.file.state_directory;
+    std::fs::create_dir_all(folder)?;
+    let key = match &config.file.at_rest_key {
+        Some(path) => AtRestKey::load(path)?,
+        None => AtRestKey::load_or_create(&folder.join("at-rest.key"))?,
+    };
+    let mut options = StoreOptions::new(folder.join("store"), key);
+    options.max_bytes = config.file.state_limit_mib * 1024 * 1024;
+    options.critical = is_critical;
+    Ok(Store::open(options)?)
+}
+
+/// Runs a hub until `shutdown` drains. The caller owns the runtime and the signals.
+///
+/// # Errors
+/// [`RunError`] when it cannot start.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
+    let started = std::time::Instant::now();
+    let mut registry = daemon_metrics::registry("edge-hub", env!("CARGO_PKG_VERSION"));
+    let metrics = Metrics::register(&mut registry);
+    let tls_upstream = upstream_tls(&config)?;
+    let resolver = ReloadingResolver::new(serving_files(&config)?)?;
+    let client_roots = tls::load_roots(config.client_ca())?;
+    let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(resolver, Some(client_roots))?));
+    let admin_socket = config.file.admin_socket.clone();
+    let listen = config.file.listen.clone();
+
+    let (store, recovered) = open_store(&config)?;
+    let parts = Parts {
+        upstream: Upstream::new(config.servers.clone(), tls_upstream),
+        authenticator: Authenticator::default(),
+        clock: Clock::start(),
+        config,
+        store,
+        metrics,
+        shutdown: shutdown.clone(),
+    };
+    let hub = Hub::new(parts, recovered);
+    let status = Arc::new(Status { hub: Arc::clone(&hub), registry, serving: OnceLock::new() });
+    let _admin = admin::serve(&admin_socket, Arc::clone(&status) as Arc<dyn AdminState>)?;
+    hub.start();
+    // With the cloud there, the first answers should be the cloud's; without it nobody may wait.
+    let mut link = hub.link.subscribe();
+    let _ = tokio::time::timeout(FIRST_WORD, link.wait_for(|link| link.is_connected())).await;
+
+    for address in listen {
+        let listener =
+            TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })?;
+        tokio::spawn(server::serve(Arc::clone(&hub), listener, acceptor.clone()));
+    }
+    let _ = status.serving.set(());
+    tracing::info!(node = hub.config.file.node_name, after = ?started.elapsed(), "serving");
+    shutdown.draining().await;
+    tracing::info!("draining");
+    shutdown.drained().await;
+    if let Err(error) = hub.store.flush().wait_timeout(GRACE) {
+        tracing::error!(%error, "the last changes are not on disk");
+    }
+    shutdown.stop();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What the admin socket tells.
+struct Status {
+    hub: Arc<Hub>,
+    registry: prometheus_client::registry::Registry,
+    serving: OnceLock<()>,
+}
+
+impl AdminState for Status {
+    fn live(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.serving.get().is_none() {
+            return Err("the listeners are not open yet".to_owned());
+        }
+        for spec in self.hub.own_specs() {
+            let complete =
+                self.hub.cell(&spec).is_some_and(|cell| cell.with(|inner| inner.collection.is_complete()));
+            if !complete {
+                return Err(format!("{} is not synced yet", crate::reflect::Label(&spec)));
+            }
+        }
+        Ok(())
+    }
+
+    fn metrics(&self) -> String {
+        daemon_metrics::encode(&self.registry)
+    }
+
+    fn status_json(&self) -> String {
+        crate::status::render(&self.hub)
+    }
+}

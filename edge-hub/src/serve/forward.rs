@@ -1,0 +1,341 @@
+//! Requests that the cloud answers: passed on as the client's own, and what their answers teach is kept.
+
+use std::time::Duration;
+
+use edge_hub_core::{access::AccessKey, documents::Document, lease::is_own_lease, token::TokenKey};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Uri, header};
+use http_body_util::BodyExt as _;
+use proto_kube::{
+    media_type::Format,
+    request_info::{NonResourceRequest, RequestInfo, ResourceRequest, Verb},
+    status::Status,
+};
+
+use super::{Call, answer, resource_access};
+use crate::{
+    decode::Inflate,
+    store::BlobClass,
+    upstream::{Body, UpstreamBody, UpstreamError, full, read_all},
+};
+
+/// kube-apiserver ends requests that are no watches after 60 s.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(65);
+/// A log that is followed may stay silent before its first byte.
+const STREAM_HEAD_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Answers up to this size are kept.
+const MAX_DOCUMENT_BYTES: usize = 8 * 1024 * 1024;
+const BODY_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Headers of one hop; they mean nothing on the next.
+const HOP_HEADERS: [&str; 9] = [
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+    "transfer-encoding", "upgrade",
+];
+
+/// Drops what belongs to one connection only.
+pub(super) fn strip_hop_headers(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in HOP_HEADERS {
+        headers.remove(name);
+    }
+}
+
+/// Under what a single object's answer is kept.
+pub(super) fn single_key(uri: &Uri, format: Format) -> String {
+    format!("{} {:?} {:?}", uri.path(), format.encoding, format.form)
+}
+
+/// Under what a discovery document is kept: what was asked for decides what came.
+fn discovery_key(uri: &Uri, accept: &str) -> String {
+    format!("{} {accept}", uri.path_and_query().map_or("/", |path| path.as_str()))
+}
+
+/// Paths that tell a client what the API offers; they hold no objects.
+fn is_discovery(path: &str) -> bool {
+    matches!(path, "/version" | "/version/" | "/api" | "/apis")
+        || path.starts_with("/api/")
+        || path.starts_with("/apis/")
+        || path.starts_with("/openapi/")
+}
+
+impl Call {
+    async fn send(&self) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let mut builder = Request::builder().method(self.head.method.clone()).uri(self.head.uri.clone());
+        if let Some(headers) = builder.headers_mut() {
+            headers.clone_from(&self.head.headers);
+            strip_hop_headers(headers);
+            headers.remove(header::HOST);
+            headers.remove(header::CONTENT_LENGTH);
+            headers.remove(header::EXPECT);
+        }
+        let request = builder.body(full(self.body.clone())).map_err(UpstreamError::Request)?;
+        let streams = self.head.uri.path().ends_with("/log") || self.head.uri.path().contains("/proxy");
+        let patience = if streams { STREAM_HEAD_TIMEOUT } else { HEAD_TIMEOUT };
+        self.hub.metrics.forwarded.inc();
+        let outcome = self.hub.upstream.send(&self.credential, request, patience).await;
+        if let Err(error) = &outcome {
+            tracing::debug!(%error, path = self.head.uri.path(), "the cloud did not answer");
+            self.hub.suspect_link();
+        }
+        outcome
+    }
+
+    /// The answer as it comes, streamed.
+    fn relay(mut self, response: Response<UpstreamBody>) -> Response<Body> {
+        let slot = self.slot.take();
+        let (mut head, body) = response.into_parts();
+        strip_hop_headers(&mut head.headers);
+        // The slot is held for as long as the body is.
+        let body = body.map_frame(move |frame| {
+            let _held = &slot;
+            frame
+        });
+        Response::from_parts(head, body.map_err(Into::into).boxed_unsync())
+    }
+
+    /// Reads a small answer whole, unpacked, so that it can be kept.
+    async fn read_answer(&self, response: Response<UpstreamBody>) -> Option<(http::response::Parts, bytes::Bytes)> {
+        let (mut head, body) = response.into_parts();
+        strip_hop_headers(&mut head.headers);
+        let mut inflate = Inflate::for_headers(&head.headers)?;
+        let packed = read_all(body, MAX_DOCUMENT_BYTES, BODY_PATIENCE).await.ok()?;
+        let plain = inflate.whole(packed, MAX_DOCUMENT_BYTES).ok()?;
+        head.headers.remove(header::CONTENT_ENCODING);
+        head.headers.remove(header::CONTENT_LENGTH);
+        Some((head, plain))
+    }
+
+    fn learn(&self, key: &AccessKey, status: StatusCode) {
+        if status.is_success() || status == StatusCode::NOT_MODIFIED {
+            self.hub.record_access(&self.principal, key, true);
+        } else if status == StatusCode::FORBIDDEN {
+            self.hub.record_access(&self.principal, key, false);
+        }
+    }
+
+    /// Passed on, and nothing of it is kept.
+    pub(super) async fn forward_uncached(self) -> Response<Body> {
+        if !self.hub.is_connected() {
+            return answer::refuse(&cut_off("the request acts for another user"));
+        }
+        match self.send().await {
+            Ok(response) => self.relay(response),
+            Err(error) => answer::refuse(&lost(&error)),
+        }
+    }
+
+    /// A read or write of a resource that the cloud answers.
+    pub(super) async fn forward_resource(self, request: ResourceRequest) -> Response<Body> {
+        match self.send().await {
+            Ok(response) => {
+                if is_own_lease(&self.hub.config.file.node_name, &self.principal, &request) {
+                    return self.keep_lease(&request, response).await;
+                }
+                if request.verb == Verb::Get && request.subresource.is_none() {
+                    return self.keep_single(&request, response).await;
+                }
+                if request.verb == Verb::Create && request.subresource.as_deref() == Some("token") {
+                    return self.keep_token(&request, response).await;
+                }
+                if !matches!(request.verb, Verb::List | Verb::Watch) {
+                    self.learn(&resource_access(&request), response.status());
+                }
+                self.relay(response)
+            }
+            // A read may be asked again, of the cache; a write may have arrived, and only its sender knows what then.
+            Err(error) if request.verb.is_read() && !self.hub.is_connected() => self.read_again(request, &error).await,
+            Err(error) => self.unsent(&request, &error),
+        }
+    }
+
+    /// The link died under a read: answer as if it had come a moment later.
+    async fn read_again(self, request: ResourceRequest, error: &UpstreamError) -> Response<Body> {
+        match request.verb {
+            Verb::Get if request.subresource.is_none() => Box::pin(self.get(request)).await,
+            Verb::List | Verb::Watch if request.subresource.is_none() => Box::pin(self.list_or_watch(request)).await,
+            _ => answer::refuse(&lost(error)),
+        }
+    }
+
+    async fn keep_single(self, request: &ResourceRequest, response: Response<UpstreamBody>) -> Response<Body> {
+        let status = response.status();
+        self.learn(&resource_access(request), status);
+        if status != StatusCode::OK {
+            if status == StatusCode::NOT_FOUND {
+                for format in [Format::JSON, Format::PROTOBUF] {
+                    self.hub.drop_document(BlobClass::Single, &single_key(&self.head.uri, format));
+                }
+            }
+            return self.relay(response);
+        }
+        let Some((head, body)) = self.read_answer(response).await else {
+            return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
+        };
+        let content_type = header_text(&head.headers, &header::CONTENT_TYPE);
+        let asked = proto_kube::media_type::Acceptable::parse(
+            self.header(header::ACCEPT),
+            self.header(header::USER_AGENT),
+        );
+        // The server does not name the form in its answer; the first wish with that encoding is what came.
+        let format = Format::from_content_type(&content_type).and_then(|came| {
+            let wishes = asked.ok()?;
+            if wishes.wants_other() {
+                return None;
+            }
+            wishes.formats().iter().copied().find(|wish| wish.encoding == came.encoding)
+        });
+        if let Some(format) = format {
+            let document = Document {
+                content_type: content_type.into(),
+                etag: None,
+                body: body.clone(),
+                fetched_unix: self.hub.clock.now().unix,
+            };
+            self.hub.keep_document(BlobClass::Single, &single_key(&self.head.uri, format), document);
+        }
+        Response::from_parts(head, full(body))
+    }
+
+    async fn keep_token(self, request: &ResourceRequest, response: Response<UpstreamBody>) -> Response<Body> {
+        let status = response.status();
+        self.learn(&resource_access(request), status);
+        if status != StatusCode::CREATED {
+            return self.relay(response);
+        }
+        let Some((head, body)) = self.read_answer(response).await else {
+            return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
+        };
+        if let Some(key) = self.token_key(request) {
+            let encoding = Format::from_content_type(&header_text(&head.headers, &header::CONTENT_TYPE));
+            if let Some(format) = encoding {
+                let stored = crate::hub::lock(&self.hub.tokens).store(
+                    self.hub.clock.now(),
+                    &key,
+                    format.encoding,
+                    body.clone(),
+                );
+                match stored {
+                    Ok(changes) => self.hub.save_records(BlobClass::Token, changes),
+                    Err(error) => tracing::warn!(%error, "a token answer cannot be kept for the time of a cut"),
+                }
+            }
+        }
+        Response::from_parts(head, full(body))
+    }
+
+    async fn keep_lease(self, request: &ResourceRequest, response: Response<UpstreamBody>) -> Response<Body> {
+        let status = response.status();
+        self.learn(&resource_access(request), status);
+        if !matches!(status, StatusCode::OK | StatusCode::CREATED) || !is_whole_lease(request.verb) {
+            return self.relay(response);
+        }
+        let Some((head, body)) = self.read_answer(response).await else {
+            return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
+        };
+        let came = Format::from_content_type(&header_text(&head.headers, &header::CONTENT_TYPE));
+        if let Some(format) = came {
+            let seen = crate::hub::lock(&self.hub.lease).observe(
+                self.hub.clock.now(),
+                format.encoding,
+                body.clone(),
+            );
+            if let Ok(changes) = seen {
+                self.hub.save_records(BlobClass::Lease, changes);
+            }
+        }
+        Response::from_parts(head, full(body))
+    }
+
+    /// What a TokenRequest asks for; `None` for a body that is none.
+    pub(super) fn token_key(&self, request: &ResourceRequest) -> Option<TokenKey> {
+        let format = Format::from_content_type(&header_text(&self.head.headers, &header::CONTENT_TYPE))
+            .unwrap_or(Format::JSON);
+        let namespace = request.namespace.as_deref()?;
+        let name = request.name.as_deref()?;
+        TokenKey::parse(&self.principal, namespace, name, format.encoding, &self.body).ok()
+    }
+
+    /// Discovery, versions, OpenAPI, health and whatever else is no resource.
+    pub(super) async fn non_resource(self, request: NonResourceRequest) -> Response<Body> {
+        let info = RequestInfo::NonResource(request.clone());
+        let access = AccessKey::of(&info, "", "");
+        let kept = *request.verb == *"get" && is_discovery(&request.path);
+        let key = discovery_key(&self.head.uri, self.header(header::ACCEPT).unwrap_or_default());
+        if self.hub.is_connected() {
+            match self.send().await {
+                Ok(response) if kept => return self.keep_discovery(&access, &key, response).await,
+                Ok(response) => return self.relay(response),
+                Err(error) if self.hub.is_connected() => return answer::refuse(&lost(&error)),
+                Err(_) => {}
+            }
+        }
+        self.discovery_offline(&access, &key)
+    }
+
+    async fn keep_discovery(
+        self,
+        access: &AccessKey,
+        key: &str,
+        response: Response<UpstreamBody>,
+    ) -> Response<Body> {
+        let status = response.status();
+        self.learn(access, status);
+        if status != StatusCode::OK {
+            return self.relay(response);
+        }
+        let Some((head, body)) = self.read_answer(response).await else {
+            return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
+        };
+        let etag = header_text(&head.headers, &header::ETAG);
+        let document = Document {
+            content_type: header_text(&head.headers, &header::CONTENT_TYPE).into(),
+            etag: (!etag.is_empty()).then(|| etag.into()),
+            body: body.clone(),
+            fetched_unix: self.hub.clock.now().unix,
+        };
+        let held = crate::hub::lock(&self.hub.documents).get(key).map(|held| held.body.clone());
+        // The same bytes again are not worth a write.
+        if held.as_ref() != Some(&body) {
+            self.hub.keep_document(BlobClass::Discovery, key, document);
+        }
+        Response::from_parts(head, full(body))
+    }
+
+    fn discovery_offline(&self, access: &AccessKey, key: &str) -> Response<Body> {
+        let allowed = self.may(access).unwrap_or_else(|| self.is_trusted_offline());
+        if let Some(document) = crate::hub::lock(&self.hub.documents).get(key).filter(|_| allowed) {
+            let age = self.hub.clock.now().unix.saturating_sub(document.fetched_unix);
+            self.hub.metrics.served_from_cache.inc();
+            return answer::document(document, self.header(header::IF_NONE_MATCH), self.staleness(Some(age)));
+        }
+        answer::refuse(&cut_off("this node holds no copy of that document for this user"))
+    }
+}
+
+/// Whether the answer to this verb is the Lease itself.
+fn is_whole_lease(verb: Verb) -> bool {
+    matches!(verb, Verb::Get | Verb::Create | Verb::Update | Verb::Patch)
+}
+
+fn header_text(headers: &HeaderMap, name: &HeaderName) -> String {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+/// 503 without Retry-After: with it client-go would block its caller for up to ten attempts.
+pub(super) fn cut_off(why: &str) -> Status {
+    Status::service_unavailable(format!("this node is cut off from the cloud: {why}"))
+}
+
+/// The cloud did not answer one request.
+pub(super) fn lost(error: &UpstreamError) -> Status {
+    Status::service_unavailable(format!("the cloud did not answer: {error}"))
+}

@@ -1,0 +1,163 @@
+//! One request from head to answer: who asks, what for, and which of the hub's ways leads there.
+
+mod answer;
+mod forward;
+mod offline;
+mod read;
+mod stream;
+mod upgrade;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use edge_hub_core::{access::AccessKey, identity::Principal, lease::is_own_lease};
+use http::{HeaderMap, Request, Response, header, request::Parts};
+use hyper::body::Incoming;
+use proto_kube::{
+    request_info::{RequestInfo, ResourceRequest, Verb},
+    status::Status,
+};
+
+use self::answer::Staleness;
+use crate::{
+    authenticate::Peer,
+    hub::Hub,
+    upstream::{Body, Credential, ReadError, read_all},
+};
+
+/// Largest body of a write, as kube-apiserver has it.
+const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+/// How long a client may pause inside its body.
+const BODY_PATIENCE: Duration = Duration::from_secs(15);
+
+/// A principal's place among the requests in flight.
+pub struct Slot(Arc<AtomicUsize>);
+
+impl Slot {
+    fn take(count: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        if count.fetch_add(1, Ordering::Relaxed) >= limit {
+            count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self(Arc::clone(count)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One authenticated request. The body of a write is read before anything is decided.
+pub struct Call {
+    hub: Arc<Hub>,
+    principal: Principal,
+    credential: Credential,
+    head: Parts,
+    body: Bytes,
+    slot: Option<Slot>,
+}
+
+impl Call {
+    fn header(&self, name: header::HeaderName) -> Option<&str> {
+        self.head.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.head.uri.query()
+    }
+
+    /// How old an answer from the cache is, if that needs saying.
+    fn staleness(&self, age: Option<Duration>) -> Staleness {
+        Staleness(if self.hub.is_connected() { None } else { Some(age.unwrap_or(Duration::ZERO)) })
+    }
+
+    /// Whether the operator lets this user read whatever is held while cut.
+    fn is_trusted_offline(&self) -> bool {
+        self.hub.config.file.offline.admit.iter().any(|user| **user == *self.principal.user)
+    }
+
+    /// Whether the cloud is known to allow this.
+    fn may(&self, key: &AccessKey) -> Option<bool> {
+        self.hub.known_access(&self.principal, key)
+    }
+}
+
+/// Answers one request. Never fails: whatever goes wrong becomes a Status.
+pub async fn respond(hub: Arc<Hub>, peer: Arc<Peer>, request: Request<Incoming>) -> Response<Body> {
+    hub.metrics.requests.inc();
+    let (head, body) = request.into_parts();
+    let (principal, credential) = match hub.authenticate(&peer, &head.headers).await {
+        Ok(known) => known,
+        Err(status) => {
+            hub.metrics.unauthenticated.inc();
+            return answer::refuse(&status);
+        }
+    };
+    let Some(slot) =
+        Slot::take(&hub.authenticator.in_flight(&principal), hub.config.file.limits.requests_per_principal)
+    else {
+        let text = "too many requests of this user are in flight at this node's hub";
+        return answer::refuse(&Status::too_many_requests(text, 1));
+    };
+    let info = match RequestInfo::parse(head.method.as_str(), head.uri.path(), head.uri.query()) {
+        Ok(info) => info,
+        Err(status) => return answer::refuse(&status),
+    };
+    if is_upgrade(&head.headers) {
+        let request = Request::from_parts(head, body);
+        return upgrade::pass(&hub, &credential, request, slot).await;
+    }
+    let body = match read_all(body, MAX_BODY_BYTES, BODY_PATIENCE).await {
+        Ok(body) => body,
+        Err(ReadError::TooLarge(_)) => {
+            let text = format!("the body is larger than {MAX_BODY_BYTES} bytes");
+            return answer::refuse(&Status::request_entity_too_large(&text));
+        }
+        Err(error) => return answer::refuse(&Status::bad_request(error.to_string())),
+    };
+    let call = Call { hub, principal, credential, head, body, slot: Some(slot) };
+    call.route(info).await
+}
+
+impl Call {
+    async fn route(self, info: RequestInfo) -> Response<Body> {
+        if is_impersonating(&self.head.headers) {
+            // Whose rights these are only the API server can tell, so nothing of it is ever kept.
+            return self.forward_uncached().await;
+        }
+        match info {
+            RequestInfo::Resource(request)
+                if is_own_lease(&self.hub.config.file.node_name, &self.principal, &request) =>
+            {
+                self.other(request).await
+            }
+            RequestInfo::Resource(request) => match request.verb {
+                Verb::List | Verb::Watch if request.subresource.is_none() => self.list_or_watch(request).await,
+                Verb::Get if request.subresource.is_none() => self.get(request).await,
+                _ => self.other(request).await,
+            },
+            RequestInfo::NonResource(request) => self.non_resource(request).await,
+        }
+    }
+}
+
+fn is_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE)
+}
+
+fn is_impersonating(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with("impersonate-"))
+}
+
+/// The access that one request for a resource needs.
+fn resource_access(request: &ResourceRequest) -> AccessKey {
+    AccessKey::of(&RequestInfo::Resource(request.clone()), "", "")
+}

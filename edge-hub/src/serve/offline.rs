@@ -1,0 +1,138 @@
+//! Writes and other requests: the cloud's while it is there, the offline table's while it is not.
+
+use edge_hub_core::{
+    access::{Access, AccessKey},
+    offline::{Held, OfflineAnswer, decide},
+};
+use http::{Response, StatusCode, header};
+use proto_kube::{
+    media_type::{Encoding, Format},
+    request_info::{RequestInfo, ResourceRequest, Verb},
+    status::Status,
+};
+
+use super::{Call, answer, answer::Staleness, forward, resource_access};
+use crate::{
+    cell::Cell,
+    clock::random,
+    hub::lock,
+    store::BlobClass,
+    upstream::{Body, UpstreamError},
+};
+
+impl Call {
+    /// Everything that is neither a GET, LIST or WATCH of objects nor outside the resource API.
+    pub(super) async fn other(self, request: ResourceRequest) -> Response<Body> {
+        if self.hub.is_connected() {
+            return self.forward_resource(request).await;
+        }
+        self.answer_offline(&request)
+    }
+
+    /// The cloud did not answer this request.
+    pub(super) fn unsent(self, request: &ResourceRequest, error: &UpstreamError) -> Response<Body> {
+        if self.hub.is_connected() {
+            return answer::refuse(&forward::lost(error));
+        }
+        self.answer_offline(request)
+    }
+
+    fn body_encoding(&self) -> Encoding {
+        let offered = self.header(header::CONTENT_TYPE).unwrap_or_default();
+        Format::from_content_type(offered).map_or(Encoding::Json, |format| format.encoding)
+    }
+
+    /// What is known of this principal's right, in the words of the offline table.
+    pub(super) fn access_offline(&self, key: &AccessKey, cell: Option<&Cell>) -> Access {
+        match self.may(key) {
+            Some(true) => Access::Allowed,
+            Some(false) => Access::Denied,
+            None if self.is_trusted_offline() || cell.is_some_and(|cell| self.may_read_all_of(cell)) => {
+                Access::Allowed
+            }
+            None => Access::Unknown,
+        }
+    }
+
+    /// The table's word on this request; `Ok` means that it is to be served from what is held.
+    pub(super) fn decide_offline(&self, info: &RequestInfo, held: &Held<'_>) -> Result<OfflineAnswer, Status> {
+        let decision = decide(info, &self.principal, &self.hub.config.file.node_name, held);
+        match decision.status(info) {
+            Some(status) => Err(status),
+            None => Ok(decision),
+        }
+    }
+
+    fn answer_offline(&self, request: &ResourceRequest) -> Response<Body> {
+        let held = Held {
+            access: self.access_offline(&resource_access(request), None),
+            own_node: self.hub.holds_own_node(),
+            own_lease: lock(&self.hub.lease).is_held(),
+            ..Held::default()
+        };
+        match self.decide_offline(&RequestInfo::Resource(request.clone()), &held) {
+            Err(status) => answer::refuse(&status),
+            Ok(OfflineAnswer::LocalLease) => self.local_lease(request),
+            Ok(OfflineAnswer::CachedToken) => self.cached_token(request),
+            Ok(OfflineAnswer::SpoolEvent) => self.spool_event(request),
+            // Reads have ways of their own; whatever else ends here has no copy on this node.
+            Ok(_) => answer::refuse(&forward::cut_off("no copy of that is kept on this node")),
+        }
+    }
+
+    /// The node's own Lease, from its own kubelet: answered here, told to the cloud after the cut.
+    fn local_lease(&self, request: &ResourceRequest) -> Response<Body> {
+        let mut keeper = lock(&self.hub.lease);
+        if request.verb == Verb::Get {
+            return match keeper.get() {
+                Some(lease) => made(StatusCode::OK, lease.encoding, lease.body),
+                None => answer::refuse(&forward::cut_off("the node's Lease was never seen")),
+            };
+        }
+        match keeper.renew(self.hub.clock.now(), self.body_encoding(), self.body.clone()) {
+            Ok((lease, changes)) => {
+                drop(keeper);
+                self.hub.save_records(BlobClass::Lease, changes);
+                made(StatusCode::OK, lease.encoding, lease.body)
+            }
+            Err(error) => answer::refuse(&forward::cut_off(&format!("the Lease cannot be kept: {error}"))),
+        }
+    }
+
+    /// A token that the API server made before the cut; none is ever made here.
+    fn cached_token(&self, request: &ResourceRequest) -> Response<Body> {
+        let Some(key) = self.token_key(request) else {
+            return answer::refuse(&Status::bad_request("the body is no TokenRequest"));
+        };
+        let policy = self.hub.config.file.offline.expired_token;
+        match lock(&self.hub.tokens).answer(self.hub.clock.now(), &key, policy) {
+            Ok(token) => made(StatusCode::CREATED, token.encoding, token.body),
+            Err(refusal) => answer::refuse(&forward::cut_off(&refusal.to_string())),
+        }
+    }
+
+    fn spool_event(&self, request: &ResourceRequest) -> Response<Body> {
+        let outcome = lock(&self.hub.spool).post(
+            &self.principal,
+            request,
+            self.query(),
+            self.body_encoding(),
+            &self.body,
+            random(),
+        );
+        match outcome {
+            Ok(event) => {
+                self.hub.metrics.spooled_events.inc();
+                self.hub.remember_credential(&self.principal, &self.credential);
+                self.hub.save_records(BlobClass::Event, event.changes);
+                made(StatusCode::CREATED, event.encoding, event.body)
+            }
+            Err(refusal) => answer::refuse(&forward::cut_off(&refusal.to_string())),
+        }
+    }
+}
+
+fn made(code: StatusCode, encoding: Encoding, body: bytes::Bytes) -> Response<Body> {
+    let format = Format { encoding, ..Format::JSON };
+    answer::made(code, format, body, Staleness(Some(std::time::Duration::ZERO)))
+}

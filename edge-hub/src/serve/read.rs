@@ -1,0 +1,517 @@
+//! GET, LIST and WATCH of resources: from a collection where that is honest, from the cloud where it is there.
+
+use std::{sync::Arc, time::Duration};
+
+use edge_hub_core::{
+    offline::{Held, Holding},
+    collection::{CollectionSpec, Lookup, Refusal, Selection},
+    view::{WatchRequest, open},
+};
+use http::{Response, header};
+use proto_kube::{
+    list_options::{GetOptions, IncludeObject, ListOptions, VersionMatch},
+    media_type::{Acceptable, Form, Format},
+    object::ObjectKey,
+    request_info::{RequestInfo, ResourceRequest, Verb},
+    selector::{FieldSelector, LabelSelector},
+    status::Status,
+};
+
+use super::{Call, answer, resource_access, stream::WatchBody};
+use crate::{
+    cell::{Cell, Phase},
+    clock::random,
+    hub::{collection_access, lock},
+    upstream::Body,
+};
+
+/// How long a first read waits for its collection before it is told to come again.
+const FIRST_SYNC: Duration = Duration::from_secs(8);
+/// How long kube-apiserver waits for a resource version that it has not reached.
+const CATCH_UP: Duration = Duration::from_secs(3);
+/// Watches that a client gave no time-out for, in seconds; kube-apiserver takes between one and two of these.
+const WATCH_SECONDS: u64 = 1800;
+/// Collections of a single name that a GET may start.
+const NAMED_COLLECTIONS: usize = 256;
+
+/// A collection that a request may be answered from.
+struct Ready {
+    cell: Arc<Cell>,
+    format: Format,
+    /// The collection was fetched for this very request, after it came.
+    fetched_for_this: bool,
+}
+
+enum Found {
+    Ready(Ready),
+    /// Nothing that may be used: let the cloud answer.
+    Forward,
+    /// A refusal of our own.
+    Refused(Status),
+}
+
+fn selection(request: &ResourceRequest, options: &ListOptions) -> Selection {
+    Selection {
+        namespace: request.namespace.clone(),
+        name: None,
+        labels: options.labels.clone(),
+        fields: options.fields.clone(),
+    }
+}
+
+fn spec(request: &ResourceRequest, options: &ListOptions, format: Format) -> CollectionSpec {
+    CollectionSpec {
+        gvr: request.gvr.clone(),
+        namespace: request.namespace.clone(),
+        labels: options.labels.clone(),
+        fields: options.fields.clone(),
+        format,
+    }
+}
+
+impl Call {
+    /// The client's formats that can be cached, most wanted first.
+    fn formats(&self, request: &ResourceRequest, tables: IncludeObject) -> Result<Vec<Format>, Status> {
+        let acceptable =
+            Acceptable::parse(self.header(header::ACCEPT), self.header(header::USER_AGENT))?;
+        let connected = self.hub.is_connected();
+        if connected && acceptable.wants_other() {
+            return Ok(Vec::new());
+        }
+        let json_only = self.hub.is_json_only(&request.gvr);
+        let usable = |format: &&Format| {
+            let has_protobuf = !json_only || format.encoding == proto_kube::media_type::Encoding::Json;
+            has_protobuf && (format.form != Form::Table || tables == IncludeObject::Metadata)
+        };
+        Ok(acceptable.formats().iter().filter(usable).copied().collect())
+    }
+
+    pub(super) async fn list_or_watch(self, request: ResourceRequest) -> Response<Body> {
+        let connected = self.hub.is_connected();
+        let options = match ListOptions::for_request(&request, self.query()) {
+            Ok(options) => options,
+            // The server words its own refusals best.
+            Err(_) if connected => return self.forward_resource(request).await,
+            Err(status) => return answer::refuse(&status),
+        };
+        let version = match options.parsed_rv() {
+            Ok(version) => version,
+            Err(_) if connected => return self.forward_resource(request).await,
+            Err(status) => return answer::refuse(&status),
+        };
+        let formats = match self.formats(&request, options.include_object) {
+            Ok(formats) => formats,
+            Err(status) => return answer::refuse(&status),
+        };
+        let found = if connected {
+            match formats.first() {
+                Some(format) => self.find_online(&request, &options, version, *format).await,
+                None => Found::Forward,
+            }
+        } else {
+            self.find_offline(&request, &options, &formats)
+        };
+        match found {
+            Found::Forward => self.forward_resource(request).await,
+            Found::Refused(status) => answer::refuse(&status),
+            Found::Ready(ready) if request.verb == Verb::Watch => {
+                self.watch(ready, &request, &options, version).await
+            }
+            Found::Ready(ready) => self.list(ready, request, options, version).await,
+        }
+    }
+
+    /// Online: a live collection, or a new one that is fetched as this very principal.
+    async fn find_online(
+        &self,
+        request: &ResourceRequest,
+        options: &ListOptions,
+        version: Option<u64>,
+        format: Format,
+    ) -> Found {
+        if options.continue_token.is_some() {
+            return Found::Forward;
+        }
+        let mut format = format;
+        loop {
+            let wanted = spec(request, options, format);
+            let access = collection_access(&wanted, request.verb);
+            if self.may(&access) == Some(false) {
+                return Found::Forward;
+            }
+            let covering = self.hub.covering(&wanted);
+            let usable = covering.into_iter().find(|cell| {
+                cell.spec == wanted || cell.with(|inner| inner.collection.is_complete())
+            });
+            let now = self.hub.clock.now().monotonic;
+            let (cell, is_new) = match usable {
+                Some(cell) => (cell, false),
+                None => match self.hub.cell_or_new(&wanted) {
+                    Some(cell) => (cell, true),
+                    None => return Found::Forward,
+                },
+            };
+            let was_complete = cell.with(|inner| inner.collection.is_complete());
+            if was_complete {
+                if !self.prove(&cell, &wanted, request.verb).await {
+                    return Found::Forward;
+                }
+                cell.sponsor(&self.principal, self.credential.clone(), now);
+                return Found::Ready(Ready { cell, format, fetched_for_this: false });
+            }
+            if is_new && request.verb == Verb::Watch {
+                cell.with(|inner| inner.seed = version.filter(|version| *version > 0));
+            }
+            cell.sponsor(&self.principal, self.credential.clone(), now);
+            match self.wait_complete(&cell).await {
+                Phase::Syncing if self.hub.is_connected() => {
+                    return Found::Refused(Refusal::Incomplete.status());
+                }
+                Phase::JsonOnly if format.encoding != proto_kube::media_type::Encoding::Json => {
+                    self.hub.forget_refused(&cell);
+                    format.encoding = proto_kube::media_type::Encoding::Json;
+                }
+                Phase::Live | Phase::Retired | Phase::Syncing
+                    if cell.with(|inner| inner.collection.is_complete()) =>
+                {
+                    if !self.prove(&cell, &wanted, request.verb).await {
+                        return Found::Forward;
+                    }
+                    return Found::Ready(Ready { cell, format, fetched_for_this: is_new });
+                }
+                _ => {
+                    self.hub.forget_refused(&cell);
+                    return Found::Forward;
+                }
+            }
+        }
+    }
+
+    /// Waits until the collection is complete or the server refused it. Returns the phase.
+    async fn wait_complete(&self, cell: &Arc<Cell>) -> Phase {
+        let mut progress = cell.subscribe();
+        let settled = async {
+            loop {
+                let (phase, complete) =
+                    cell.with(|inner| (inner.phase.clone(), inner.collection.is_complete()));
+                if complete || matches!(phase, Phase::Refused(..) | Phase::JsonOnly) {
+                    return phase;
+                }
+                if progress.changed().await.is_err() {
+                    return phase;
+                }
+            }
+        };
+        match tokio::time::timeout(FIRST_SYNC, settled).await {
+            Ok(phase) => phase,
+            Err(_) => Phase::Syncing,
+        }
+    }
+
+    /// Whether this principal may read this collection: by what the cloud said before, or by asking it now.
+    async fn prove(&self, cell: &Cell, wanted: &CollectionSpec, verb: Verb) -> bool {
+        let exact = collection_access(wanted, verb);
+        match self.may(&exact) {
+            Some(allowed) => allowed,
+            None if self.may_read_all_of(cell) => true,
+            None => self.hub.ask_access(&self.principal, &exact).await.unwrap_or(false),
+        }
+    }
+
+    /// Who may list or watch a whole collection may see each object of it.
+    pub(super) fn may_read_all_of(&self, cell: &Cell) -> bool {
+        [Verb::List, Verb::Watch].iter().any(|verb| self.may(&collection_access(&cell.spec, *verb)) == Some(true))
+    }
+
+    /// While cut: any complete collection that this principal was allowed to read before.
+    fn find_offline(&self, request: &ResourceRequest, options: &ListOptions, formats: &[Format]) -> Found {
+        if options.continue_token.is_some() {
+            return Found::Refused(Status::expired_message(
+                "the list cannot be continued while the node is cut off from the cloud; start it again",
+            ));
+        }
+        let info = RequestInfo::Resource(request.clone());
+        let fields = options.fields.to_string();
+        let now = self.hub.clock.now().monotonic;
+        let mut refused = None;
+        for format in formats {
+            let wanted = spec(request, options, *format);
+            let access = collection_access(&wanted, request.verb);
+            for cell in self.hub.covering(&wanted) {
+                let held = Held {
+                    access: self.access_offline(&access, Some(&cell)),
+                    fields: &fields,
+                    collection_complete: cell.with(|inner| inner.collection.is_complete()),
+                    ..Held::default()
+                };
+                match self.decide_offline(&info, &held) {
+                    Ok(_) => {
+                        cell.sponsor(&self.principal, self.credential.clone(), now);
+                        return Found::Ready(Ready { cell, format: *format, fetched_for_this: false });
+                    }
+                    Err(status) => refused = refused.or(Some(status)),
+                }
+            }
+        }
+        if let Some(status) = refused {
+            return Found::Refused(status);
+        }
+        // Somebody asked: fetch it as soon as the cloud is back.
+        if let Some(format) = formats.first()
+            && let Some(cell) = self.hub.cell_or_new(&spec(request, options, *format))
+        {
+            cell.sponsor(&self.principal, self.credential.clone(), now);
+        }
+        match self.decide_offline(&info, &Held { fields: &fields, ..Held::default() }) {
+            Err(status) => Found::Refused(status),
+            Ok(_) => Found::Refused(Refusal::Incomplete.status()),
+        }
+    }
+
+    async fn list(
+        self,
+        ready: Ready,
+        request: ResourceRequest,
+        options: ListOptions,
+        version: Option<u64>,
+    ) -> Response<Body> {
+        let connected = self.hub.is_connected();
+        let selection = selection(&request, &options);
+        let exact = match (options.version_match, version) {
+            (Some(VersionMatch::Exact), Some(version)) => Some(version),
+            // An old client's way to say Exact.
+            (None, Some(version)) if version > 0 && options.limit.is_some_and(|limit| limit > 0) => Some(version),
+            _ => None,
+        };
+        if connected && version.is_none() && !ready.fetched_for_this {
+            // "Most recent" is a promise that only the cloud can keep.
+            return self.forward_resource(request).await;
+        }
+        let outcome = ready.cell.with(|inner| {
+            let collection = &inner.collection;
+            let listing = match exact {
+                Some(version) => collection.state_at(version, &selection),
+                None => collection.list(&selection),
+            };
+            let behind = exact.is_none() && version.is_some_and(|version| version > collection.resource_version());
+            let listing = match (listing, version) {
+                (Ok(_), Some(requested)) if behind => {
+                    Err(Refusal::TooLargeResourceVersion { requested, current: collection.resource_version() })
+                }
+                (listing, _) => listing,
+            };
+            listing.map(|listing| {
+                (listing, collection.envelope().clone(), collection.staleness(self.hub.clock.now()))
+            })
+        });
+        match outcome {
+            Ok((listing, envelope, age)) => {
+                self.hub.metrics.served_from_cache.inc();
+                answer::list(ready.format, &envelope, listing, self.staleness(age))
+            }
+            Err(_) if connected => self.forward_resource(request).await,
+            Err(refusal) => answer::refuse(&refusal.status()),
+        }
+    }
+
+    async fn watch(
+        mut self,
+        ready: Ready,
+        request: &ResourceRequest,
+        options: &ListOptions,
+        version: Option<u64>,
+    ) -> Response<Body> {
+        let watch = WatchRequest {
+            selection: selection(request, options),
+            resource_version: version,
+            send_initial_events: options.send_initial_events,
+            allow_bookmarks: options.allow_bookmarks,
+            timeout: options
+                .timeout
+                .filter(|timeout| !timeout.is_zero())
+                .unwrap_or_else(|| Duration::from_secs(WATCH_SECONDS + random() % WATCH_SECONDS)),
+            projection: ready.format.form,
+        };
+        let reader = ready.cell.enter();
+        let mut progress = ready.cell.subscribe();
+        let patience = tokio::time::Instant::now() + CATCH_UP;
+        loop {
+            let now = self.hub.clock.now();
+            let outcome = ready.cell.with(|inner| {
+                let age = inner.collection.staleness(now);
+                open(&inner.collection, watch.clone(), now).map(|view| (view, age))
+            });
+            match outcome {
+                Ok((view, age)) => {
+                    let staleness = self.staleness(age);
+                    let body = WatchBody::new(Arc::clone(&self.hub), reader, view, self.slot.take());
+                    return answer::stream(ready.format, body, staleness);
+                }
+                Err(refusal @ Refusal::Expired { .. }) => {
+                    let event = proto_kube::watch::encode_error(ready.format.encoding, &refusal.status());
+                    return answer::stream(ready.format, crate::upstream::full(event), self.staleness(None));
+                }
+                Err(refusal @ Refusal::TooLargeResourceVersion { .. }) => {
+                    if tokio::time::timeout_at(patience, progress.changed()).await.is_err() {
+                        return answer::refuse(&refusal.status());
+                    }
+                }
+                Err(refusal) => return answer::refuse(&refusal.status()),
+            }
+        }
+    }
+
+    pub(super) async fn get(self, request: ResourceRequest) -> Response<Body> {
+        let connected = self.hub.is_connected();
+        let options = match GetOptions::parse(self.query()) {
+            Ok(options) => options,
+            Err(_) if connected => return self.forward_resource(request).await,
+            Err(status) => return answer::refuse(&status),
+        };
+        let formats = match self.formats(&request, options.include_object) {
+            Ok(formats) => formats,
+            Err(status) => return answer::refuse(&status),
+        };
+        if connected {
+            // Any other version is a promise of freshness that only the cloud can keep.
+            let from_cache = options.resource_version.as_deref() == Some("0");
+            let answer = formats.first().filter(|_| from_cache).and_then(|format| self.get_live(&request, *format));
+            return match answer {
+                Some(response) => response,
+                None => self.forward_and_follow(request, &formats).await,
+            };
+        }
+        self.get_offline(&request, &formats)
+    }
+
+    fn named_spec(request: &ResourceRequest, format: Format) -> CollectionSpec {
+        CollectionSpec {
+            gvr: request.gvr.clone(),
+            namespace: request.namespace.clone(),
+            labels: LabelSelector::default(),
+            fields: FieldSelector::for_name(request.name.as_deref().unwrap_or_default()),
+            format,
+        }
+    }
+
+    fn key(request: &ResourceRequest) -> ObjectKey {
+        ObjectKey {
+            namespace: request.namespace.clone().unwrap_or_default(),
+            name: request.name.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Online, `resourceVersion=0`: a collection whose watch stands, for who may see it.
+    fn get_live(&self, request: &ResourceRequest, format: Format) -> Option<Response<Body>> {
+        let key = Self::key(request);
+        let exact = resource_access(request);
+        let cells = self.hub.covering_object(&Self::named_spec(request, format), &key);
+        let live = cells.into_iter().filter(|cell| cell.with(|inner| inner.phase == Phase::Live));
+        for cell in live {
+            let allowed = self.may(&exact).unwrap_or_else(|| self.may_read_all_of(&cell));
+            if allowed && let (Holding::Present, Some(response)) = self.look_up(&cell, &key, format) {
+                return Some(response);
+            }
+        }
+        None
+    }
+
+    /// What a cell knows of a key, and the answer if it holds it.
+    fn look_up(&self, cell: &Cell, key: &ObjectKey, format: Format) -> (Holding, Option<Response<Body>>) {
+        let now = self.hub.clock.now();
+        let named = cell.spec.labels.is_empty() && cell.spec.fields.single_name() == Some(&*key.name);
+        cell.with(|inner| {
+            let collection = &inner.collection;
+            match collection.get(key) {
+                Lookup::Found(object) => {
+                    self.hub.metrics.served_from_cache.inc();
+                    let staleness = self.staleness(collection.staleness(now));
+                    let response = answer::object(format, collection.envelope(), &object, staleness);
+                    (Holding::Present, Some(response))
+                }
+                // A collection of just this name knows that it is gone.
+                Lookup::Unknown if named && collection.is_complete() => (Holding::Absent, None),
+                Lookup::Absent => (Holding::Absent, None),
+                Lookup::Unknown => (Holding::Unknown, None),
+            }
+        })
+    }
+
+    fn get_offline(&self, request: &ResourceRequest, formats: &[Format]) -> Response<Body> {
+        let info = RequestInfo::Resource(request.clone());
+        let key = Self::key(request);
+        let exact = resource_access(request);
+        let mut refused = None;
+        for format in formats {
+            for cell in self.hub.covering_object(&Self::named_spec(request, *format), &key) {
+                let (object, response) = self.look_up(&cell, &key, *format);
+                if object == Holding::Unknown {
+                    continue;
+                }
+                let access = self.access_offline(&exact, Some(&cell));
+                match (self.decide_offline(&info, &Held { access, object, ..Held::default() }), response) {
+                    (Ok(_), Some(response)) => return response,
+                    (Ok(_), None) => {}
+                    (Err(status), _) => refused = refused.or(Some(status)),
+                }
+            }
+        }
+        match refused {
+            // What the collections say is newer than any answer that was kept whole.
+            Some(status) => answer::refuse(&status),
+            None => self.get_from_documents(request, formats),
+        }
+    }
+
+    fn get_from_documents(&self, request: &ResourceRequest, formats: &[Format]) -> Response<Body> {
+        let mut documents = lock(&self.hub.documents);
+        let keys = formats.iter().map(|format| super::forward::single_key(&self.head.uri, *format));
+        let found = keys.into_iter().find(|key| documents.get(key).is_some());
+        let held = Held {
+            access: self.access_offline(&resource_access(request), None),
+            object: if found.is_some() { Holding::Present } else { Holding::Unknown },
+            ..Held::default()
+        };
+        let decision = self.decide_offline(&RequestInfo::Resource(request.clone()), &held);
+        match (decision, found.as_deref().and_then(|key| documents.get(key))) {
+            (Ok(_), Some(document)) => {
+                let age = self.hub.clock.now().unix.saturating_sub(document.fetched_unix);
+                self.hub.metrics.served_from_cache.inc();
+                answer::document(document, None, self.staleness(Some(age)))
+            }
+            (Err(status), _) => answer::refuse(&status),
+            (Ok(_), None) => answer::refuse(&super::forward::cut_off("no copy of that is kept on this node")),
+        }
+    }
+
+    /// A GET that the cloud answers; from now on the hub keeps that object by a list-watch of its own.
+    async fn forward_and_follow(self, request: ResourceRequest, formats: &[Format]) -> Response<Body> {
+        if let Some(format) = formats.first() {
+            self.follow(&request, *format);
+        }
+        self.forward_resource(request).await
+    }
+
+    fn follow(&self, request: &ResourceRequest, format: Format) {
+        let wanted = Self::named_spec(request, format);
+        let covered = self.hub.covering(&wanted).into_iter().any(|cell| {
+            let usable = cell.with(|inner| !matches!(inner.phase, Phase::Refused(..) | Phase::JsonOnly));
+            usable && (cell.spec == wanted || self.may_read_all_of(&cell))
+        });
+        if covered || self.may(&collection_access(&wanted, Verb::Watch)) == Some(false) {
+            if let Some(cell) = self.hub.cell(&wanted)
+                && self.may_read_all_of(&cell)
+            {
+                cell.sponsor(&self.principal, self.credential.clone(), self.hub.clock.now().monotonic);
+            }
+            return;
+        }
+        let named = self.hub.cells().iter().filter(|cell| cell.spec.fields.single_name().is_some()).count();
+        if named >= NAMED_COLLECTIONS {
+            return;
+        }
+        if let Some(cell) = self.hub.cell_or_new(&wanted) {
+            cell.sponsor(&self.principal, self.credential.clone(), self.hub.clock.now().monotonic);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Bodies that the hub makes itself: a watch stream (a cursor, no queue) and a list in chunks.
+
+use std::{
+    collections::VecDeque,
+    future::Future as _,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use edge_hub_core::view::{Step, WatchView};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+
+use crate::{
+    cell::Reader,
+    hub::Hub,
+    upstream::{Body, BoxError},
+};
+
+/// One client's watch.
+pub(super) struct WatchBody {
+    hub: Arc<Hub>,
+    reader: Reader,
+    view: WatchView,
+    pause: Pin<Box<tokio::time::Sleep>>,
+    draining: Pin<Box<dyn Future<Output = ()> + Send>>,
+    finishing: bool,
+    /// Keeps the principal's slot.
+    _slot: Option<super::Slot>,
+}
+
+impl WatchBody {
+    /// A stream that shows `view`.
+    #[must_use]
+    pub(super) fn new(hub: Arc<Hub>, reader: Reader, view: WatchView, slot: Option<super::Slot>) -> Body {
+        hub.metrics.open_watches.inc();
+        let shutdown = hub.shutdown.clone();
+        let body = Self {
+            hub,
+            reader,
+            view,
+            pause: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
+            draining: Box::pin(async move { shutdown.draining().await }),
+            finishing: false,
+            _slot: slot,
+        };
+        body.boxed_unsync()
+    }
+}
+
+impl HttpBody for WatchBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        loop {
+            let now = this.hub.clock.now();
+            if !this.finishing && this.draining.as_mut().poll(context).is_ready() {
+                // A client bears a clean end; a reset would cost it a full list.
+                this.view.finish(now);
+                this.finishing = true;
+            }
+            let (view, reader) = (&mut this.view, &this.reader);
+            let step = reader.cell.with(|inner| {
+                let step = view.poll(&inner.collection, now);
+                if matches!(step, Step::Idle { .. }) {
+                    reader.park(inner, context.waker());
+                }
+                step
+            });
+            match step {
+                Step::Frame(frame) => {
+                    this.hub.metrics.watch_events.inc();
+                    return Poll::Ready(Some(Ok(Frame::data(frame))));
+                }
+                Step::End => return Poll::Ready(None),
+                Step::Idle { until } => {
+                    this.pause.as_mut().reset(this.hub.clock.instant(until));
+                    if this.pause.as_mut().poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for WatchBody {
+    fn drop(&mut self) {
+        self.reader.touch(self.hub.clock.now().monotonic);
+        self.hub.metrics.open_watches.dec();
+    }
+}
+
+/// A body of many pieces whose length is known: a list is never copied together.
+pub(super) struct Chunks {
+    pieces: VecDeque<Bytes>,
+    left: u64,
+}
+
+/// Pieces smaller than this are joined before they are sent.
+const SEND_BYTES: usize = 16 * 1024;
+
+impl Chunks {
+    /// A body of these pieces, in order.
+    #[must_use]
+    pub(super) fn body(pieces: Vec<Bytes>) -> Body {
+        let left = pieces.iter().map(|piece| u64::try_from(piece.len()).unwrap_or(0)).sum();
+        Self { pieces: pieces.into(), left }.boxed_unsync()
+    }
+}
+
+impl HttpBody for Chunks {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(mut next) = self.pieces.pop_front() else { return Poll::Ready(None) };
+        if next.len() < SEND_BYTES && !self.pieces.is_empty() {
+            let mut joined = bytes::BytesMut::with_capacity(SEND_BYTES);
+            joined.extend_from_slice(&next);
+            while let Some(piece) = self.pieces.front()
+                && joined.len() + piece.len() <= SEND_BYTES
+            {
+                joined.extend_from_slice(piece);
+                self.pieces.pop_front();
+            }
+            next = joined.freeze();
+        }
+        self.left = self.left.saturating_sub(u64::try_from(next.len()).unwrap_or(0));
+        Poll::Ready(Some(Ok(Frame::data(next))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}

@@ -1,0 +1,99 @@
+//! exec, attach and port-forward: the connection is handed through, byte for byte, after the API server agreed.
+
+use std::sync::Arc;
+
+use http::{Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use proto_kube::status::Status;
+
+use super::{Slot, answer, forward};
+use crate::{
+    hub::Hub,
+    upstream::{Body, Credential, empty, set_authorization},
+};
+
+/// How long the API server may take to agree.
+const AGREE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(65);
+
+/// Passes an upgrade on over a connection of its own.
+pub(super) async fn pass(
+    hub: &Arc<Hub>,
+    credential: &Credential,
+    mut request: Request<Incoming>,
+    slot: Slot,
+) -> Response<Body> {
+    if !hub.is_connected() {
+        return answer::refuse(&forward::cut_off("exec, attach and port-forward go through the API server"));
+    }
+    let on_client = hyper::upgrade::on(&mut request);
+    match exchange(hub, credential, &request).await {
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => join(response, on_client, slot),
+        Ok(response) => {
+            let (mut head, body) = response.into_parts();
+            forward::strip_hop_headers(&mut head.headers);
+            Response::from_parts(head, body.map_err(Into::into).boxed_unsync())
+        }
+        Err(why) => {
+            hub.suspect_link();
+            answer::refuse(&Status::service_unavailable(format!("the API server did not agree: {why}")))
+        }
+    }
+}
+
+async fn exchange(
+    hub: &Arc<Hub>,
+    credential: &Credential,
+    request: &Request<Incoming>,
+) -> Result<Response<Incoming>, String> {
+    let (stream, authority) = hub.upstream.connect_upgradable(credential).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "an upgraded connection ended");
+        }
+    });
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let mut builder = Request::builder().method(request.method().clone()).uri(path);
+    if let Some(headers) = builder.headers_mut() {
+        let upgrade = request.headers().get(header::UPGRADE).cloned();
+        headers.clone_from(request.headers());
+        forward::strip_hop_headers(headers);
+        headers.remove(header::HOST);
+        headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
+        if let Some(upgrade) = upgrade {
+            headers.insert(header::UPGRADE, upgrade);
+        }
+        if let Ok(host) = header::HeaderValue::from_str(authority.as_str()) {
+            headers.insert(header::HOST, host);
+        }
+        set_authorization(credential, headers).map_err(|error| error.to_string())?;
+    }
+    let upgraded = builder.body(empty()).map_err(|error| error.to_string())?;
+    let answer = tokio::time::timeout(AGREE_TIMEOUT, sender.send_request(upgraded)).await;
+    answer.map_err(|_| format!("no answer within {AGREE_TIMEOUT:?}"))?.map_err(|error| error.to_string())
+}
+
+fn join(
+    mut response: Response<Incoming>,
+    on_client: hyper::upgrade::OnUpgrade,
+    slot: Slot,
+) -> Response<Body> {
+    let on_server = hyper::upgrade::on(&mut response);
+    tokio::spawn(async move {
+        let _held = slot;
+        let (client, server) = match tokio::try_join!(on_client, on_server) {
+            Ok(both) => both,
+            Err(error) => return tracing::debug!(%error, "an upgrade was agreed but did not happen"),
+        };
+        let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+        if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut server).await {
+            tracing::debug!(%error, "an upgraded stream broke");
+        }
+    });
+    let (head, _) = response.into_parts();
+    Response::from_parts(head, empty())
+}

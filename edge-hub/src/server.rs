@@ -1,0 +1,131 @@
+//! The listeners: TLS, HTTP/1.1 and HTTP/2, with bounds on everything a stranger can make the hub hold.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use rustls_pki_types::CertificateDer;
+use tokio::{net::TcpListener, net::TcpStream, sync::Semaphore};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{authenticate::Peer, hub::Hub, serve};
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_HEADER_BYTES: usize = 32 * 1024;
+const MAX_HEADERS: usize = 100;
+const STREAMS_PER_CONNECTION: u32 = 250;
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+/// What one connection may hold of answers that its client does not read.
+const SEND_BUFFER: usize = 256 * 1024;
+/// Pings to clients that went away without a word.
+const CLIENT_PING: Duration = Duration::from_secs(60);
+/// Pause after a failed accept: out of file descriptors, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a leaf's subject is remembered without being read again.
+const PEERS_REMEMBERED: usize = 64;
+
+/// Accepts on `listener` until the hub drains.
+pub async fn serve(hub: Arc<Hub>, listener: TcpListener, tls: TlsAcceptor) {
+    let room = Arc::new(Semaphore::new(hub.config.file.limits.connections));
+    let peers = Arc::new(PeerMemory::default());
+    loop {
+        let accepted = tokio::select! {
+            () = hub.shutdown.draining() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Full: the connection is dropped at once. To queue it would only hide the flood.
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+        let (hub, tls, peers) = (Arc::clone(&hub), tls.clone(), Arc::clone(&peers));
+        tokio::spawn(async move {
+            hub.metrics.connections.inc();
+            connection(&hub, stream, tls, &peers).await;
+            hub.metrics.connections.dec();
+            drop(permit);
+        });
+    }
+}
+
+async fn connection(hub: &Arc<Hub>, stream: TcpStream, tls: TlsAcceptor, peers: &PeerMemory) {
+    // Small frames must not wait for more: an event is news.
+    let _ = stream.set_nodelay(true);
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await else { return };
+    let peer = peers.look_up(hub, stream.get_ref().1.peer_certificates());
+    let service = service_fn({
+        let hub = Arc::clone(hub);
+        move |request: Request<Incoming>| {
+            let (hub, peer) = (Arc::clone(&hub), Arc::clone(&peer));
+            async move { Ok::<_, std::convert::Infallible>(serve::respond(hub, peer, request).await) }
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .max_headers(MAX_HEADERS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(CLIENT_PING)
+        .keep_alive_timeout(Duration::from_secs(20));
+    let shutdown = hub.shutdown.clone();
+    let _hold = shutdown.hold();
+    let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let outcome = tokio::select! {
+        outcome = serving.as_mut() => outcome,
+        () = shutdown.draining() => {
+            // Streams that run end cleanly by themselves; no new ones are taken.
+            serving.as_mut().graceful_shutdown();
+            tokio::select! {
+                outcome = serving.as_mut() => outcome,
+                () = shutdown.expired() => return,
+            }
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a client's connection ended badly");
+    }
+}
+
+/// Subjects of certificates that were read before: a kubelet opens many connections with the same one.
+#[derive(Default)]
+struct PeerMemory(Mutex<Vec<(CertificateDer<'static>, Arc<Peer>)>>);
+
+impl PeerMemory {
+    fn look_up(&self, hub: &Hub, certificates: Option<&[CertificateDer<'static>]>) -> Arc<Peer> {
+        let Some(leaf) = certificates.and_then(<[_]>::first) else { return Arc::new(Peer::Anonymous) };
+        let mut known = crate::hub::lock(&self.0);
+        if let Some((_, peer)) = known.iter().find(|(held, _)| held == leaf) {
+            return Arc::clone(peer);
+        }
+        let peer = Arc::new(Peer::of(certificates, &hub.node));
+        if known.len() >= PEERS_REMEMBERED {
+            known.remove(0);
+        }
+        known.push((leaf.clone(), Arc::clone(&peer)));
+        peer
+    }
+}

@@ -1,0 +1,59 @@
+//! What a person asks a hub first: is the cloud there, what is held, how old is it.
+
+use edge_hub_core::link::LinkState;
+use serde_json::json;
+
+use crate::{hub::Hub, reflect::Label};
+
+/// /status as JSON text.
+#[must_use]
+pub fn render(hub: &Hub) -> String {
+    let now = hub.clock.now();
+    let link = match *hub.link.borrow() {
+        LinkState::Connected => json!({"connected": true}),
+        LinkState::Cut { since_unix } => json!({
+            "connected": false,
+            "lastContactSecondsAgo": now.unix.saturating_sub(since_unix).as_secs(),
+        }),
+    };
+    let collections: Vec<_> = hub
+        .cells()
+        .iter()
+        .map(|cell| {
+            cell.with(|inner| {
+                let footprint = inner.collection.footprint();
+                json!({
+                    "collection": Label(&cell.spec).to_string(),
+                    "phase": phase(&inner.phase),
+                    "complete": inner.collection.is_complete(),
+                    "objects": inner.collection.len(),
+                    "bytes": footprint.object_bytes,
+                    "ringEvents": footprint.ring_events,
+                    "tombstones": footprint.tombstones,
+                    "resourceVersion": inner.collection.resource_version().to_string(),
+                    "stalenessSeconds": inner.collection.staleness(now).map(|age| age.as_secs()),
+                })
+            })
+        })
+        .collect();
+    let store = hub.store.health();
+    json!({
+        "node": hub.config.file.node_name,
+        "phase": hub.shutdown.phase().as_str(),
+        "link": link,
+        "collections": collections,
+        "store": format!("{store:?}"),
+    })
+    .to_string()
+}
+
+fn phase(phase: &crate::cell::Phase) -> &'static str {
+    use crate::cell::Phase;
+    match phase {
+        Phase::Syncing => "syncing",
+        Phase::Live => "live",
+        Phase::Retired => "retired",
+        Phase::Refused(..) => "refused",
+        Phase::JsonOnly => "jsonOnly",
+    }
+}
