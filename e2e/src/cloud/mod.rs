@@ -11,6 +11,7 @@
 //! ```
 
 mod body;
+pub mod client;
 mod control;
 mod link;
 pub mod pki;
