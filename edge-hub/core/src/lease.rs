@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto_kube::gvr::GroupVersionResource;
 use proto_kube::media_type::Encoding;
-use proto_kube::request_info::ResourceRequest;
+use proto_kube::request_info::{ResourceRequest, Verb};
 use serde::{Deserialize, Serialize};
 
 use crate::body::{BodyError, Document, NAME, NAMESPACE, Path, RESOURCE_VERSION};
@@ -73,11 +73,12 @@ pub struct LeaseKeeper {
 
 /// Whether a request is about the Lease of node `node` and comes from that node.
 pub fn is_own_lease(node: &str, principal: &Principal, request: &ResourceRequest) -> bool {
-    is_lease(&request.gvr)
+    // A POST has no name in its path; its body is checked when it is read.
+    let names_it = request.name.as_deref().map_or(request.verb == Verb::Create, |name| name == node);
+    names_it
+        && is_lease(&request.gvr)
         && request.subresource.is_none()
         && request.namespace.as_deref() == Some(NODE_LEASE_NAMESPACE)
-        // A POST has no name in its path; its body is checked when it is read.
-        && request.name.as_deref().is_none_or(|name| name == node)
         && principal.node_name() == Some(node)
 }
 
@@ -258,6 +259,7 @@ mod tests {
         assert!(!own(&Principal::node("b"), "PUT", PATH));
         assert!(!own(&Principal::service_account("media", "engine"), "GET", PATH));
         assert!(!own(&node, "PUT", &PATH.replace("leases/a", "leases/b")));
+        assert!(!own(&node, "GET", &PATH.replace("leases/a", "leases")), "a list is of all nodes");
         assert!(!own(&node, "PUT", &PATH.replace("kube-node-lease", "media")));
         assert!(!own(&node, "PUT", "/apis/x.io/v1/namespaces/kube-node-lease/leases/a"));
     }
