@@ -348,6 +348,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn of_a_repeated_message_only_the_last_is_amended() {
+        let [first, last] = [message(&[(1, b"a"), (9, b"x")]), message(&[(6, b"5")])];
+        let body = envelope(LEASE.0, LEASE.1, &message(&[(1, &first), (1, &last), (2, b"")]));
+        let renamed = parse(Encoding::Protobuf, &body).expect("valid").with_text(NAME, "b").expect("set");
+        let last = message(&[(6, b"5"), (1, b"b")]);
+        assert_eq!(renamed, envelope(LEASE.0, LEASE.1, &message(&[(1, &first), (1, &last), (2, b"")])));
+    }
+
+    #[test]
     fn a_body_of_another_kind_or_too_long_is_refused() {
         assert_eq!(parse(Encoding::Json, br#"{"kind":"Pod"}"#).err(), Some(BodyError::OtherKind));
         assert_eq!(

@@ -37,11 +37,11 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 pub struct SpoolLimits {
     /// Most events in all.
     pub events: usize,
-    /// Most bytes of events in all; never under [`MAX_EVENT_BYTES`].
+    /// Most bytes of events in all; a single event is always taken.
     pub bytes: usize,
     /// Most events of one principal.
     pub events_per_principal: usize,
-    /// Most bytes of events of one principal; never under [`MAX_EVENT_BYTES`].
+    /// Most bytes of events of one principal; a single event is always taken.
     pub bytes_per_principal: usize,
     /// Events replayed per second on average; at least 1.
     pub replay_per_second: u32,
@@ -375,31 +375,31 @@ impl EventSpool {
         removed.into_iter().collect()
     }
 
-    /// Drops the oldest of the poster, then of whoever holds most, so that nobody crowds the others out.
+    /// Drops the oldest of the poster, then of whoever holds most, so that nobody crowds the others out. What was
+    /// just taken (`keep`) stays: its 201 is on the way.
     fn make_room(&mut self, principal: &Principal, keep: u64) -> Vec<RecordChange> {
         let mut changes = Vec::new();
         let limits = self.limits;
         while self.principals.get(principal).is_some_and(|of| {
             of.ids.len() > limits.events_per_principal.max(1)
-                || of.bytes > limits.bytes_per_principal.max(MAX_EVENT_BYTES)
-        }) && self.drop_oldest_of(principal, keep, &mut changes)
-        {}
-        while self.records.len() > limits.events.max(1) || self.bytes > limits.bytes.max(MAX_EVENT_BYTES) {
-            let largest = self.principals.iter().max_by_key(|(_, of)| (of.bytes, of.ids.len()));
+                || (of.bytes > limits.bytes_per_principal && of.ids.len() > 1)
+        }) {
+            changes.extend(self.drop_oldest_of(principal));
+        }
+        while self.records.len() > limits.events.max(1) || self.bytes > limits.bytes {
+            let others =
+                self.principals.iter().filter(|(_, of)| of.ids.first().is_some_and(|id| *id != keep));
+            let largest = others.max_by_key(|(_, of)| (of.bytes, of.ids.len()));
             let Some(largest) = largest.map(|(principal, _)| principal.clone()) else { break };
-            if !self.drop_oldest_of(&largest, keep, &mut changes) {
-                break;
-            }
+            changes.extend(self.drop_oldest_of(&largest));
         }
         changes
     }
 
-    fn drop_oldest_of(&mut self, principal: &Principal, keep: u64, changes: &mut Vec<RecordChange>) -> bool {
-        let oldest = self.principals.get(principal).and_then(|of| of.ids.first().copied());
-        let removed = oldest.filter(|id| *id != keep).and_then(|id| self.remove(id));
-        self.counts.overflowed += u64::from(removed.is_some());
-        changes.extend(removed.clone());
-        removed.is_some()
+    fn drop_oldest_of(&mut self, principal: &Principal) -> Option<RecordChange> {
+        let oldest = self.principals.get(principal).and_then(|of| of.ids.first().copied())?;
+        self.counts.overflowed += 1;
+        self.remove(oldest)
     }
 }
 
@@ -708,6 +708,17 @@ mod tests {
         take(&mut spool, &quiet, "q1");
         let left: Vec<_> = spool.records.values().map(|record| &*record.head.name).collect();
         assert_eq!(left, ["q0", "n2", "n3", "q1"]);
+    }
+
+    #[test]
+    fn what_was_just_taken_is_never_what_makes_room() {
+        let limits = SpoolLimits { events: 1, bytes: 1, bytes_per_principal: 1, ..SpoolLimits::default() };
+        let mut spool = EventSpool::new(limits);
+        take(&mut spool, &node(), "e");
+        assert_eq!(spool.len(), 1, "even if it alone is too large");
+        let engine = Principal::service_account("media", "engine");
+        take(&mut spool, &engine, "a-longer-name");
+        assert_eq!((spool.len(), send(&mut spool, at(0)).principal), (1, engine));
     }
 
     #[test]

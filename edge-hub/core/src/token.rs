@@ -471,6 +471,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_just_stored_is_never_what_makes_room() {
+        let mut cache = TokenCache::new(1);
+        let valid = answer_json(NOON + 86_400, "2026-11-24T13:00:00Z");
+        let long_ago = answer_json(NOON - 30 * 86_400, "2026-10-01T00:00:00Z");
+        cache.store(at(NOON), &numbered(1), Encoding::Json, valid.into()).expect("a token");
+        cache.store(at(NOON), &numbered(2), Encoding::Json, long_ago.into()).expect("a token");
+        assert!(cache.holds(&numbered(2)) && cache.len() == 1);
+    }
+
+    #[test]
     fn a_restored_cache_answers_alike() {
         let mut cache = TokenCache::new(4);
         let body = answer_json(NOON + 86_400, "2026-11-24T12:30:00Z");
