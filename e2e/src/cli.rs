@@ -8,7 +8,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::lab::{Assets, HubKind, Lab, LabError, Nodes, Status, UpOptions, all_programs, cache_folder};
+use crate::lab::{
+    Assets, HubKind, Lab, LabError, NodePart, Nodes, Status, UpOptions, all_programs, cache_folder,
+};
 
 /// Edge autonomy for Kubernetes node pools: a lab on one machine.
 #[derive(Debug, Parser)]
@@ -71,12 +73,6 @@ enum Part {
     Kubelet,
 }
 
-/// A process of a node that can be restarted or killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum NodeProcess {
-    Hub,
-}
-
 #[derive(Debug, Subcommand)]
 enum LabCommand {
     /// Build the Kubernetes binaries that a lab runs, into a cache folder
@@ -118,19 +114,19 @@ enum LabCommand {
     Restart {
         /// The node's name
         node: String,
-        /// Which process
+        /// Which part of it
         #[arg(value_enum)]
-        process: NodeProcess,
+        part: NodePart,
         #[command(flatten)]
         dir: Dir,
     },
-    /// Kill a process of a node by SIGKILL and leave it dead; `restart` starts it again
+    /// Kill a part of a node by SIGKILL and leave it dead; `restart` starts it again, a pod comes back by its kubelet
     Kill {
         /// The node's name
         node: String,
-        /// Which process
+        /// Which part of it
         #[arg(value_enum)]
-        process: NodeProcess,
+        part: NodePart,
         #[command(flatten)]
         dir: Dir,
     },
@@ -207,9 +203,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// The one place where the roof starts a hub.
 fn run_hub(arguments: Vec<OsString>) -> ExitCode {
-    drop(arguments);
-    eprintln!("eyot: this build holds no edge-hub yet");
-    ExitCode::FAILURE
+    edge_hub::main_with(std::iter::once(OsString::from("edge-hub")).chain(arguments))
 }
 
 fn run_lab(command: LabCommand) -> Result<(), LabError> {
@@ -230,18 +224,19 @@ fn run_lab(command: LabCommand) -> Result<(), LabError> {
             say(&format!("healed: {node}"));
             Ok(())
         }
-        LabCommand::Restart { node, process: NodeProcess::Hub, dir } => {
-            Lab::open(&dir.dir)?.restart_hub(&node)?;
-            say(&format!("restarted: the hub of {node} is ready"));
+        LabCommand::Restart { node, part, dir } => {
+            Lab::open(&dir.dir)?.restart(&node, part)?;
+            say(&format!("restarted: the {} of {node} is ready", word(part)));
             Ok(())
         }
-        LabCommand::Kill { node, process: NodeProcess::Hub, dir } => {
+        LabCommand::Kill { node, part, dir } => {
             let lab = Lab::open(&dir.dir)?;
-            lab.kill_hub(&node)?;
-            let dir = lab.dir().display();
-            say(&format!(
-                "killed: the hub of {node}; `eyot lab restart {node} hub --dir {dir}` starts it again"
-            ));
+            lab.kill(&node, part)?;
+            say(&format!("killed: the {} of {node}", word(part)));
+            if part != NodePart::Pod {
+                let dir = lab.dir().display();
+                say(&format!("`eyot lab restart {node} {} --dir {dir}` starts it again", word(part)));
+            }
             Ok(())
         }
         LabCommand::Exec { node, dir, command } => exec(&dir, &node, &command),
@@ -286,6 +281,11 @@ Try:
         lab.api_server(),
     ));
     Ok(())
+}
+
+/// The part as it is written on the command line.
+fn word(part: NodePart) -> String {
+    part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// Becomes the command: its stdio, its signals and its exit status are then nobody else's.
@@ -394,6 +394,8 @@ mod tests {
             "eyot lab heal node-1 --dir /tmp/l",
             "eyot lab restart node-1 hub --dir /tmp/l",
             "eyot lab kill node-1 hub --dir /tmp/l",
+            "eyot lab kill node-1 pod --dir /tmp/l",
+            "eyot lab restart node-1 kubelet --dir /tmp/l",
             "eyot lab exec node-1 --dir /tmp/l -- kubectl get pods --kubeconfig x",
             "eyot lab exec --dir /tmp/l node-1 -- true",
             "eyot lab traffic --json --dir /tmp/l",

@@ -63,11 +63,11 @@ const MODULES: [Module; 3] = [
 ];
 
 /// What a control plane without kubelets needs.
-pub const CONTROL_PLANE: [&str; 5] =
+pub(crate) const CONTROL_PLANE: [&str; 5] =
     ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"];
 
 /// What each whole node needs beside the control plane.
-pub const NODE: [&str; 5] = ["kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr"];
+pub(crate) const NODE: [&str; 5] = ["kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr"];
 
 /// Where the binaries stand: program name to absolute path.
 #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]

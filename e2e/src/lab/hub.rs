@@ -1,9 +1,7 @@
 //! The edge-hub of one node: its certificate and configuration, its start, and whether it is ready.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +10,7 @@ use serde_json::json;
 use super::certificates::{Authority, KeyPairFiles, Subject};
 use super::error::{LabError, Result};
 use super::objects::ADMIN_USER;
+use super::probe;
 use super::process::{Processes, Start};
 
 /// Where every node's hub listens, in that node's namespace.
@@ -103,21 +102,6 @@ impl Hub<'_> {
 
     /// Whether the hub is ready now; the error is its own answer.
     pub(crate) fn ready(&self) -> std::result::Result<(), String> {
-        let answer = ask(&self.admin_socket(), "/readyz").map_err(|error| format!("/readyz: {error}"))?;
-        if answer.split_whitespace().nth(1) == Some("200") {
-            return Ok(());
-        }
-        Err(answer.replace("\r\n", "\n").trim().to_owned())
+        probe::unix(&self.admin_socket(), "/readyz")
     }
-}
-
-/// GETs `path` over a unix socket; returns head and body as text, at most 64 KiB.
-fn ask(socket: &Path, path: &str) -> std::io::Result<String> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.take(64 * 1024).read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
 }

@@ -6,11 +6,15 @@ mod assets;
 mod certificates;
 mod cloud;
 mod command;
+mod control_group;
 mod error;
 mod hub;
+mod image;
 mod kubeconfig;
 mod network;
+mod node;
 mod objects;
+mod probe;
 mod process;
 mod requirements;
 mod state;
@@ -33,6 +37,7 @@ pub use up::UpOptions;
 use cloud::Cloud;
 use hub::Hub;
 use network::Names;
+use node::Node;
 use process::Processes;
 use state::State;
 
@@ -43,6 +48,19 @@ pub struct Lab {
     state: State,
     names: Names,
     processes: Processes,
+}
+
+/// A part of a node that can be killed; all but the pod can be restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum NodePart {
+    /// The edge-hub.
+    Hub,
+    /// The kubelet.
+    Kubelet,
+    /// The container runtime; the containers live on without it.
+    Containerd,
+    /// The main container of the node's ordinary pod; the kubelet restarts it.
+    Pod,
 }
 
 /// Which nodes a command means.
@@ -177,26 +195,47 @@ impl Lab {
         network::traffic(&self.names.node(node))
     }
 
-    /// Ends the node's hub by SIGTERM, starts it again and waits until it is ready.
+    /// Ends a process of the node by SIGTERM, starts it again and waits until it is ready.
     ///
     /// A hub may honestly be unready when the node is cut off and nothing was cached: that is [`LabError::NotReady`].
-    pub fn restart_hub(&self, node: &str) -> Result<()> {
-        let namespace = self.names.node(node);
-        let hub = self.hub_of(node, &namespace)?;
+    pub fn restart(&self, node: &str, part: NodePart) -> Result<()> {
         let _lock = state::lock(&self.dir)?;
-        self.processes.stop(&hub.process());
-        hub.start(&self.program())?;
-        hub.wait_ready(hub::READY_LIMIT)
+        let namespace = self.names.node(node);
+        self.processes.stop(&self.process_name(node, part)?);
+        match part {
+            NodePart::Hub => {
+                let hub = self.hub_of(node, &namespace)?;
+                hub.start(&self.program())?;
+                hub.wait_ready(hub::READY_LIMIT)
+            }
+            NodePart::Kubelet => self.node_of(node, &namespace)?.start_kubelet(),
+            NodePart::Containerd => self.node_of(node, &namespace)?.start_containerd(),
+            NodePart::Pod => unreachable!("process_name refuses a pod"),
+        }
     }
 
-    /// Kills the node's hub with SIGKILL; [`Lab::restart_hub`] starts it again.
-    pub fn kill_hub(&self, node: &str) -> Result<()> {
-        let namespace = self.names.node(node);
-        let name = self.hub_of(node, &namespace)?.process();
-        if let Some(process) = self.processes.running(&name) {
+    /// Kills a part of the node with SIGKILL. [`Lab::restart`] starts it again; a pod comes back by its kubelet.
+    pub fn kill(&self, node: &str, part: NodePart) -> Result<()> {
+        if part == NodePart::Pod {
+            return self.node_of(node, &self.names.node(node))?.kill_pod();
+        }
+        if let Some(process) = self.processes.running(&self.process_name(node, part)?) {
             process::kill_all(&[process]);
         }
         Ok(())
+    }
+
+    /// The record's name of a node's process; an error if the lab has none.
+    fn process_name(&self, node: &str, part: NodePart) -> Result<String> {
+        let namespace = self.names.node(node);
+        match part {
+            NodePart::Hub => Ok(self.hub_of(node, &namespace)?.process()),
+            NodePart::Kubelet => Ok(self.node_of(node, &namespace)?.kubelet_process()),
+            NodePart::Containerd => Ok(self.node_of(node, &namespace)?.containerd_process()),
+            NodePart::Pod => Err(LabError::Invalid(
+                "a pod cannot be restarted from outside: kill it, and the kubelet starts it again".to_owned(),
+            )),
+        }
     }
 
     /// The state of every part, as it is now.
@@ -231,6 +270,24 @@ impl Lab {
         }
         let address = self.state.subnet.node(index);
         Ok(Hub { dir: &self.dir, node, namespace, address, processes: &self.processes })
+    }
+
+    /// The node's kubelet and containerd; an error if the lab has none.
+    fn node_of<'a>(&'a self, name: &'a str, namespace: &'a str) -> Result<Node<'a>> {
+        let index = self.check(name)?;
+        if !self.state.kubelets {
+            return Err(LabError::Invalid("this lab was started with --without kubelet".to_owned()));
+        }
+        Ok(Node {
+            dir: &self.dir,
+            lab_id: &self.state.id,
+            name,
+            index,
+            namespace,
+            address: self.state.subnet.node(index),
+            assets: &self.state.assets,
+            processes: &self.processes,
+        })
     }
 
     /// The node's number, counted from 1.

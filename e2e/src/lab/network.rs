@@ -76,6 +76,11 @@ fn route_network(line: &str) -> Option<(u32, u32)> {
     Some((u32::from(address.parse::<Ipv4Addr>().ok()?) & mask, mask))
 }
 
+/// The network of the pods on the node number `index`, counted from 1; the same in every lab, seen by no host.
+pub(crate) fn pod_network(index: u8) -> String {
+    format!("10.244.{index}.0/24")
+}
+
 /// The names that the system knows the parts of one lab by.
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
@@ -144,16 +149,18 @@ pub(crate) fn build(names: &Names, subnet: Subnet, nodes: &[String]) -> Result<(
         inside.push_str(&format!("link set {node} addrgenmode none\nlink set {node} master br0\n"));
         inside.push_str(&format!("link set {node} up gso_max_segs 1\n"));
     }
+    let count = u8::try_from(nodes.len()).unwrap_or(u8::MAX);
+    inside.push_str(&pod_routes(subnet, count, 0));
     batch(Some(&cloud), &inside)?;
     for (index, node) in (1..).zip(nodes) {
-        build_node(&names.node(node), subnet, index)?;
+        build_node(&names.node(node), subnet, index, count)?;
     }
     forward(&cloud)
 }
 
 /// The inside of one node: its link without segmentation offload, so that the counters hold what a wire would carry,
 /// and without the chatter of IPv6 autoconfiguration.
-fn build_node(namespace: &str, subnet: Subnet, index: u8) -> Result<()> {
+fn build_node(namespace: &str, subnet: Subnet, index: u8, count: u8) -> Result<()> {
     batch(
         Some(namespace),
         &format!(
@@ -161,12 +168,19 @@ fn build_node(namespace: &str, subnet: Subnet, index: u8) -> Result<()> {
              link set {LINK} addrgenmode none\n\
              addr add {}/24 dev {LINK}\n\
              link set {LINK} up gso_max_segs 1\n\
-             route add default via {}\n",
+             route add default via {}\n{}",
             subnet.node(index),
-            subnet.cloud()
+            subnet.cloud(),
+            pod_routes(subnet, count, index)
         ),
     )?;
     forward(namespace)
+}
+
+/// Routes to the pods of all nodes but `own`, each by its node.
+fn pod_routes(subnet: Subnet, count: u8, own: u8) -> String {
+    let others = (1..=count).filter(|index| *index != own);
+    others.map(|index| format!("route add {} via {}\n", pod_network(index), subnet.node(index))).collect()
 }
 
 fn forward(namespace: &str) -> Result<()> {

@@ -19,6 +19,9 @@ pub(crate) const ADMIN_USER: &str = "system:serviceaccount:eyot-lab:admin";
 /// The image of the ordinary pods; nodes with a kubelet import it from an archive.
 pub(crate) const POD_IMAGE: &str = "eyot.io/lab/busybox:1";
 
+/// The image of every pod's sandbox, from the same archive.
+pub(crate) const SANDBOX_IMAGE: &str = "eyot.io/lab/pause:1";
+
 /// The name of the ordinary pod of `node`.
 pub(crate) fn pod_name(node: &str) -> String {
     format!("eyot-lab-{node}")
@@ -53,8 +56,8 @@ pub(crate) fn token(
         .ok_or_else(|| LabError::Invalid("TokenRequest: an answer without a token".to_owned()))
 }
 
-/// The Node that a kubelet would register, with its address and labels but without conditions.
-pub(crate) fn node(name: &str) -> Value {
+/// The Node that a kubelet would register, with its labels and pods' addresses but without conditions.
+pub(crate) fn node(name: &str, pod_network: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Node",
@@ -66,6 +69,7 @@ pub(crate) fn node(name: &str) -> Value {
                 "eyot.io/lab": "true",
             },
         },
+        "spec": { "podCIDR": pod_network, "podCIDRs": [pod_network] },
     })
 }
 

@@ -79,6 +79,11 @@ pub(super) fn status(lab: &Lab) -> Result<Status> {
             let hub = lab.hub_of(name, &namespace)?;
             processes.push(process(&hub.process(), Some(hub.ready().is_ok())));
         }
+        if lab.state.kubelets {
+            let node = lab.node_of(name, &namespace)?;
+            processes.push(process(&node.containerd_process(), None));
+            processes.push(process(&node.kubelet_process(), Some(node.healthy().is_ok())));
+        }
         nodes.push(NodeStatus {
             name: name.clone(),
             address: lab.state.subnet.node(index),

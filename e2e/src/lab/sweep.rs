@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, umount2};
 
+use super::control_group;
 use super::error::{LabError, Result};
 use super::network::{self, Names};
 use super::process::{Identity, Processes, kill_all};
@@ -45,10 +46,11 @@ pub(crate) fn sweep(dir: &Path, lab_id: &str) -> Result<Swept> {
             return Err(LabError::Invalid(format!("these processes survive SIGKILL: {}", ids.join(", "))));
         }
     }
+    remove_shim_sockets(dir);
     swept.mounts = unmount_below(dir)?;
     swept.namespaces = network::namespaces(&names).len();
     network::remove(&names)?;
-    remove_control_groups(lab_id);
+    control_group::remove(lab_id);
     for entry in CONTENT {
         remove(&dir.join(entry))?;
     }
@@ -60,7 +62,7 @@ fn everything(processes: &Processes, names: &Names, lab_id: &str) -> Vec<Identit
     let mut found = processes.all();
     let inside = network::namespaces(names);
     let ids = inside.iter().flat_map(|namespace| network::processes_inside(namespace));
-    found.extend(ids.chain(control_group_processes(lab_id)).filter_map(Identity::of));
+    found.extend(ids.chain(control_group::processes(lab_id)).filter_map(Identity::of));
     let own = own_line();
     let mut seen = BTreeSet::new();
     found.retain(|process| !own.contains(&process.pid) && seen.insert(process.pid));
@@ -79,48 +81,26 @@ fn own_line() -> BTreeSet<i32> {
     line
 }
 
-/// The folder of this lab in every hierarchy of control groups.
-pub(crate) fn control_group_folders(lab_id: &str) -> Vec<PathBuf> {
-    let root = Path::new("/sys/fs/cgroup");
-    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    // On version 2 the root itself is the one hierarchy.
-    hierarchies
-        .chain([root.to_owned()])
-        .map(|hierarchy| hierarchy.join("eyot").join(lab_id))
-        .filter(|folder| folder.is_dir())
-        .collect()
-}
-
-fn control_group_processes(lab_id: &str) -> Vec<i32> {
-    let mut ids = Vec::new();
-    for folder in control_group_folders(lab_id) {
-        for group in descendants(&folder) {
-            let listed = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-            ids.extend(listed.lines().filter_map(|line| line.parse::<i32>().ok()));
+/// Removes the sockets of the lab's container shims. They stand at a place of the whole machine, whatever containerd
+/// is told; only the shims' own notes below the lab's folder say which are ours.
+fn remove_shim_sockets(dir: &Path) {
+    for node in entries(&dir.join("nodes")) {
+        let shims = node.join("containerd/state/io.containerd.runtime.v2.task/k8s.io");
+        for note in entries(&shims).into_iter().map(|shim| shim.join("bootstrap.json")) {
+            let note =
+                fs::read(note).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+            let address = note.as_ref().and_then(|note| note["address"].as_str());
+            let socket = address.and_then(|address| address.strip_prefix("unix://")).map(Path::new);
+            // A shim that ended in good order has removed it itself.
+            if let Some(socket) = socket.filter(|socket| socket.starts_with("/run/containerd/s")) {
+                let _ = fs::remove_file(socket);
+            }
         }
     }
-    ids
 }
 
-/// `folder` and all folders below it, the deepest last.
-fn descendants(folder: &Path) -> Vec<PathBuf> {
-    let mut all = vec![folder.to_owned()];
-    let mut next = 0;
-    while let Some(current) = all.get(next).cloned() {
-        let entries = fs::read_dir(current).into_iter().flatten().flatten();
-        all.extend(entries.map(|entry| entry.path()).filter(|path| path.is_dir() && !path.is_symlink()));
-        next += 1;
-    }
-    all
-}
-
-fn remove_control_groups(lab_id: &str) {
-    for folder in control_group_folders(lab_id) {
-        for group in descendants(&folder).iter().rev() {
-            // A group that will not go holds a process of somebody else; it is left to them.
-            let _ = fs::remove_dir(group);
-        }
-    }
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 /// Lazily undoes every mount below `dir`, the latest first; returns how many.

@@ -10,19 +10,23 @@ use serde_json::Value;
 use super::assets::{Assets, CONTROL_PLANE, NODE};
 use super::certificates::{Authority, KeyPairFiles, Subject};
 use super::cloud::Cloud;
+use super::command::run;
 use super::error::{LabError, Result};
 use super::hub::{Hub, READY_LIMIT};
 use super::kubeconfig::{self, Credential};
 use super::network::{self, Names, Subnet};
 use super::objects;
 use super::state::{self, HubKind, State};
-use super::{Lab, requirements, sweep};
+use super::{Lab, node, requirements, sweep};
 
 /// The most nodes that a lab may have; the addresses of a /24 are the limit.
 const MOST_NODES: u8 = 200;
 
 /// The longest folder path, in bytes: below it stand unix sockets, whose paths may have 107 bytes.
 const LONGEST_DIR: usize = 64;
+
+/// How long all nodes, and then all pods, may take to be Ready, in seconds.
+const NODES_READY_SECONDS: u32 = 180;
 
 /// How long the tokens in the kubeconfigs hold, in seconds: a day.
 const TOKEN_SECONDS: u32 = 86_400;
@@ -162,6 +166,9 @@ fn build(
     if state.hub == HubKind::EdgeHub {
         start_hubs(&lab, &cloud, &authority, steps)?;
     }
+    if state.kubelets {
+        start_nodes(&lab, &cloud, &authority, steps)?;
+    }
     state.complete = true;
     state.write(dir)?;
     Ok(Lab::of(dir.to_owned(), state))
@@ -190,7 +197,9 @@ fn link_assets(dir: &Path, assets: &Assets, program: &Path) -> Result<()> {
 /// Puts accounts, Nodes and pods into the API server; pods last, because they need both.
 fn populate(cloud: &Cloud<'_>, state: &State) -> Result<()> {
     objects::apply(cloud.kubectl()?, &objects::accounts())?;
-    let nodes: Vec<Value> = state.nodes.iter().map(|name| objects::node(name)).collect();
+    let numbered = (1..).zip(&state.nodes);
+    let nodes: Vec<Value> =
+        numbered.map(|(index, name)| objects::node(name, &network::pod_network(index))).collect();
     objects::apply(cloud.kubectl()?, &nodes)?;
     let pods: Vec<Value> = state.nodes.iter().map(|name| objects::pod(name)).collect();
     objects::apply(cloud.kubectl()?, &pods)
@@ -237,6 +246,27 @@ fn start_hubs(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, steps: &Steps
     }
     hubs.iter().try_for_each(|hub| hub.wait_ready(READY_LIMIT))?;
     steps.done(&format!("{} edge-hubs ready", hubs.len()));
+    Ok(())
+}
+
+/// Starts containerd and kubelet of every node; returns when all nodes are Ready and all ordinary pods run.
+fn start_nodes(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, steps: &Steps) -> Result<()> {
+    node::prepare_images(&lab.dir)?;
+    for name in &lab.state.nodes {
+        let namespace = lab.names.node(name);
+        let node = lab.node_of(name, &namespace)?;
+        node.prepare(authority, &lab.dir.join("pki"))?;
+        node.start_containerd()?;
+        node.start_kubelet()?;
+    }
+    steps.done("containerd and kubelet run on every node");
+    let limit = format!("--timeout={NODES_READY_SECONDS}s");
+    run(cloud.kubectl()?.args(["wait", "--for=condition=Ready", "node", "--all", &limit]), "")?;
+    steps.done("all nodes Ready");
+    let pods =
+        ["wait", "--for=condition=Ready", "pod", "-n", objects::POD_NAMESPACE, "-l", "app=eyot-lab", &limit];
+    run(cloud.kubectl()?.args(pods), "")?;
+    steps.done("all pods Running");
     Ok(())
 }
 

@@ -1,0 +1,176 @@
+//! The image of a lab's pods, made on the spot from a static busybox: an OCI archive that containerd imports, so that
+//! no registry is needed. The sandbox of every pod is the same image that only sleeps.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::error::{LabError, Result};
+use super::objects::{POD_IMAGE, SANDBOX_IMAGE};
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// Writes both images into one OCI archive at `path`. `busybox` is a static binary.
+pub(crate) fn write_archive(path: &Path, busybox: &Path) -> Result<()> {
+    let program = fs::read(busybox).map_err(LabError::io("read", busybox))?;
+    let layer = layer(&program).map_err(LabError::io("write", path))?;
+    let mut blobs = Blobs::default();
+    let layer_descriptor = blobs.add(LAYER, layer);
+    let diff_id = layer_descriptor["digest"].clone();
+    let mut manifests = Vec::new();
+    for (name, command) in [
+        (POD_IMAGE, vec!["/bin/busybox", "sh"]),
+        // As long as sleep can count; a sandbox ends by a signal.
+        (SANDBOX_IMAGE, vec!["/bin/busybox", "sleep", "2147483647"]),
+    ] {
+        let config = json!({
+            "architecture": architecture(),
+            "os": "linux",
+            "config": { "Entrypoint": command, "Env": ["PATH=/bin"], "WorkingDir": "/" },
+            "rootfs": { "type": "layers", "diff_ids": [diff_id] },
+        });
+        let config = blobs.add(CONFIG, config.to_string().into_bytes());
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": config,
+            "layers": [layer_descriptor],
+        });
+        let mut manifest = blobs.add(MANIFEST, manifest.to_string().into_bytes());
+        manifest["annotations"] = json!({ "io.containerd.image.name": name });
+        manifests.push(manifest);
+    }
+    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
+    archive(path, &blobs, &index).map_err(LabError::io("write", path))
+}
+
+/// The content of an archive by digest.
+#[derive(Default)]
+struct Blobs {
+    /// (hex digest, bytes).
+    list: Vec<(String, Vec<u8>)>,
+}
+
+impl Blobs {
+    /// Keeps `bytes` and returns its descriptor.
+    fn add(&mut self, media_type: &str, bytes: Vec<u8>) -> Value {
+        let digest = super::hex(ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref());
+        let descriptor =
+            json!({ "mediaType": media_type, "digest": format!("sha256:{digest}"), "size": bytes.len() });
+        self.list.push((digest, bytes));
+        descriptor
+    }
+}
+
+fn archive(path: &Path, blobs: &Blobs, index: &Value) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut archive = tar::Builder::new(fs::File::create(path)?);
+    append(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
+    append(&mut archive, "index.json", index.to_string().as_bytes(), 0o644)?;
+    for (digest, bytes) in &blobs.list {
+        append(&mut archive, &format!("blobs/sha256/{digest}"), bytes, 0o644)?;
+    }
+    archive.into_inner()?.flush()
+}
+
+/// The one layer: the program, its links, and the folders that a program expects.
+fn layer(program: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut layer = tar::Builder::new(Vec::new());
+    for (folder, mode) in [("bin/", 0o755), ("etc/", 0o755), ("tmp/", 0o1777), ("root/", 0o700)] {
+        let mut header = header(0, mode);
+        header.set_entry_type(tar::EntryType::Directory);
+        layer.append_data(&mut header, folder, std::io::empty())?;
+    }
+    append(&mut layer, "bin/busybox", program, 0o755)?;
+    for applet in ["sh", "cat", "ls", "wget", "sleep", "nslookup", "kill", "ps", "env"] {
+        let mut header = header(0, 0o777);
+        header.set_entry_type(tar::EntryType::Symlink);
+        layer.append_link(&mut header, PathBuf::from("bin").join(applet), "busybox")?;
+    }
+    append(&mut layer, "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n", 0o644)?;
+    layer.into_inner()
+}
+
+fn append(
+    archive: &mut tar::Builder<impl std::io::Write>,
+    name: &str,
+    bytes: &[u8],
+    mode: u32,
+) -> std::io::Result<()> {
+    archive.append_data(&mut header(bytes.len(), mode), name, bytes)
+}
+
+/// A header without owner and time, so that the same program gives the same digest everywhere.
+fn header(size: usize, mode: u32) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size as u64);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
+}
+
+/// This machine's architecture in the words of OCI.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::io::Read as _;
+
+    #[test]
+    fn every_descriptor_of_the_archive_leads_to_the_bytes_it_names() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let busybox = folder.path().join("busybox");
+        fs::write(&busybox, "a program").expect("written");
+        let path = folder.path().join("images.tar");
+        write_archive(&path, &busybox).expect("archive");
+
+        let mut files = BTreeMap::new();
+        let mut archive = tar::Archive::new(fs::File::open(&path).expect("written"));
+        for entry in archive.entries().expect("a tar") {
+            let mut entry = entry.expect("an entry");
+            let name = entry.path().expect("a name").display().to_string();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).expect("its bytes");
+            files.insert(name, bytes);
+        }
+        let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).expect("JSON");
+        let blob = |descriptor: &Value| {
+            let digest = descriptor["digest"].as_str().expect("a digest").trim_start_matches("sha256:");
+            let bytes = &files[&format!("blobs/sha256/{digest}")];
+            assert_eq!(
+                super::super::hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref()),
+                digest
+            );
+            assert_eq!(descriptor["size"], bytes.len());
+            bytes.clone()
+        };
+        let index = parse(&files["index.json"]);
+        let manifests = index["manifests"].as_array().expect("manifests");
+        let names: Vec<_> =
+            manifests.iter().map(|each| each["annotations"]["io.containerd.image.name"].as_str()).collect();
+        assert_eq!(names, [Some(POD_IMAGE), Some(SANDBOX_IMAGE)]);
+        for descriptor in manifests {
+            let manifest = parse(&blob(descriptor));
+            let config = parse(&blob(&manifest["config"]));
+            blob(&manifest["layers"][0]);
+            assert_eq!(config["rootfs"]["diff_ids"][0], manifest["layers"][0]["digest"]);
+        }
+    }
+}
