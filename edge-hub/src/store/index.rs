@@ -11,10 +11,10 @@ use super::{
     engine::Op,
     queue::{Group, Pending, PendingCollection},
     record::{
-        self, Codec, CollectionId, Digest, Generation, Name, Slot, delete_ops, key_of_blob, key_of_bucket,
-        key_of_generation, key_of_object, put_ops,
+        self, Codec, CollectionId, Digest, Generation, Manifest, Name, Slot, delete_ops, key_of_blob,
+        key_of_bucket, key_of_generation, key_of_manifest, key_of_object, put_ops,
     },
-    seal::SealError,
+    seal::{self, SealError},
 };
 
 /// One record on disk.
@@ -42,6 +42,8 @@ pub(super) struct Index {
     pub(super) collections: BTreeMap<CollectionId, CollectionIndex>,
     pub(super) blobs: BTreeMap<(BlobClass, Name), Entry>,
     pub(super) buckets: BTreeMap<(BlobClass, u8), Digest>,
+    /// Sealed bytes of the manifest.
+    pub(super) manifest_length: usize,
 }
 
 /// What a group changes; becomes true with `Index::accept`, once the group is durable.
@@ -50,6 +52,7 @@ pub(super) struct Delta {
     collections: Vec<(CollectionId, Option<CollectionDelta>)>,
     blobs: Vec<((BlobClass, Name), Option<Entry>)>,
     buckets: BTreeMap<(BlobClass, u8), Digest>,
+    manifest_length: usize,
 }
 
 struct CollectionDelta {
@@ -111,7 +114,7 @@ impl Index {
             };
             self.stage_blob(&mut delta, place, new);
         }
-        seal_buckets(codec, &delta.buckets, emit)?;
+        self.stage_sums(codec, &mut delta, emit)?;
         Ok(delta)
     }
 
@@ -127,12 +130,17 @@ impl Index {
             delete_ops(&key_of_blob(place.0, place.1), entry.length, emit);
             self.stage_blob(&mut delta, *place, None);
         }
-        seal_buckets(codec, &delta.buckets, emit)?;
+        self.stage_sums(codec, &mut delta, emit)?;
         Ok(delta)
     }
 
     /// Writes that drop one collection.
-    pub(super) fn stage_drop_collection(&self, id: CollectionId, emit: &mut dyn FnMut(Op)) -> Delta {
+    pub(super) fn stage_drop_collection(
+        &self,
+        codec: &Codec,
+        id: CollectionId,
+        emit: &mut dyn FnMut(Op),
+    ) -> Result<Delta, SealError> {
         let mut delta = Delta::default();
         if let Some(collection) = self.collections.get(&id) {
             for (name, entry) in &collection.records {
@@ -141,18 +149,51 @@ impl Index {
             delete_ops(&key_of_generation(id), collection.generation_length, emit);
             delta.collections.push((id, None));
         }
-        delta
+        self.stage_sums(codec, &mut delta, emit)?;
+        Ok(delta)
     }
 
     /// Writes that put down the present generations and sums, after damage was cut out.
-    pub(super) fn stage_repair(&self, codec: &Codec, emit: &mut dyn FnMut(Op)) -> Result<(), SealError> {
+    pub(super) fn stage_repair(&self, codec: &Codec, emit: &mut dyn FnMut(Op)) -> Result<Delta, SealError> {
         for (id, collection) in
             self.collections.iter().filter(|(_, collection)| collection.generation.suspect)
         {
             let sealed = codec.seal_generation(*id, &collection.generation)?;
             put_ops(&key_of_generation(*id), &sealed, collection.generation_length, emit);
         }
-        seal_buckets(codec, &self.buckets, emit)
+        let mut delta = Delta { buckets: self.buckets.clone(), ..Delta::default() };
+        self.stage_sums(codec, &mut delta, emit)?;
+        Ok(delta)
+    }
+
+    /// Puts down the sums of the buckets that changed, and the manifest above everything.
+    fn stage_sums(
+        &self,
+        codec: &Codec,
+        delta: &mut Delta,
+        emit: &mut dyn FnMut(Op),
+    ) -> Result<(), SealError> {
+        for ((class, bucket), digest) in &delta.buckets {
+            let key = key_of_bucket(*class, *bucket);
+            put_ops(&key, &codec.seal_small(&key, (digest.count, digest.marks))?, 0, emit);
+        }
+        let mut manifest = Manifest::default();
+        manifest.commits.extend(self.collections.iter().map(|(id, held)| (*id, held.generation.commit)));
+        for (id, changed) in &delta.collections {
+            match changed {
+                Some(changed) => manifest.commits.insert(*id, changed.generation.commit),
+                None => manifest.commits.remove(id),
+            };
+        }
+        let untouched = self.buckets.iter().filter(|(bucket, _)| !delta.buckets.contains_key(bucket));
+        for (_, digest) in untouched.chain(&delta.buckets) {
+            manifest.blobs.count += digest.count;
+            manifest.blobs.marks ^= digest.marks;
+        }
+        let sealed = codec.seal_manifest(&manifest)?;
+        put_ops(&key_of_manifest(), &sealed, self.manifest_length, emit);
+        delta.manifest_length = sealed.len();
+        Ok(())
     }
 
     fn stage_blob(&self, delta: &mut Delta, place: (BlobClass, Name), new: Option<Entry>) {
@@ -239,6 +280,7 @@ impl Index {
                 .or_else(|| before.and_then(|generation| generation.watermark.clone())),
             digest,
             suspect: before.is_some_and(|generation| generation.suspect),
+            commit: u64::from_le_bytes(seal::random()?),
         };
         let sealed = codec.seal_generation(id, &generation)?;
         put_ops(&key_of_generation(id), &sealed, generation_length, emit);
@@ -274,19 +316,8 @@ impl Index {
             };
         }
         self.buckets.extend(delta.buckets);
+        self.manifest_length = delta.manifest_length;
     }
-}
-
-fn seal_buckets(
-    codec: &Codec,
-    buckets: &BTreeMap<(BlobClass, u8), Digest>,
-    emit: &mut dyn FnMut(Op),
-) -> Result<(), SealError> {
-    for ((class, bucket), digest) in buckets {
-        let key = key_of_bucket(*class, *bucket);
-        put_ops(&key, &codec.seal_small(&key, (digest.count, digest.marks))?, 0, emit);
-    }
-    Ok(())
 }
 
 /// The slot of a live object or of a tombstone, as used in a group.

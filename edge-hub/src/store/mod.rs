@@ -15,8 +15,11 @@
 //! **How damage is found.** Every record is sealed by AEAD together with its collection, key, uid and resource
 //! version, and carries a random 128 bit mark; the sealed *generation record* of its collection holds count and
 //! XOR of the marks. A record that was flipped fails to open; one that was rolled back, lost or resurrected
-//! changes the sum. A collection whose sum does not hold is never reported complete. The engine is thus not
-//! trusted for anything but keeping bytes.
+//! changes the sum. A collection whose sum does not hold is never reported complete. A generation that falls back
+//! together with its records is found by the manifest, which names the present version of each; an older manifest
+//! by the meta record, which names the manifest; and a fallen back meta record by the head of the journal, a file of
+//! its own. So the engine is trusted for nothing but keeping bytes. Beyond this reach only a rollback of the whole
+//! directory, and a kill together with damage to the very last journal frame, which looks like its torn end.
 //!
 //! Layout of the directory: `lock`, `key-check`, `reserve` (2 MiB to be able to open a full disk), `boot-snapshot`
 //! (the node-critical set), `engine/{db/,journal}`, `quarantine-N/` (at most two former engines).
@@ -131,6 +134,9 @@ pub struct Recovered {
     pub collections: Vec<RecoveredCollection>,
     /// All blobs whose record and digest held.
     pub blobs: Vec<(BlobKey, Bytes)>,
+    /// The blobs are genuine, but newer ones of the same keys may have existed. Those of the class `Access` have
+    /// then been dropped: what was allowed once may have been taken back.
+    pub blobs_in_doubt: bool,
     /// What was found damaged, in words for a log.
     pub quarantined: Vec<String>,
 }

@@ -382,3 +382,96 @@ fn take(state: &mut State, now: Instant) -> Group {
     state.in_flight = pending.since.or(Some(now));
     Group { collections: ready, blobs: pending.blobs, sequence: state.enqueued, since: pending.since }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto_kube::{gvr::GroupVersionResource, media_type::Format, object::ObjectKey};
+
+    fn spec() -> CollectionSpec {
+        CollectionSpec {
+            gvr: GroupVersionResource::new("", "v1", "pods"),
+            namespace: None,
+            labels: Default::default(),
+            fields: Default::default(),
+            format: Format::JSON,
+        }
+    }
+
+    fn object(name: &str, resource_version: u64) -> Arc<Object> {
+        let key = ObjectKey { namespace: "".into(), name: name.into() };
+        Arc::new(Object { key, uid: "".into(), resource_version, raw: Bytes::new() })
+    }
+
+    fn taken(shared: &Shared) -> Group {
+        match shared.next(None, None) {
+            Work::Commit(group) => group,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn versions(group: &Group) -> Vec<(String, u64)> {
+        let records = group.collections.values().flat_map(|pending| &pending.records);
+        records
+            .map(|((key, slot), value)| {
+                let version = match value {
+                    Pending::Live(object) => object.resource_version,
+                    Pending::Dead(tombstone) => tombstone.object.resource_version,
+                    Pending::Gone(_) => 0,
+                };
+                (format!("{}{}", key.name, if *slot == Slot::Live { "" } else { " (dead)" }), version)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_queue_holds_one_entry_per_record_however_long_nothing_is_written() {
+        let shared = Arc::new(Shared::default());
+        for version in 1..10_000 {
+            shared
+                .apply(&spec(), vec![Change::Put(object(if version % 2 == 0 { "a" } else { "b" }, version))]);
+        }
+        drop(shared.flush());
+        let group = taken(&shared);
+        assert_eq!(versions(&group), [("a".into(), 9998), ("b".into(), 9999)]);
+        assert_eq!(group.sequence, 9999);
+    }
+
+    #[test]
+    fn a_group_that_failed_goes_back_below_what_came_after_it() {
+        let shared = Arc::new(Shared::default());
+        let dead = |version| Tombstone { object: object("c", version), deleted_unix: Duration::ZERO };
+        shared.apply(&spec(), vec![Change::Put(object("a", 1)), Change::Put(object("b", 1))]);
+        shared.apply(&spec(), vec![Change::Delete(dead(5))]);
+        let ticket = shared.flush();
+        let group = taken(&shared);
+        shared
+            .apply(&spec(), vec![Change::Put(object("a", 2)), Change::Forget(object("c", 0).key.clone(), 4)]);
+        shared.give_back(group, "no".into());
+        assert!(matches!(ticket.wait(), Err(StoreError::NotDurable(why)) if why == "no"));
+        drop(shared.flush());
+        let group = taken(&shared);
+        let expected = [("a", 2), ("b", 1), ("c", 0), ("c (dead)", 5)];
+        assert_eq!(versions(&group), expected.map(|(name, version)| (name.to_owned(), version)));
+        // And a relist that came meanwhile leaves nothing of it.
+        shared.apply(&spec(), vec![Change::Reset]);
+        shared.give_back(group, "no".into());
+        let ticket = shared.flush();
+        let group = taken(&shared);
+        assert!(versions(&group).is_empty());
+        assert!(group.collections.values().all(|pending| pending.reset));
+        shared.committed(group.sequence);
+        ticket.wait().unwrap();
+        assert!(shared.health().lag.is_zero());
+    }
+
+    #[test]
+    fn a_relist_waits_for_its_watermark_and_a_flush_does_not_wait_for_it() {
+        let shared = Arc::new(Shared::default());
+        shared.apply(&spec(), vec![Change::Reset, Change::Put(object("a", 1))]);
+        let ticket = shared.flush();
+        let soon = Some(Instant::now());
+        assert!(matches!(shared.next(None, soon), Work::Timer));
+        ticket.wait().unwrap();
+    }
+}

@@ -4,7 +4,7 @@
 //! the real name stands inside the sealed record and is checked against the hash. A record of any size is cut
 //! into chunks of 64 KiB under consecutive keys, because sled keeps bigger values in files it never removes.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use edge_hub_core::collection::{CollectionSpec, Envelope, Object, Tombstone, Watermark};
@@ -27,6 +27,7 @@ use super::{
 pub(super) const CHUNK: usize = 64 << 10;
 /// Kinds of logical keys: their first byte.
 pub(super) const META: u8 = b'm';
+pub(super) const MANIFEST: u8 = b'l';
 pub(super) const GENERATION: u8 = b'c';
 pub(super) const OBJECT: u8 = b'o';
 pub(super) const BUCKET: u8 = b'g';
@@ -71,6 +72,15 @@ pub(super) struct Generation {
     pub(super) digest: Digest,
     /// Something of this collection was once lost; true until it is replaced as a whole.
     pub(super) suspect: bool,
+    /// Random, new in every commit: what the manifest knows this version by.
+    pub(super) commit: u64,
+}
+
+/// The record above the generations: which version of each is the present one, and the sum over all blobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Manifest {
+    pub(super) commits: BTreeMap<CollectionId, u64>,
+    pub(super) blobs: Digest,
 }
 
 /// An object or a tombstone as read back.
@@ -107,6 +117,7 @@ struct GenerationOnDisk {
     count: u64,
     marks: (u64, u64),
     suspect: bool,
+    commit: u64,
 }
 
 /// The subkeys of the records.
@@ -169,6 +180,7 @@ impl Codec {
             count: generation.digest.count,
             marks: (u64_at(&marks, 0), u64_at(&marks, 8)),
             suspect: generation.suspect,
+            commit: generation.commit,
         };
         let plain = serde_json::to_vec(&on_disk).map_err(|_no_json| SealError)?;
         seal::seal(&self.meta, &key_of_generation(id), &plain)
@@ -184,7 +196,30 @@ impl Codec {
             watermark: on_disk.watermark.map(WatermarkOnDisk::into_watermark),
             digest: Digest { count: on_disk.count, marks },
             suspect: on_disk.suspect,
+            commit: on_disk.commit,
         })
+    }
+
+    pub(super) fn seal_manifest(&self, manifest: &Manifest) -> Result<Vec<u8>, SealError> {
+        let mut plain = manifest.blobs.count.to_le_bytes().to_vec();
+        plain.extend_from_slice(&manifest.blobs.marks.to_le_bytes());
+        for (id, commit) in &manifest.commits {
+            plain.extend_from_slice(id);
+            plain.extend_from_slice(&commit.to_le_bytes());
+        }
+        seal::seal(&self.meta, &key_of_manifest(), &plain)
+    }
+
+    pub(super) fn open_manifest(&self, sealed: Vec<u8>) -> Option<Manifest> {
+        let plain = seal::open(&self.meta, &key_of_manifest(), sealed)?;
+        let mut reader = Reader { bytes: &plain, at: 0 };
+        let count = u64::from_le_bytes(reader.take(8)?.try_into().ok()?);
+        let marks = u128::from_le_bytes(reader.take(16)?.try_into().ok()?);
+        let mut commits = BTreeMap::new();
+        while let Some(id) = reader.take(8) {
+            commits.insert(id.try_into().ok()?, u64::from_le_bytes(reader.take(8)?.try_into().ok()?));
+        }
+        Some(Manifest { commits, blobs: Digest { count, marks } })
     }
 
     /// Seals the sums of a bucket of blobs, or the number of the last applied group.
@@ -304,6 +339,15 @@ impl<'a> Reader<'a> {
 /// Logical keys; the engine's keys add the number of the chunk.
 pub(super) fn key_of_meta() -> [u8; 1] {
     [META]
+}
+
+pub(super) fn key_of_manifest() -> [u8; 1] {
+    [MANIFEST]
+}
+
+/// What the meta record knows a sealed manifest by: its AEAD tag.
+pub(super) fn tag_of(sealed: &[u8]) -> u128 {
+    sealed.last_chunk().map_or(0, |tag| u128::from_le_bytes(*tag))
 }
 
 pub(super) fn key_of_generation(id: CollectionId) -> [u8; 9] {

@@ -21,8 +21,8 @@ use super::{
     index::{CollectionIndex, Entry, Index},
     key::sync_parent,
     record::{
-        self, BLOB, BUCKET, Codec, CollectionId, Digest, GENERATION, META, OBJECT, Slot, Stored, delete_ops,
-        key_of_generation, key_of_meta,
+        self, BLOB, BUCKET, Codec, CollectionId, Digest, GENERATION, MANIFEST, META, OBJECT, Slot, Stored,
+        delete_ops, key_of_generation, key_of_meta,
     },
     reserve::Reserve,
 };
@@ -75,6 +75,8 @@ pub(super) struct Opened {
     pub(super) live: Live,
     /// Keys of damaged records.
     pub(super) garbage: Vec<Op>,
+    /// Something was found damaged: the sums on disk have to be put right.
+    pub(super) repair: bool,
 }
 
 /// An open engine with its journal and index.
@@ -123,9 +125,10 @@ pub(super) fn open(options: &StoreOptions) -> Result<(Opened, Recovered), StoreE
         }
     };
     let Scan { index, mut recovered, garbage } = scan;
+    let repair = !recovered.quarantined.is_empty();
     notes.append(&mut recovered.quarantined);
     recovered.quarantined = notes;
-    Ok((Opened { lock, reserve, live: Live { index, ..live }, garbage }, recovered))
+    Ok((Opened { lock, reserve, live: Live { index, ..live }, garbage, repair }, recovered))
 }
 
 fn lock(directory: &Path) -> Result<File, StoreError> {
@@ -144,8 +147,7 @@ fn lock(directory: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// Compares the key with the four copies of its fingerprint. A file that is damaged past a verdict is written
-/// anew: with a wrong key nothing would open then, and everything would be moved aside, not lost.
+/// Compares the key with the four copies of its fingerprint. A damaged file is written anew; past a verdict, too: with a wrong key nothing would open then, and everything would be moved aside, not lost.
 fn check_key(directory: &Path, key: &AtRestKey) -> Result<(), StoreError> {
     const COPIES: usize = 4;
     let path = directory.join("key-check");
@@ -153,10 +155,12 @@ fn check_key(directory: &Path, key: &AtRestKey) -> Result<(), StoreError> {
     match fs::read(&path) {
         Ok(found) => {
             let copies: Vec<&[u8]> = found.chunks(own.as_ref().len()).collect();
-            if copies.contains(&own.as_ref()) {
+            if copies.len() == COPIES && copies.iter().all(|copy| *copy == own.as_ref()) {
                 return Ok(());
             }
-            if copies.len() == COPIES && copies.iter().all(|copy| *copy == copies[0] && copy[0] != 0) {
+            let twice = |copy: &&&[u8]| copies.iter().filter(|other| other == copy).count() > 1;
+            let other = copies.iter().find(twice).is_some_and(|copy| copy.iter().any(|byte| *byte != 0));
+            if other && !copies.contains(&own.as_ref()) {
                 return Err(StoreError::WrongKey(directory.to_owned()));
             }
         }
@@ -301,10 +305,10 @@ fn open_and_scan(opener: EngineOpener, key: &AtRestKey, folder: &Path) -> Result
     let codec = Codec::new(key);
     let (path, journal_key) = (journal(folder), journal_key(key));
     let found = frames::read(&path, &journal_key);
-    let before = applied(&*engine, &codec)?;
+    let (before, _) = applied(&*engine, &codec)?;
     let frames = found.unwrap_or_default();
     apply_frames(&mut *engine, &codec, &path, &journal_key, &frames, before)?;
-    let applied = applied(&*engine, &codec)?;
+    let (applied, tag) = applied(&*engine, &codec)?;
     // Older than what a checkpoint once vouched for, or without the journal that could tell.
     let doubt = if found.is_none() {
         Some("the journal is lost")
@@ -315,7 +319,7 @@ fn open_and_scan(opener: EngineOpener, key: &AtRestKey, folder: &Path) -> Result
     } else {
         None
     };
-    let scan = scan(&*engine, &codec, doubt)?;
+    let scan = scan(&*engine, &codec, doubt, Some(tag))?;
     let journal = if found.is_some() && applied <= frames.last {
         FrameWriter::resume(&path, journal_key, frames.length, frames.last).map_err(io)?
     } else {
@@ -334,30 +338,37 @@ pub(super) fn apply_frames(
     frames: &Frames,
     after: u64,
 ) -> Result<(), EngineError> {
+    let mut manifest = Vec::new();
     frames::replay(path, key, frames, after, |sequence, last, mut ops| {
+        manifest.extend(ops.iter().filter(|op| op.key()[0] == MANIFEST).cloned());
         if last {
-            ops.push(applied_op(codec, sequence)?);
+            ops.push(applied_op(codec, sequence, &std::mem::take(&mut manifest))?);
         }
         engine.write(&ops)
     })
 }
 
-/// The write that says up to which frame the journal has been applied.
-pub(super) fn applied_op(codec: &Codec, sequence: u64) -> Result<Op, EngineError> {
+/// The write that says up to which frame the journal has been applied, and by which manifest. `ops` are those of
+/// the group; its manifest is the last of them.
+pub(super) fn applied_op(codec: &Codec, sequence: u64, ops: &[Op]) -> Result<Op, EngineError> {
+    let tag = ops.iter().rev().find_map(|op| match op {
+        Op::Put(key, value) if key[0] == MANIFEST => Some(record::tag_of(value)),
+        _ => None,
+    });
     let sealed = codec
-        .seal_small(&key_of_meta(), (sequence, 0))
+        .seal_small(&key_of_meta(), (sequence, tag.unwrap_or_default()))
         .map_err(|error| EngineError::Broken(error.to_string()))?;
     Ok(Op::Put(Box::new(key_of_meta()), sealed))
 }
 
-fn applied(engine: &dyn Engine, codec: &Codec) -> Result<u64, EngineError> {
+fn applied(engine: &dyn Engine, codec: &Codec) -> Result<(u64, u128), EngineError> {
     let mut sealed = None;
     engine.scan(&[META], &mut |key, value| {
         if key == key_of_meta() {
             sealed = Some(value.to_vec());
         }
     })?;
-    Ok(sealed.and_then(|sealed| codec.open_small(&key_of_meta(), sealed)).map_or(0, |(applied, _)| applied))
+    Ok(sealed.and_then(|sealed| codec.open_small(&key_of_meta(), sealed)).unwrap_or_default())
 }
 
 /// Starts from the boot snapshot, and from the old journal where it goes on from there.
@@ -398,12 +409,21 @@ fn restore(
         ));
     }
     let scan = guarded(|| {
-        engine.write(&[applied_op(&codec, last)?])?;
-        engine.sync()?;
-        let mut scan = scan(&*engine, &codec, None)?;
+        let mut scan = scan(&*engine, &codec, None, None)?;
         for collection in &mut scan.recovered.collections {
             collection.rolled_back = rolled_back;
         }
+        scan.recovered.blobs_in_doubt = rolled_back;
+        // What the journal added in part, and a manifest of what is there now.
+        let mut ops = std::mem::take(&mut scan.garbage);
+        scan.index
+            .stage_repair(&codec, &mut |op| ops.push(op))
+            .map_err(|error| EngineError::Broken(error.to_string()))?;
+        ops.push(applied_op(&codec, last, &ops)?);
+        for batch in ops.chunks(64) {
+            engine.write(batch)?;
+        }
+        engine.sync()?;
         Ok(scan)
     })
     .map_err(broken)?;
@@ -411,9 +431,26 @@ fn restore(
     Ok((Live { engine, journal, index: Index::default() }, scan))
 }
 
-/// Reads and verifies everything. `doubt` makes every collection incomplete.
-fn scan(engine: &dyn Engine, codec: &Codec, doubt: Option<&str>) -> Result<Scan, EngineError> {
+/// Reads and verifies everything, from the top: `tag` names the manifest (`None`: there is none to go by), the
+/// manifest the generations, each of them its records. `doubt` makes every collection incomplete.
+fn scan(
+    engine: &dyn Engine,
+    codec: &Codec,
+    doubt: Option<&str>,
+    tag: Option<u128>,
+) -> Result<Scan, EngineError> {
     let mut scan = Scan::default();
+    let mut doubt = doubt;
+    let mut manifest = None;
+    records(engine, MANIFEST, &mut |_, sealed| {
+        scan.index.manifest_length = sealed.len();
+        if tag == Some(record::tag_of(&sealed)) {
+            manifest = codec.open_manifest(sealed);
+        }
+    })?;
+    if manifest.is_none() && tag.is_some_and(|tag| tag != 0) {
+        doubt = Some("the manifest is lost or out of date");
+    }
     if let Some(doubt) = doubt {
         scan.recovered.quarantined.push(doubt.to_owned());
     }
@@ -429,9 +466,23 @@ fn scan(engine: &dyn Engine, codec: &Codec, doubt: Option<&str>) -> Result<Scan,
         }
     })?;
     records(engine, OBJECT, &mut |key, sealed| scan.object(codec, &mut found, key, sealed))?;
-    scan_blobs(engine, codec, doubt.is_some(), &mut scan)?;
+    let expected = manifest.as_ref().map(|manifest| manifest.blobs);
+    scan_blobs(engine, codec, doubt.is_some(), expected, &mut scan)?;
+    for id in
+        manifest.iter().flat_map(|manifest| manifest.commits.keys()).filter(|id| !found.contains_key(*id))
+    {
+        scan.recovered
+            .quarantined
+            .push(format!("a whole collection is lost (number {})", u64::from_le_bytes(*id)));
+    }
     for (id, collection) in found {
-        let (recovered, index) = collection.finish(doubt.is_some(), &mut scan.recovered.quarantined);
+        let known = manifest.as_ref().and_then(|manifest| manifest.commits.get(&id)).copied();
+        let stale = tag.is_some() && known != Some(collection.generation.commit);
+        if stale && doubt.is_none() {
+            let note = format!("{}: its generation is not the last one", collection.generation.spec.gvr);
+            scan.recovered.quarantined.push(note);
+        }
+        let (recovered, index) = collection.finish(stale || doubt.is_some(), &mut scan.recovered.quarantined);
         scan.recovered.collections.push(recovered);
         scan.index.collections.insert(id, index);
     }
@@ -559,7 +610,13 @@ impl FoundCollection {
 }
 
 /// Reads the blobs; all of a bucket whose sum does not hold are dropped, for one of them is stale or lost.
-fn scan_blobs(engine: &dyn Engine, codec: &Codec, doubt: bool, scan: &mut Scan) -> Result<(), EngineError> {
+fn scan_blobs(
+    engine: &dyn Engine,
+    codec: &Codec,
+    doubt: bool,
+    total: Option<Digest>,
+    scan: &mut Scan,
+) -> Result<(), EngineError> {
     let mut expected: BTreeMap<(BlobClass, u8), Digest> = BTreeMap::new();
     records(engine, BUCKET, &mut |key, sealed| {
         let class = key.get(1).and_then(|code| BlobClass::from_code(*code));
@@ -590,6 +647,13 @@ fn scan_blobs(engine: &dyn Engine, codec: &Codec, doubt: bool, scan: &mut Scan) 
             None => scan.drop_record(key, length, "a blob"),
         }
     })?;
+    let mut sum = Digest::default();
+    for digest in expected.values() {
+        sum.count += digest.count;
+        sum.marks ^= digest.marks;
+    }
+    let doubt = doubt || total.is_some_and(|total| total != sum);
+    scan.recovered.blobs_in_doubt = doubt;
     let all: BTreeSet<(BlobClass, u8)> = expected.keys().chain(scan.index.buckets.keys()).copied().collect();
     let bad: BTreeSet<(BlobClass, u8)> = all
         .into_iter()

@@ -73,6 +73,7 @@ pub(super) struct Writer {
     /// `None` while the engine cannot be opened.
     live: Option<Live>,
     garbage: Vec<Op>,
+    repair: bool,
     /// Collections that are not on disk although they were once applied.
     lost: BTreeSet<CollectionSpec>,
     /// What the engine held when it was last closed.
@@ -104,6 +105,7 @@ impl Writer {
             reserve: opened.reserve,
             live: Some(opened.live),
             garbage: opened.garbage,
+            repair: opened.repair,
             lost: BTreeSet::new(),
             known: Vec::new(),
             retry: None,
@@ -152,12 +154,10 @@ impl Writer {
     /// After opening: cut damage out of the engine, and take the reserve.
     fn settle(&mut self) {
         let garbage = std::mem::take(&mut self.garbage);
-        let suspect = self.live.as_ref().is_some_and(|live| live.index.suspects().next().is_some());
-        if suspect || !garbage.is_empty() {
+        if std::mem::take(&mut self.repair) {
             let repaired = self.write_group(|live, codec, emit| {
                 garbage.into_iter().for_each(&mut *emit);
-                live.stage_repair(codec, emit)?;
-                Ok(Delta::default())
+                live.stage_repair(codec, emit)
             });
             if let Err(error) = repaired {
                 self.failed(&error);
@@ -262,7 +262,7 @@ impl Writer {
         let (engine, journal, codec) = (&mut live.engine, &live.journal, &self.codec);
         let applied = guarded(|| match small {
             Some(mut ops) => {
-                ops.push(applied_op(codec, journal.sequence())?);
+                ops.push(applied_op(codec, journal.sequence(), &ops)?);
                 engine.write(&ops)
             }
             None => {
@@ -496,7 +496,7 @@ impl Writer {
             let Some((id, spec)) = victim else { return false };
             self.shared.want([spec.clone()], &[]);
             self.lost.insert(spec);
-            self.write_group(|index, _, emit| Ok(index.stage_drop_collection(id, emit)))
+            self.write_group(|index, codec, emit| index.stage_drop_collection(codec, id, emit))
         };
         self.evictions += 1;
         let evictions = self.evictions;
