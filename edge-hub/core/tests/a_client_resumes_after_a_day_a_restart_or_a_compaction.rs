@@ -164,7 +164,8 @@ fn an_object_that_was_deleted_and_made_anew_is_told_as_both() {
     assert_eq!(seen, ["DELETED a@11", "ADDED a@12", "DELETED b@13", "ADDED b@14", "ADDED c@20"]);
     let mut narrow = watch_from(10);
     narrow.selection = labelled("app=x");
-    let mut stream = Stream::open(&collection, narrow, at(DAY)).expect("what was deleted is outside after it");
+    let mut stream =
+        Stream::open(&collection, narrow, at(DAY)).expect("what was deleted is outside after it");
     let seen = briefs(&stream.drain(&collection, at(DAY)));
     assert_eq!(seen, ["DELETED a@11", "ADDED a@12", "DELETED b@13", "ADDED c@20"]);
 }

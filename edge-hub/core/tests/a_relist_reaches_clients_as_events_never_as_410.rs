@@ -53,6 +53,22 @@ fn a_client_cut_between_any_two_events_of_a_relist_loses_none() {
 }
 
 #[test]
+fn a_version_from_elsewhere_that_a_relist_jumped_over_is_410_because_nobody_knows_what_came_and_went() {
+    // This client listed in the cloud at 20, and holds a pod that was made at 15 and deleted at 25: the hub never
+    // hears of it.
+    let mut collection = filled(10, before());
+    let mut ahead = Stream::open(&collection, watch_from(20), at(1)).expect("held open");
+    let mut far_ahead = Stream::open(&collection, watch_from(40), at(1)).expect("held open");
+    let mut exactly = Stream::open(&collection, watch_from(30), at(1)).expect("held open");
+    collection.replace(at(2), 30, envelope(), after()).expect("newer");
+    assert_eq!(briefs(&ahead.drain(&collection, at(2))), ["ERROR@410"]);
+    assert_eq!(far_ahead.drain(&collection, at(2)), vec![]);
+    assert_eq!(briefs(&exactly.drain(&collection, at(2))), ["BOOKMARK@30"]);
+    let refusal = Stream::open(&collection, watch_from(20), at(2)).err().expect("a refusal");
+    assert_eq!(refusal, Refusal::Expired { requested: 20, oldest: 30 });
+}
+
+#[test]
 fn a_recreated_object_is_deleted_before_it_is_added() {
     let mut collection = filled(10, vec![pod_of_life(Format::JSON, "p", 5, "x", 1)]);
     let mut stream = Stream::open(&collection, watch_from(10), at(1)).expect("current");

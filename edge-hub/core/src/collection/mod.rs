@@ -29,7 +29,7 @@ pub use spec::{CollectionSpec, Selection, Uncovered};
 pub use tombstones::TombstoneLimits;
 
 use crate::clock::Now;
-use diff::{Index, diff};
+use diff::{Index, Step, diff};
 use ring::Ring;
 use tombstones::Tombstones;
 
@@ -236,7 +236,7 @@ impl Collection {
         let first = self.ring.next_sequence();
         let mut changes = Vec::with_capacity(steps.len() + 1);
         for step in steps {
-            changes.push(self.record(now, step.event_type, step.object, step.previous));
+            changes.push(self.record(now, step));
         }
         self.refresh_rows(listed);
         self.ring.note_jump(held, resource_version, first, now.monotonic);
@@ -302,7 +302,8 @@ impl Collection {
         };
         let mut changes = Vec::with_capacity(2);
         if let Some(kind) = kind {
-            changes.push(self.record(now, kind, Arc::new(object.detached()), previous));
+            let object = Arc::new(object.detached());
+            changes.push(self.record(now, Step { event_type: kind, object, previous }));
         }
         self.resource_version = version;
         self.finish(now, changes)
@@ -336,14 +337,9 @@ impl Collection {
         changes
     }
 
-    /// Applies one event to index, tombstones and ring; `object` carries the event's resource version.
-    fn record(
-        &mut self,
-        now: Now,
-        event_type: EventType,
-        object: Arc<Object>,
-        previous: Option<Arc<Object>>,
-    ) -> Change {
+    /// Applies one event to index, tombstones and ring.
+    fn record(&mut self, now: Now, step: Step) -> Change {
+        let Step { event_type, object, previous } = step;
         let change = if event_type == EventType::Deleted {
             if let Some(gone) = self.index.remove(&object.key) {
                 self.bytes -= gone.raw.len();

@@ -160,6 +160,13 @@ impl Collection {
         &self.tombstones
     }
 
+    /// Whether some event of this collection, as far as it is remembered, had exactly this version.
+    pub(crate) fn has_told(&self, resource_version: u64) -> bool {
+        self.ring.has_event_at(resource_version)
+            || self.tombstones.has(resource_version)
+            || self.index.values().any(|object| object.resource_version == resource_version)
+    }
+
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }

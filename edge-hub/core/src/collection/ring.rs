@@ -73,6 +73,16 @@ impl Default for RingLimits {
     }
 }
 
+/// Relists remembered.
+const JUMPS: usize = 64;
+
+/// One relist: the history jumped from one state to a later one, and between the two no exact state is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Jump {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
 /// The recent events, oldest first. Sequences are contiguous; resource versions rise strictly.
 #[derive(Debug)]
 pub(crate) struct Ring {
@@ -82,8 +92,8 @@ pub(crate) struct Ring {
     bytes: usize,
     /// Every event after this resource version is in the ring.
     floor: u64,
-    /// Jumps of a relist: between the two ends of a pair no exact state is known. Oldest first.
-    gaps: VecDeque<(u64, u64)>,
+    /// Relists, oldest first; remembered longer than their events.
+    jumps: VecDeque<Jump>,
     /// Events from this sequence on stay until the time beside it.
     grace: Option<(u64, Duration)>,
 }
@@ -96,7 +106,7 @@ impl Ring {
             next_sequence: 0,
             bytes: 0,
             floor,
-            gaps: VecDeque::new(),
+            jumps: VecDeque::new(),
             grace: None,
         }
     }
@@ -104,7 +114,7 @@ impl Ring {
     /// Forgets all events; the history begins anew at `floor`. Sequences go on, so old cursors are seen to be old.
     pub(crate) fn restart(&mut self, floor: u64) {
         self.events.clear();
-        self.gaps.clear();
+        self.jumps.clear();
         self.grace = None;
         self.bytes = 0;
         self.floor = floor;
@@ -136,8 +146,9 @@ impl Ring {
     /// Notes that the history jumped from one resource version to another, and that the events from `first` on stand
     /// for the jump.
     pub(crate) fn note_jump(&mut self, from: u64, to: u64, first: u64, now: Duration) {
-        if from + 1 < to {
-            self.gaps.push_back((from, to));
+        self.jumps.push_back(Jump { from, to });
+        if self.jumps.len() > JUMPS {
+            self.jumps.pop_front();
         }
         self.grace = Some((first, now + self.limits.relist_grace));
     }
@@ -158,9 +169,6 @@ impl Ring {
             self.floor = oldest.resource_version;
             self.bytes -= oldest.cost();
             self.events.pop_front();
-        }
-        while self.gaps.front().is_some_and(|(_, to)| *to <= self.floor) {
-            self.gaps.pop_front();
         }
     }
 
@@ -189,10 +197,20 @@ impl Ring {
         Some(self.first_sequence() + u64::try_from(index).ok()?)
     }
 
+    /// The relist that jumped over `resource_version`.
+    pub(crate) fn jump_over(&self, resource_version: u64) -> Option<Jump> {
+        let over = |jump: &&Jump| jump.from < resource_version && resource_version < jump.to;
+        self.jumps.iter().find(over).copied()
+    }
+
+    /// Whether an event had exactly this version.
+    pub(crate) fn has_event_at(&self, resource_version: u64) -> bool {
+        self.events.binary_search_by_key(&resource_version, |event| event.resource_version).is_ok()
+    }
+
     /// Events after `resource_version`, newest first; `None` when the ring cannot tell the exact state at that point.
     pub(crate) fn undo_to(&self, resource_version: u64) -> Option<impl Iterator<Item = &Arc<RingEvent>>> {
-        let in_gap = self.gaps.iter().any(|(from, to)| *from < resource_version && resource_version < *to);
-        if resource_version < self.floor || in_gap {
+        if resource_version < self.floor || self.jump_over(resource_version).is_some() {
             return None;
         }
         Some(self.events.iter().rev().take_while(move |event| event.resource_version > resource_version))

@@ -89,7 +89,7 @@ impl Tombstones {
         let mut dropped = Vec::new();
         while let Some((version, key)) = self.by_version.first().cloned() {
             let Some(entry) = self.entries.get(&key) else { break };
-            let age = entry.age_before + now.saturating_sub(entry.since);
+            let age = entry.age_before.saturating_add(now.saturating_sub(entry.since));
             let too_much = self.entries.len() > self.limits.count || self.bytes > self.limits.bytes;
             if age <= self.limits.age && !too_much {
                 break;
@@ -110,6 +110,12 @@ impl Tombstones {
             ObjectKey { namespace: Box::default(), name: Box::default() },
         );
         self.by_version.range(first..).filter_map(|(_, key)| Some(&self.entries.get(key)?.object))
+    }
+
+    /// Whether a remembered deletion has exactly this version.
+    pub(crate) fn has(&self, resource_version: u64) -> bool {
+        let next = self.after(resource_version.saturating_sub(1)).next();
+        next.is_some_and(|gone| gone.resource_version == resource_version)
     }
 
     pub(crate) fn get(&self, key: &ObjectKey) -> Option<&Arc<Object>> {

@@ -81,6 +81,8 @@ pub struct WatchView {
     cursor: u64,
     /// The client has, or will have after the backlog, everything up to this resource version; never goes back.
     position: u64,
+    /// The client's version was beyond the collection's, and still is.
+    is_ahead: bool,
     opened: Duration,
     deadline: Duration,
     last_bookmark: Duration,
@@ -131,6 +133,7 @@ pub fn open(collection: &Collection, request: WatchRequest, now: Now) -> Result<
         marker: None,
         cursor: collection.ring().next_sequence(),
         position: current,
+        is_ahead: since > current,
         opened,
         deadline,
         last_bookmark: opened,
@@ -187,6 +190,9 @@ impl WatchView {
     }
 
     fn next_frame(&mut self, collection: &Collection, now: Now) -> Result<Option<Bytes>, Break> {
+        if self.is_ahead {
+            self.await_collection(collection)?;
+        }
         loop {
             if let Some(frame) = self.next_of_backlog(collection)? {
                 return Ok(Some(frame));
@@ -206,27 +212,51 @@ impl WatchView {
                     return Ok(Some(frame));
                 }
             } else if self.cursor < ring.next_sequence() {
-                self.start_after(collection, self.position)?;
+                self.continue_after(collection, self.position)?;
             } else {
                 return Ok(self.bookmark_if_due(collection, now));
             }
         }
     }
 
-    /// Places the cursor right after `since`, with a replay where the ring does not reach back.
+    /// Starts a client that says that it has everything up to `since`.
+    ///
+    /// A version that a relist jumped over is good only if it came from this collection: then it is an event's own. A
+    /// client that got it elsewhere may hold objects that came and went unseen here, whose end nobody would tell it.
     fn start_after(&mut self, collection: &Collection, since: u64) -> Result<(), Refusal> {
-        let current = collection.resource_version();
+        if let Some(jump) = collection.ring().jump_over(since)
+            && !collection.has_told(since)
+        {
+            return Err(Refusal::Expired { requested: since, oldest: jump.to });
+        }
+        self.continue_after(collection, since)
+    }
+
+    /// Places the cursor right after `since`, with a replay where the ring does not reach back.
+    fn continue_after(&mut self, collection: &Collection, since: u64) -> Result<(), Refusal> {
         self.position = since;
-        self.cursor = match collection.ring().sequence_after(since) {
-            Some(sequence) => sequence,
-            None => {
-                let replay = replay_since(collection, &self.filter, since)?;
-                self.backlog = Some(Backlog::Replay(replay.into_iter()));
-                self.position = current;
-                collection.ring().next_sequence()
-            }
-        };
+        if let Some(sequence) = collection.ring().sequence_after(since) {
+            self.cursor = sequence;
+            return Ok(());
+        }
+        let replay = replay_since(collection, &self.filter, since)?;
+        self.backlog = Some(Backlog::Replay(replay.into_iter()));
+        self.position = collection.resource_version();
+        self.cursor = collection.ring().next_sequence();
         Ok(())
+    }
+
+    /// Waits for the collection to reach a client that is ahead of it, by events: its version came from elsewhere, so a
+    /// relist that jumps over it ends the stream.
+    fn await_collection(&mut self, collection: &Collection) -> Result<(), Refusal> {
+        if collection.resource_version() < self.position {
+            return Ok(());
+        }
+        self.is_ahead = false;
+        match collection.ring().jump_over(self.position) {
+            Some(jump) => Err(Refusal::Expired { requested: self.position, oldest: jump.to }),
+            None => Ok(()),
+        }
     }
 
     fn next_of_backlog(&mut self, collection: &Collection) -> Result<Option<Bytes>, EditError> {
