@@ -87,10 +87,8 @@ impl Cloud<'_> {
         Ok(())
     }
 
-    /// Starts all four processes; returns when the API server is ready and the controllers work.
-    ///
-    /// `progress` is told each step that is done.
-    pub(crate) fn start(&self, mut progress: impl FnMut(&str)) -> Result<()> {
+    /// Starts all four processes; returns when the API server is ready. The controllers may still be on their way.
+    pub(crate) fn start(&self) -> Result<()> {
         let data = self.dir.join("etcd");
         fs::create_dir_all(&data).map_err(LabError::io("create", &data))?;
         self.launch("etcd", self.etcd_arguments(&data))?;
@@ -102,15 +100,16 @@ impl Cloud<'_> {
             }
             self.ask(&["get", "--raw", "/readyz"])
         })?;
-        progress("etcd and kube-apiserver ready");
         self.launch("kube-controller-manager", self.controller_manager_arguments())?;
-        self.launch("kube-scheduler", self.scheduler_arguments())?;
+        self.launch("kube-scheduler", self.scheduler_arguments())
+    }
+
+    /// Waits until the controllers work.
+    pub(crate) fn wait_controllers(&self) -> Result<()> {
         self.processes.wait_ready("cloud.kube-controller-manager", START_LIMIT, || {
             // Pods are refused until the default ServiceAccount exists, which a controller makes.
             self.ask(&["get", "serviceaccount", "default", "-n", "default", "-o", "name"])
-        })?;
-        progress("kube-controller-manager and kube-scheduler ready");
-        Ok(())
+        })
     }
 
     /// A kubectl with the administrator's own certificate, from the host's namespace.

@@ -17,6 +17,7 @@ mod objects;
 mod probe;
 mod process;
 mod requirements;
+mod shared;
 mod state;
 mod status;
 mod sweep;
@@ -28,7 +29,10 @@ use std::process::Command;
 pub use assets::{Assets, MissingAssets, all_programs, cache_folder};
 pub use error::{LabError, Result};
 pub use network::LinkTraffic;
+pub use node::Container;
+pub use process::wait_until;
 pub use requirements::{missing, real_or_skip};
+pub use shared::ClaimedNode;
 pub use state::HubKind;
 pub use status::{NodeStatus, ProcessStatus, Status};
 pub use sweep::Swept;
@@ -223,6 +227,11 @@ impl Lab {
             process::kill_all(&[process]);
         }
         Ok(())
+    }
+
+    /// The main containers of the node's ordinary pod, dead ones too, asked of its containerd: true also while cut.
+    pub fn pod_containers(&self, node: &str) -> Result<Vec<Container>> {
+        self.node_of(node, &self.names.node(node))?.pod_containers()
     }
 
     /// The record's name of a node's process; an error if the lab has none.

@@ -42,6 +42,15 @@ pub(crate) struct Node<'a> {
     pub(crate) processes: &'a Processes,
 }
 
+/// A container of a pod, as containerd knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Its id, new at each restart.
+    pub id: String,
+    /// Whether its process runs.
+    pub running: bool,
+}
+
 /// The archive with the images of the lab's pods; made once, imported by every node.
 pub(crate) fn image_archive(dir: &Path) -> PathBuf {
     dir.join("images").join("lab.tar")
@@ -154,25 +163,27 @@ impl Node<'_> {
         probe::inside(self.namespace, SocketAddr::from((Ipv4Addr::LOCALHOST, 10_248)), "/healthz")
     }
 
-    /// Kills the main container of the node's ordinary pod with SIGKILL.
-    pub(crate) fn kill_pod(&self) -> Result<()> {
+    /// The main containers of the node's ordinary pod, dead ones too.
+    pub(crate) fn pod_containers(&self) -> Result<Vec<Container>> {
         let filter = format!(
             "labels.\"io.kubernetes.pod.name\"=={},labels.\"io.kubernetes.container.name\"==main",
             pod_name(self.name)
         );
         let listed = self.ctr(&["-n", "k8s.io", "containers", "list", "-q", &filter])?;
-        let running = self.ctr(&["-n", "k8s.io", "tasks", "list"])?;
-        let alive = |id: &&str| {
-            running.lines().any(|line| line.starts_with(*id) && line.contains("RUNNING")) && !id.is_empty()
-        };
-        let Some(id) = listed.lines().find(alive) else {
+        let tasks = self.ctr(&["-n", "k8s.io", "tasks", "list"])?;
+        Ok(containers(&listed, &tasks))
+    }
+
+    /// Kills the main container of the node's ordinary pod with SIGKILL.
+    pub(crate) fn kill_pod(&self) -> Result<()> {
+        let Some(alive) = self.pod_containers()?.into_iter().find(|container| container.running) else {
             return Err(LabError::Invalid(format!(
                 "no container of {} runs on {}",
                 pod_name(self.name),
                 self.name
             )));
         };
-        self.ctr(&["-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", id]).map(drop)
+        self.ctr(&["-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", &alive.id]).map(drop)
     }
 
     /// Runs ctr against the node's containerd.
@@ -272,6 +283,7 @@ state = {state}
             "volumePluginDir": folder.join("kubelet/volume-plugins"),
             "resolvConf": folder.join("resolv.conf"),
             "clusterDomain": "cluster.local",
+            "clusterDNS": ["10.96.0.10"],
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": control_group,
             // Version 1 still runs on many edge machines; a kubelet since 1.35 refuses it unless told otherwise.
@@ -287,6 +299,18 @@ state = {state}
     }
 }
 
+/// Joins ctr's list of container ids with its table of tasks (id, process id, state).
+fn containers(listed: &str, tasks: &str) -> Vec<Container> {
+    let running = |id: &str| {
+        tasks.lines().any(|line| {
+            let mut words = line.split_whitespace();
+            words.next() == Some(id) && words.next_back() == Some("RUNNING")
+        })
+    };
+    let ids = listed.lines().map(str::trim).filter(|id| !id.is_empty());
+    ids.map(|id| Container { id: id.to_owned(), running: running(id) }).collect()
+}
+
 /// A path as a TOML string; JSON's escapes are TOML's, too.
 fn toml_string(path: &Path) -> String {
     json!(path).to_string()
@@ -295,6 +319,15 @@ fn toml_string(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_container_without_a_running_task_is_dead() {
+        let tasks = "TASK    PID     STATUS    \naa      12      RUNNING\nbb      13      STOPPED\n";
+        let found = containers("aa\nbb\ncc\n", tasks);
+        let running: Vec<_> =
+            found.iter().map(|container| (container.id.as_str(), container.running)).collect();
+        assert_eq!(running, [("aa", true), ("bb", false), ("cc", false)]);
+    }
 
     #[test]
     fn a_path_with_quotes_stays_one_toml_string() {

@@ -202,8 +202,8 @@ impl Processes {
 /// How often a state is looked at while waiting for it.
 pub(crate) const POLL: Duration = Duration::from_millis(50);
 
-/// Looks at `holds` until it says yes (true) or the time is up (false).
-pub(crate) fn wait_until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
+/// Looks at `holds`, twenty times a second, until it says yes (true) or the time is up (false).
+pub fn wait_until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let started = Instant::now();
     loop {
         if holds() {

@@ -44,8 +44,8 @@ pub struct UpOptions {
     pub hub: HubKind,
     /// The `eyot` program that runs the hubs; the running one if none is given.
     pub program: Option<PathBuf>,
-    /// Take the lab down by itself when this process ends, however it ends.
-    pub bound_to_caller: bool,
+    /// Take the lab down by itself when the process with this id ends, however it ends.
+    pub bound_to: Option<i32>,
     /// Say each step on stderr.
     pub verbose: bool,
 }
@@ -59,7 +59,7 @@ impl UpOptions {
             kubelets: false,
             hub: HubKind::EdgeHub,
             program: None,
-            bound_to_caller: false,
+            bound_to: None,
             verbose: false,
         }
     }
@@ -141,8 +141,8 @@ fn build(
         network::build(&names, state.subnet, &state.nodes)?;
         state
     };
-    if options.bound_to_caller {
-        start_guard(dir, &state)?;
+    if let Some(process) = options.bound_to {
+        start_guard(dir, &state, process)?;
     }
     steps.done(&format!(
         "{} network namespaces, the cloud at {}",
@@ -156,7 +156,8 @@ fn build(
     let authority = Authority::create(&dir.join("pki"))?;
     cloud.prepare(&authority)?;
     steps.done("certificates");
-    cloud.start(|what| steps.done(what))?;
+    cloud.start()?;
+    steps.done("etcd and kube-apiserver ready");
     populate(&cloud, &state)?;
     steps.done("Nodes, ServiceAccounts and pods made");
     for node in &state.nodes {
@@ -166,6 +167,8 @@ fn build(
     if state.hub == HubKind::EdgeHub {
         start_hubs(&lab, &cloud, &authority, steps)?;
     }
+    cloud.wait_controllers()?;
+    steps.done("kube-controller-manager and kube-scheduler work");
     if state.kubelets {
         start_nodes(&lab, &cloud, &authority, steps)?;
     }
@@ -270,12 +273,12 @@ fn start_nodes(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, steps: &Step
     Ok(())
 }
 
-/// Starts a process that waits for the end of this one and then takes the lab down. It carries no mark of the lab,
+/// Starts a process that waits for the end of `process` and then takes the lab down. It carries no mark of the lab,
 /// so that a sweep does not end the sweeper.
-fn start_guard(dir: &Path, state: &State) -> Result<()> {
+fn start_guard(dir: &Path, state: &State, process: i32) -> Result<()> {
     Command::new("setsid")
         .arg(&state.program)
-        .args(["lab", "down", "--after-process", &std::process::id().to_string()])
+        .args(["lab", "down", "--after-process", &process.to_string()])
         .args(["--created", &state.created.to_string(), "--dir"])
         .arg(dir)
         .stdin(Stdio::null())
@@ -286,7 +289,8 @@ fn start_guard(dir: &Path, state: &State) -> Result<()> {
         .map_err(LabError::io("start", &state.program))
 }
 
-/// Waits for the end of the process `pid`, then takes the lab down if it is still the one made at `created`.
+/// Waits for the end of the process `pid`, then takes the lab down if it is still the one made at `created`, and its
+/// logs with it unless `EYOT_KEEP_LOGS=1`.
 pub(super) fn down_after(dir: &Path, pid: i32, created: u64) -> Result<()> {
     let process = super::process::Identity::of(pid);
     while process.is_some_and(super::process::Identity::is_alive) {
@@ -294,9 +298,13 @@ pub(super) fn down_after(dir: &Path, pid: i32, created: u64) -> Result<()> {
     }
     let dir = state::absolute(dir)?;
     match State::read(&dir)? {
-        Some(state) if state.created == created => Lab::down(&dir).map(drop),
-        _ => Ok(()),
+        Some(state) if state.created == created => Lab::down(&dir)?,
+        _ => return Ok(()),
+    };
+    if std::env::var_os("EYOT_KEEP_LOGS").is_none_or(|value| value != "1") {
+        fs::remove_dir_all(&dir).map_err(LabError::io("remove", &dir))?;
     }
+    Ok(())
 }
 
 fn now_nanoseconds() -> u64 {

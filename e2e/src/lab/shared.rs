@@ -1,0 +1,129 @@
+//! One lab for many tests: the first test that needs one builds it, each test takes a node of it for itself, and it
+//! goes down by itself when the run of `cargo test` ends, however it ends.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::error::{LabError, Result};
+use super::{HubKind, Lab, NodePart, Nodes, UpOptions, real_or_skip};
+
+/// How many nodes a shared lab has: as many tests may run in it at the same time.
+const NODES: u8 = 2;
+
+/// A node of a shared lab, held by one test. Dropping it heals the node and starts what the test has killed.
+#[derive(Debug)]
+pub struct ClaimedNode {
+    lab: Lab,
+    name: String,
+    _held: Flock<File>,
+}
+
+impl ClaimedNode {
+    /// Takes a node of the shared lab for the test `test`; builds the lab if it does not stand yet.
+    ///
+    /// `program` is the `eyot` program: `env!("CARGO_BIN_EXE_eyot")`. `kubelets` asks for whole nodes. Returns `None`
+    /// after saying why, where the machine lacks something (see [`real_or_skip`]).
+    ///
+    /// # Panics
+    /// If the lab does not come up: a test cannot go on without it, and the message says what failed.
+    pub fn claim(test: &str, program: &str, kubelets: bool) -> Option<ClaimedNode> {
+        real_or_skip(test, kubelets)?;
+        let claimed = shared(Path::new(program), kubelets).and_then(|lab| {
+            let (name, held) = take(&lab, test)?;
+            Ok(ClaimedNode { lab, name, _held: held })
+        });
+        Some(claimed.unwrap_or_else(|error| panic!("{test}: the shared lab: {error}")))
+    }
+
+    /// The lab.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn restore(&self) -> Result<()> {
+        self.lab.heal(&Nodes::One(self.name.clone()))?;
+        let status = self.lab.status()?;
+        let Some(node) = status.nodes.iter().find(|node| node.name == self.name) else { return Ok(()) };
+        for process in node.processes.iter().filter(|process| process.pid.is_none()) {
+            let part = match process.name.as_str() {
+                "hub" => NodePart::Hub,
+                "containerd" => NodePart::Containerd,
+                _ => NodePart::Kubelet,
+            };
+            self.lab.restart(&self.name, part)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for ClaimedNode {
+    fn drop(&mut self) {
+        if let Err(error) = self.restore() {
+            // The next test on this node will fail and say more; a panic in a drop would hide this one's.
+            eprintln!("{}: not restored: {error}", self.name);
+        }
+    }
+}
+
+/// The lab of this run: opened if it stands, else built.
+fn shared(program: &Path, kubelets: bool) -> Result<Lab> {
+    let owner = owner();
+    let kind = if kubelets { "nodes" } else { "hubs" };
+    let dir: PathBuf = std::env::temp_dir().join(format!("eyot-test-{owner}-{kind}"));
+    fs::create_dir_all(&dir).map_err(LabError::io("create", &dir))?;
+    let path = dir.join("shared.lock");
+    let file = File::create(&path).map_err(LabError::io("create", &path))?;
+    // Whoever comes second waits here until the first has built it.
+    let _building = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| LabError::Io {
+        what: "lock",
+        path,
+        source: errno.into(),
+    })?;
+    match Lab::open(&dir) {
+        Ok(lab) => Ok(lab),
+        Err(LabError::NoLab(_)) => Lab::up(&UpOptions {
+            kubelets,
+            hub: HubKind::EdgeHub,
+            program: Some(program.to_owned()),
+            bound_to: Some(owner),
+            verbose: true,
+            ..UpOptions::new(dir, NODES)
+        }),
+        Err(error) => Err(error),
+    }
+}
+
+/// The process whose end is the end of the run: cargo, where cargo started this test, else this process.
+fn owner() -> i32 {
+    let parent = nix::unistd::getppid().as_raw();
+    let name = fs::read_to_string(format!("/proc/{parent}/comm")).unwrap_or_default();
+    if name.starts_with("cargo") { parent } else { nix::unistd::getpid().as_raw() }
+}
+
+/// Holds a free node; if all are held, waits for one that the test's name picks.
+fn take(lab: &Lab, test: &str) -> Result<(String, Flock<File>)> {
+    let open = |node: &str| {
+        let path = lab.node_file(node, "claim.lock");
+        File::create(&path).map_err(LabError::io("create", path))
+    };
+    for node in lab.nodes() {
+        if let Ok(held) = Flock::lock(open(node)?, FlockArg::LockExclusiveNonblock) {
+            return Ok((node.clone(), held));
+        }
+    }
+    let picked = test.bytes().map(usize::from).sum::<usize>() % lab.nodes().len();
+    let node = &lab.nodes()[picked];
+    let held = Flock::lock(open(node)?, FlockArg::LockExclusive).map_err(|(_, errno)| LabError::Io {
+        what: "lock",
+        path: lab.node_file(node, "claim.lock"),
+        source: errno.into(),
+    })?;
+    Ok((node.clone(), held))
+}
