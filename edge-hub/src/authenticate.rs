@@ -17,8 +17,8 @@ use bytes::Bytes;
 use edge_hub_core::{
     access::AccessKey,
     authentication::{
-        AcceptedToken, AcceptedTokens, BoundObjects, OfflinePolicy, Presence, PresentedToken, SignatureVerdict,
-        TokenHash, decide_offline,
+        AcceptedToken, AcceptedTokens, BoundObjects, OfflinePolicy, Presence, PresentedToken,
+        SignatureVerdict, TokenHash, decide_offline,
     },
     collection::Lookup,
     identity::Principal,
@@ -70,7 +70,8 @@ impl Peer {
         };
         let subject = certificate.subject();
         let name = subject.iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
-        let organizations = subject.iter_organization().filter_map(|name| name.as_str().ok().map(str::to_owned));
+        let organizations =
+            subject.iter_organization().filter_map(|name| name.as_str().ok().map(str::to_owned));
         let groups = organizations.chain([String::from("system:authenticated")]);
         if Principal::new(name, groups) == *node { Self::Node } else { Self::Foreign(name.to_owned()) }
     }
@@ -274,9 +275,10 @@ impl Hub {
             .body(full(question))
             .map_err(|_| ())?;
         self.metrics.reviews.inc();
-        let response = self.upstream.send(&Credential::Node, request, REVIEW_TIMEOUT).await.map_err(|error| {
-            tracing::debug!(%error, path, "a review was not answered");
-        })?;
+        let response =
+            self.upstream.send(&Credential::Node, request, REVIEW_TIMEOUT).await.map_err(|error| {
+                tracing::debug!(%error, path, "a review was not answered");
+            })?;
         let status = response.status();
         let body = read_all(response.into_body(), MAX_REVIEW_BYTES, REVIEW_TIMEOUT).await.map_err(|_| ())?;
         if status != StatusCode::CREATED && status != StatusCode::OK {
@@ -308,7 +310,8 @@ impl Hub {
     }
 
     async fn read_issuer(&self, path: &str, key: &str, take: fn(&Authenticator, &[u8]) -> bool) -> bool {
-        let Ok(request) = Request::get(path).header(header::USER_AGENT, crate::USER_AGENT).body(empty()) else {
+        let Ok(request) = Request::get(path).header(header::USER_AGENT, crate::USER_AGENT).body(empty())
+        else {
             return false;
         };
         let Ok(response) = self.upstream.send(&Credential::Node, request, REVIEW_TIMEOUT).await else {

@@ -55,6 +55,9 @@ pub struct Inner {
     last_read: Duration,
     /// RV at which a first reader wants to watch on.
     pub seed: Option<u64>,
+    /// How often the last sponsor was refused. Streams then end cleanly: their clients come again with what
+    /// credential they have now, and the cloud judges that.
+    pub refusals: u64,
 }
 
 /// A collection with its readers and sponsors.
@@ -85,6 +88,7 @@ impl Cell {
             readers: 0,
             last_read: now,
             seed: None,
+            refusals: 0,
         };
         Arc::new(Self {
             spec,
@@ -146,6 +150,11 @@ impl Cell {
         if wake {
             self.attention.notify_one();
         }
+    }
+
+    /// Notes a read of one who does not pay for the upstream watch.
+    pub fn touch(&self, now: Duration) {
+        self.with(|inner| inner.last_read = now);
     }
 
     /// The sponsor whose credential is to be used: the node's own if it reads here, else the latest reader's.

@@ -12,8 +12,8 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 
 use proto_daemon::tls::CertificateFiles;
@@ -33,7 +33,9 @@ pub enum CertificateError {
         source: std::io::Error,
     },
     /// The CA's own files are damaged.
-    #[error("{path} is damaged ({source}); remove the folder to have a new per-node CA made, then restart the pods")]
+    #[error(
+        "{path} is damaged ({source}); remove the folder to have a new per-node CA made, then restart the pods"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

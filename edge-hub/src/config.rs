@@ -106,7 +106,13 @@ pub struct LimitsFile {
 
 impl Default for LimitsFile {
     fn default() -> Self {
-        Self { connections: 2048, requests_per_principal: 1024, collections: 2048, list_mib: 64, ring_kib: 1024 }
+        Self {
+            connections: 2048,
+            requests_per_principal: 1024,
+            collections: 2048,
+            list_mib: 64,
+            ring_kib: 1024,
+        }
     }
 }
 
@@ -225,7 +231,8 @@ fn parse_server(url: &str) -> Result<Server, ConfigError> {
     }
     let authority = uri.authority().ok_or_else(|| bad("has no host"))?.clone();
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| bad("has a host that no certificate can name"))?;
+    let name =
+        ServerName::try_from(host.to_owned()).map_err(|_| bad("has a host that no certificate can name"))?;
     Ok(Server { authority, name })
 }
 

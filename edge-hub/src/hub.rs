@@ -12,8 +12,8 @@ use edge_hub_core::{
     collection::{Collection, CollectionSpec, Limits},
     documents::{Document, DocumentCache},
     identity::Principal,
-    link::{LinkDetector, LinkState},
     lease::LeaseKeeper,
+    link::{LinkDetector, LinkState, PROBE_INTERVAL, PROBE_TIMEOUT},
     record::RecordChange,
     spool::{EventSpool, SpoolLimits},
     token::TokenCache,
@@ -26,11 +26,11 @@ use proto_kube::{
     request_info::Verb,
     selector::{FieldSelector, LabelSelector},
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::{
     authenticate::Authenticator,
-    cell::{Cell, Phase},
+    cell::Cell,
     clock::{Clock, random},
     config::Config,
     metrics::Metrics,
@@ -41,6 +41,9 @@ use crate::{
 /// Answers kept whole (single objects, discovery): their bytes and their number.
 const DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
 const DOCUMENTS: usize = 4096;
+/// Names that may be read but not watched, and for how long that is believed.
+const UNWATCHABLE_NAMES: usize = 1024;
+const UNWATCHABLE_FOR: Duration = Duration::from_mins(10);
 /// Principals whose credential is kept for a replay.
 const LENT_CREDENTIALS: usize = 256;
 /// Token answers kept.
@@ -56,10 +59,10 @@ pub struct Hub {
     pub upstream: Upstream,
     /// Is the cloud there?
     pub link: watch::Sender<LinkState>,
-    /// Someone saw a request fail; the prober should look at once.
-    suspicion: Notify,
     cells: Mutex<BTreeMap<CollectionSpec, Arc<Cell>>>,
     json_only: Mutex<BTreeSet<GroupVersionResource>>,
+    /// Names that a principal may GET but not watch (a kubelet its CSINode), and when the cloud said so.
+    unwatchable: Mutex<BTreeMap<(Principal, CollectionSpec), Duration>>,
     /// Who may do what, as the cloud said.
     pub access: Mutex<AccessMemory>,
     /// Real tokens for pods, kept for the time of a cut.
@@ -124,9 +127,9 @@ impl Hub {
             clock,
             upstream,
             link,
-            suspicion: Notify::new(),
             cells: Mutex::default(),
             json_only: Mutex::default(),
+            unwatchable: Mutex::default(),
             access: Mutex::new(AccessMemory::new(AccessLimits::default())),
             tokens: Mutex::new(TokenCache::new(TOKENS)),
             documents: Mutex::new(DocumentCache::new(DOCUMENT_BYTES, DOCUMENTS)),
@@ -238,9 +241,13 @@ impl Hub {
         self.link.borrow().is_connected()
     }
 
-    /// A request failed in a way that a dead link explains: probe now.
-    pub fn suspect_link(&self) {
-        self.suspicion.notify_one();
+    /// A request failed in a way that a dead link explains. Waits until that verdict is passed, at most for the time
+    /// that it takes. Returns whether the link is cut.
+    pub async fn await_verdict(&self) -> bool {
+        let mut link = self.link.subscribe();
+        let cut = link.wait_for(|link| !link.is_connected());
+        // Nobody answers within the bound: the link stands, and only that connection died.
+        tokio::time::timeout(PROBE_INTERVAL + PROBE_TIMEOUT, cut).await.is_ok()
     }
 
     /// Keeps one probed connection for as long as the process runs, and judges the link by it.
@@ -300,7 +307,9 @@ impl Hub {
         if let Some(cell) = cells.get(spec) {
             return Some(Arc::clone(cell));
         }
-        if cells.len() >= self.config.file.limits.collections && !evict_longest_unread(&mut cells, &self.store) {
+        if cells.len() >= self.config.file.limits.collections
+            && !evict_longest_unread(&mut cells, &self.store)
+        {
             return None;
         }
         let pinned = self.own_specs().contains(spec);
@@ -355,7 +364,6 @@ impl Hub {
     /// Drops a collection that the server refused, so that the next read asks again.
     pub fn forget_refused(&self, cell: &Arc<Cell>) {
         if !cell.pinned && cell.with(|inner| !inner.collection.is_complete()) {
-            cell.change(|inner| inner.phase = Phase::Retired);
             lock(&self.cells).remove(&cell.spec);
             cell.stop();
         }
@@ -382,6 +390,21 @@ impl Hub {
         for verb in [Verb::List, Verb::Watch] {
             self.record_access(principal, &collection_access(spec, verb), false);
         }
+        if spec.fields.single_name().is_some() {
+            let mut unwatchable = lock(&self.unwatchable);
+            if unwatchable.len() >= UNWATCHABLE_NAMES {
+                unwatchable.pop_first();
+            }
+            unwatchable.insert((principal.clone(), spec.clone()), self.clock.now().monotonic);
+        }
+    }
+
+    /// Whether the cloud refused a watch of this name a short while ago; then a GET does not try again.
+    pub fn is_unwatchable(&self, principal: &Principal, spec: &CollectionSpec) -> bool {
+        let now = self.clock.now().monotonic;
+        let mut unwatchable = lock(&self.unwatchable);
+        unwatchable.retain(|_, since| now.saturating_sub(*since) < UNWATCHABLE_FOR);
+        unwatchable.contains_key(&(principal.clone(), spec.clone()))
     }
 
     /// Remembers a decision of the cloud, here and over restarts.
@@ -404,7 +427,9 @@ impl Hub {
     pub fn save_records(&self, class: BlobClass, changes: Vec<RecordChange>) {
         for change in changes {
             match change {
-                RecordChange::Put { key, value } => self.store.put(BlobKey { class, key: key.into() }, value.into()),
+                RecordChange::Put { key, value } => {
+                    self.store.put(BlobKey { class, key: key.into() }, value.into())
+                }
                 RecordChange::Remove { key } => self.store.remove(BlobKey { class, key: key.into() }),
             }
         }

@@ -45,13 +45,21 @@ impl Metrics {
         let metrics = Self::default();
         let hub = registry.sub_registry_with_prefix("hub");
         hub.register("requests", "Requests of local clients", metrics.requests.clone());
-        hub.register("served_from_cache", "Requests answered from the cache", metrics.served_from_cache.clone());
+        hub.register(
+            "served_from_cache",
+            "Requests answered from the cache",
+            metrics.served_from_cache.clone(),
+        );
         hub.register("forwarded", "Requests passed on to the cloud", metrics.forwarded.clone());
         hub.register("unauthenticated", "Requests refused with 401", metrics.unauthenticated.clone());
         let lists = metrics.upstream_lists_and_watches.clone();
         hub.register("upstream_lists_and_watches", "LISTs and WATCHes sent to the cloud", lists);
         hub.register("upstream_events", "Watch events from the cloud", metrics.upstream_events.clone());
-        hub.register("upstream_watch_bytes", "Watch bytes from the cloud", metrics.upstream_watch_bytes.clone());
+        hub.register(
+            "upstream_watch_bytes",
+            "Watch bytes from the cloud",
+            metrics.upstream_watch_bytes.clone(),
+        );
         hub.register("reviews", "TokenReviews and SubjectAccessReviews sent", metrics.reviews.clone());
         hub.register("watch_events", "Frames delivered to local watches", metrics.watch_events.clone());
         hub.register("open_watches", "Open watches of local clients", metrics.open_watches.clone());

@@ -24,7 +24,7 @@ use crate::{
     clock::random,
     decode::Inflate,
     hub::Hub,
-    upstream::{Credential, ReadError, UpstreamBody, UpstreamError, empty, read_all},
+    upstream::{Credential, ReadError, UpstreamBody, empty, read_all},
 };
 
 /// How long the head of an answer may take while the link stands.
@@ -159,9 +159,7 @@ impl Driver {
             .map_err(|_| Failure::BadAnswer)?;
         self.hub.metrics.upstream_lists_and_watches.inc();
         self.hub.upstream.send(credential, request, HEAD_TIMEOUT).await.map_err(|error| {
-            if matches!(error, UpstreamError::Lost(_) | UpstreamError::Unreachable(_)) {
-                self.hub.suspect_link();
-            }
+            tracing::debug!(collection = %Label(&self.cell.spec), %error, "the cloud did not answer");
             Failure::Transport
         })
     }
@@ -185,7 +183,11 @@ impl Driver {
             if others {
                 return Failure::Status { code: 429, retry_after: None };
             }
-            self.cell.change(|inner| inner.phase = Phase::Refused(head.status, body));
+            self.cell.change(|inner| {
+                inner.phase = Phase::Refused(head.status, body);
+                inner.refusals += 1;
+            });
+            self.hub.forget_refused(&self.cell);
         }
         Failure::Status { code, retry_after }
     }
@@ -270,7 +272,8 @@ impl Driver {
         initial: bool,
     ) -> Result<(), Failure> {
         // Only the initial events are worth packing, and only servers from 1.37 on do it.
-        let response = self.request(credential, query, self.cell.spec.format.accept_object(), initial).await?;
+        let response =
+            self.request(credential, query, self.cell.spec.format.accept_object(), initial).await?;
         if !response.status().is_success() {
             return Err(self.refusal(principal, credential, response).await);
         }
@@ -430,7 +433,8 @@ impl Driver {
 
     /// A server without protobuf for this kind answers JSON; then the collection is the wrong one.
     fn check_format(&self, headers: &HeaderMap) -> Result<(), Failure> {
-        let offered = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let offered =
+            headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let format = Format::from_content_type(offered).ok_or(Failure::BadAnswer)?;
         let wanted = self.cell.spec.format;
         if format.encoding == wanted.encoding {
@@ -512,7 +516,8 @@ fn error_code(encoding: Encoding, raw: &[u8]) -> u16 {
 /// `Retry-After` in seconds.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = headers.get(header::RETRY_AFTER).map(HeaderValue::to_str)?.ok()?.trim().parse().ok()?;
+    let seconds: u64 =
+        headers.get(header::RETRY_AFTER).map(HeaderValue::to_str)?.ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
 }
 

@@ -100,7 +100,9 @@ pub enum RunError {
 impl RunError {
     fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Telemetry(_) | Self::Tls(_) | Self::Key(_) | Self::Certificate(_) => Exit::Config,
+            Self::Config(_) | Self::Telemetry(_) | Self::Tls(_) | Self::Key(_) | Self::Certificate(_) => {
+                Exit::Config
+            }
             Self::Store(_) | Self::Listen { .. } | Self::Admin(_) => Exit::Unavailable,
             Self::Start(_) => Exit::Software,
         }
@@ -180,8 +182,16 @@ fn serving_files(config: &Config) -> Result<CertificateFiles, CertificateError> 
 fn is_critical(spec: &CollectionSpec) -> bool {
     matches!(
         (&*spec.gvr.group, &*spec.gvr.resource),
-        ("", "nodes" | "pods" | "services" | "secrets" | "configmaps" | "persistentvolumes" | "persistentvolumeclaims")
-            | ("node.k8s.io", "runtimeclasses")
+        (
+            "",
+            "nodes"
+                | "pods"
+                | "services"
+                | "secrets"
+                | "configmaps"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+        ) | ("node.k8s.io", "runtimeclasses")
             | ("storage.k8s.io", "csinodes" | "csidrivers")
     )
 }

@@ -1,7 +1,11 @@
 //! The listeners: TLS, HTTP/1.1 and HTTP/2, with bounds on everything a stranger can make the hub hold.
 
 use std::{
-    sync::{Arc, Mutex},
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,10 +16,18 @@ use hyper_util::{
     server::conn::auto,
 };
 use rustls_pki_types::CertificateDer;
-use tokio::{net::TcpListener, net::TcpStream, sync::Semaphore};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::AbortHandle,
+};
 use tokio_rustls::TlsAcceptor;
 
-use crate::{authenticate::Peer, hub::Hub, serve};
+use crate::{
+    authenticate::Peer,
+    hub::{Hub, lock},
+    serve,
+};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,13 +42,95 @@ const SEND_BUFFER: usize = 256 * 1024;
 const CLIENT_PING: Duration = Duration::from_secs(60);
 /// Pause after a failed accept: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a leaf's subject is remembered without being read again.
+/// Leaves whose subject is remembered.
 const PEERS_REMEMBERED: usize = 64;
+/// Connections whose client has not said yet who it is; one more, and the oldest of them is closed.
+const STRANGERS: usize = 512;
+/// How long a client may stay a stranger after its handshake.
+const STRANGER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Connections of clients that are not known yet. A flood of them pushes out its own, oldest first; a client that
+/// shows a credential within a moment is never among those.
+#[derive(Default)]
+struct Strangers {
+    waiting: Mutex<BTreeMap<u64, AbortHandle>>,
+    next: AtomicU64,
+}
+
+impl Strangers {
+    fn next_id(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn add(&self, id: u64, task: AbortHandle) {
+        let mut waiting = lock(&self.waiting);
+        waiting.insert(id, task);
+        if waiting.len() > STRANGERS
+            && let Some((_, oldest)) = waiting.pop_first()
+        {
+            oldest.abort();
+        }
+    }
+
+    fn remove(&self, id: u64) {
+        lock(&self.waiting).remove(&id);
+    }
+}
+
+/// One client's connection: its certificate, and whether it is still a stranger.
+pub struct Guest {
+    /// What the handshake told.
+    pub peer: Arc<Peer>,
+    id: u64,
+    strangers: Arc<Strangers>,
+    known: watch::Sender<bool>,
+}
+
+impl Guest {
+    /// The client showed a credential that holds.
+    pub fn welcome(&self) {
+        if !*self.known.borrow() {
+            self.known.send_replace(true);
+            self.strangers.remove(self.id);
+        }
+    }
+
+    /// Resolves when the client has been a stranger for too long.
+    async fn outstayed(&self) {
+        let known = async { self.known.subscribe().wait_for(|known| *known).await.is_ok() };
+        if tokio::time::timeout(STRANGER_TIMEOUT, known).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.strangers.remove(self.id);
+    }
+}
+
+/// Takes a connection off both counts, however its task ends.
+struct Counted(Arc<Hub>);
+
+impl Counted {
+    fn new(hub: &Arc<Hub>) -> Self {
+        hub.metrics.connections.inc();
+        Self(Arc::clone(hub))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics.connections.dec();
+    }
+}
 
 /// Accepts on `listener` until the hub drains.
 pub async fn serve(hub: Arc<Hub>, listener: TcpListener, tls: TlsAcceptor) {
     let room = Arc::new(Semaphore::new(hub.config.file.limits.connections));
     let peers = Arc::new(PeerMemory::default());
+    let strangers = Arc::new(Strangers::default());
     loop {
         let accepted = tokio::select! {
             () = hub.shutdown.draining() => return,
@@ -50,28 +144,40 @@ pub async fn serve(hub: Arc<Hub>, listener: TcpListener, tls: TlsAcceptor) {
                 continue;
             }
         };
-        // Full: the connection is dropped at once. To queue it would only hide the flood.
+        // Full of known clients: the connection is dropped at once. To queue it would only hide the flood.
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let (hub, tls, peers) = (Arc::clone(&hub), tls.clone(), Arc::clone(&peers));
-        tokio::spawn(async move {
-            hub.metrics.connections.inc();
-            connection(&hub, stream, tls, &peers).await;
-            hub.metrics.connections.dec();
-            drop(permit);
+        let (tls, peers, waiting) = (tls.clone(), Arc::clone(&peers), Arc::clone(&strangers));
+        let id = strangers.next_id();
+        let counted = Counted::new(&hub);
+        let hub = Arc::clone(&hub);
+        let task = tokio::spawn(async move {
+            connection(&hub, stream, tls, &peers, (id, waiting)).await;
+            drop((counted, permit));
         });
+        strangers.add(id, task.abort_handle());
     }
 }
 
-async fn connection(hub: &Arc<Hub>, stream: TcpStream, tls: TlsAcceptor, peers: &PeerMemory) {
+async fn connection(
+    hub: &Arc<Hub>,
+    stream: TcpStream,
+    tls: TlsAcceptor,
+    peers: &PeerMemory,
+    (id, strangers): (u64, Arc<Strangers>),
+) {
     // Small frames must not wait for more: an event is news.
     let _ = stream.set_nodelay(true);
+    let mut guest =
+        Guest { peer: Arc::new(Peer::Anonymous), id, strangers, known: watch::Sender::new(false) };
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await else { return };
-    let peer = peers.look_up(hub, stream.get_ref().1.peer_certificates());
+    guest.peer = peers.look_up(hub, stream.get_ref().1.peer_certificates());
+    let guest = Arc::new(guest);
     let service = service_fn({
         let hub = Arc::clone(hub);
+        let guest = Arc::clone(&guest);
         move |request: Request<Incoming>| {
-            let (hub, peer) = (Arc::clone(&hub), Arc::clone(&peer));
-            async move { Ok::<_, std::convert::Infallible>(serve::respond(hub, peer, request).await) }
+            let (hub, guest) = (Arc::clone(&hub), Arc::clone(&guest));
+            async move { Ok::<_, std::convert::Infallible>(serve::respond(hub, &guest, request).await) }
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -96,6 +202,7 @@ async fn connection(hub: &Arc<Hub>, stream: TcpStream, tls: TlsAcceptor, peers: 
     let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let outcome = tokio::select! {
         outcome = serving.as_mut() => outcome,
+        () = guest.outstayed() => return tracing::debug!("a client never said who it is"),
         () = shutdown.draining() => {
             // Streams that run end cleanly by themselves; no new ones are taken.
             serving.as_mut().graceful_shutdown();
@@ -117,7 +224,7 @@ struct PeerMemory(Mutex<Vec<(CertificateDer<'static>, Arc<Peer>)>>);
 impl PeerMemory {
     fn look_up(&self, hub: &Hub, certificates: Option<&[CertificateDer<'static>]>) -> Arc<Peer> {
         let Some(leaf) = certificates.and_then(<[_]>::first) else { return Arc::new(Peer::Anonymous) };
-        let mut known = crate::hub::lock(&self.0);
+        let mut known = lock(&self.0);
         if let Some((_, peer)) = known.iter().find(|(held, _)| held == leaf) {
             return Arc::clone(peer);
         }

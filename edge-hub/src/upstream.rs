@@ -478,4 +478,3 @@ pub enum ReadError {
     #[error("the body broke off: {0}")]
     Broken(#[source] BoxError),
 }
-

@@ -30,7 +30,9 @@ impl Staleness {
     pub(super) fn mark(self, headers: &mut http::HeaderMap) {
         let Some(age) = self.0 else { return };
         let seconds = age.as_secs();
-        let warning = format!("299 - \"cut off from the cloud: this is the node's copy, last heard from the cloud {seconds}s ago\"");
+        let warning = format!(
+            "299 - \"cut off from the cloud: this is the node's copy, last heard from the cloud {seconds}s ago\""
+        );
         if let Ok(value) = HeaderValue::from_str(&warning) {
             headers.append(header::WARNING, value);
         }
@@ -52,7 +54,12 @@ pub(super) fn refuse(status: &Status) -> Response<Body> {
 
 /// A whole list.
 #[must_use]
-pub(super) fn list(format: Format, envelope: &Envelope, listing: Listing, staleness: Staleness) -> Response<Body> {
+pub(super) fn list(
+    format: Format,
+    envelope: &Envelope,
+    listing: Listing,
+    staleness: Staleness,
+) -> Response<Body> {
     let head = ListHead {
         type_meta: TypeMeta {
             api_version: envelope.type_meta.api_version.clone(),
@@ -89,8 +96,13 @@ pub(super) fn object(
 
 /// A kept answer as it came.
 #[must_use]
-pub(super) fn document(document: &Document, if_none_match: Option<&str>, staleness: Staleness) -> Response<Body> {
-    let fresh_enough = matches!((document.etag.as_deref(), if_none_match), (Some(held), Some(asked)) if held == asked);
+pub(super) fn document(
+    document: &Document,
+    if_none_match: Option<&str>,
+    staleness: Staleness,
+) -> Response<Body> {
+    let fresh_enough =
+        matches!((document.etag.as_deref(), if_none_match), (Some(held), Some(asked)) if held == asked);
     let body = if fresh_enough { Bytes::new() } else { document.body.clone() };
     let mut response = Response::new(full(body));
     if fresh_enough {

@@ -28,8 +28,15 @@ const BODY_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Headers of one hop; they mean nothing on the next.
 const HOP_HEADERS: [&str; 9] = [
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
-    "transfer-encoding", "upgrade",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 /// Drops what belongs to one connection only.
@@ -84,7 +91,6 @@ impl Call {
         let outcome = self.hub.upstream.send(&self.credential, request, patience).await;
         if let Err(error) = &outcome {
             tracing::debug!(%error, path = self.head.uri.path(), "the cloud did not answer");
-            self.hub.suspect_link();
         }
         outcome
     }
@@ -103,7 +109,10 @@ impl Call {
     }
 
     /// Reads a small answer whole, unpacked, so that it can be kept.
-    async fn read_answer(&self, response: Response<UpstreamBody>) -> Option<(http::response::Parts, bytes::Bytes)> {
+    async fn read_answer(
+        &self,
+        response: Response<UpstreamBody>,
+    ) -> Option<(http::response::Parts, bytes::Bytes)> {
         let (mut head, body) = response.into_parts();
         strip_hop_headers(&mut head.headers);
         let mut inflate = Inflate::for_headers(&head.headers)?;
@@ -135,7 +144,12 @@ impl Call {
 
     /// A read or write of a resource that the cloud answers.
     pub(super) async fn forward_resource(self, request: ResourceRequest) -> Response<Body> {
-        match self.send().await {
+        let mut outcome = self.send().await;
+        if outcome.is_err() && request.verb.is_read() && !self.hub.await_verdict().await {
+            // The link stands, only that connection died: a read may be asked again.
+            outcome = self.send().await;
+        }
+        match outcome {
             Ok(response) => {
                 if is_own_lease(&self.hub.config.file.node_name, &self.principal, &request) {
                     return self.keep_lease(&request, response).await;
@@ -152,8 +166,10 @@ impl Call {
                 self.relay(response)
             }
             // A read may be asked again, of the cache; a write may have arrived, and only its sender knows what then.
-            Err(error) if request.verb.is_read() && !self.hub.is_connected() => self.read_again(request, &error).await,
-            Err(error) => self.unsent(&request, &error),
+            Err(error) if request.verb.is_read() && !self.hub.is_connected() => {
+                self.read_again(request, &error).await
+            }
+            Err(error) => self.unsent(&request, &error).await,
         }
     }
 
@@ -161,12 +177,18 @@ impl Call {
     async fn read_again(self, request: ResourceRequest, error: &UpstreamError) -> Response<Body> {
         match request.verb {
             Verb::Get if request.subresource.is_none() => Box::pin(self.get(request)).await,
-            Verb::List | Verb::Watch if request.subresource.is_none() => Box::pin(self.list_or_watch(request)).await,
+            Verb::List | Verb::Watch if request.subresource.is_none() => {
+                Box::pin(self.list_or_watch(request)).await
+            }
             _ => answer::refuse(&lost(error)),
         }
     }
 
-    async fn keep_single(self, request: &ResourceRequest, response: Response<UpstreamBody>) -> Response<Body> {
+    async fn keep_single(
+        self,
+        request: &ResourceRequest,
+        response: Response<UpstreamBody>,
+    ) -> Response<Body> {
         let status = response.status();
         self.learn(&resource_access(request), status);
         if status != StatusCode::OK {
@@ -225,7 +247,9 @@ impl Call {
                 );
                 match stored {
                     Ok(changes) => self.hub.save_records(BlobClass::Token, changes),
-                    Err(error) => tracing::warn!(%error, "a token answer cannot be kept for the time of a cut"),
+                    Err(error) => {
+                        tracing::warn!(%error, "a token answer cannot be kept for the time of a cut")
+                    }
                 }
             }
         }

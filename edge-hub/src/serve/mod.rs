@@ -26,8 +26,8 @@ use proto_kube::{
 
 use self::answer::Staleness;
 use crate::{
-    authenticate::Peer,
     hub::Hub,
+    server::Guest,
     upstream::{Body, Credential, ReadError, read_all},
 };
 
@@ -91,16 +91,17 @@ impl Call {
 }
 
 /// Answers one request. Never fails: whatever goes wrong becomes a Status.
-pub async fn respond(hub: Arc<Hub>, peer: Arc<Peer>, request: Request<Incoming>) -> Response<Body> {
+pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -> Response<Body> {
     hub.metrics.requests.inc();
     let (head, body) = request.into_parts();
-    let (principal, credential) = match hub.authenticate(&peer, &head.headers).await {
+    let (principal, credential) = match hub.authenticate(&guest.peer, &head.headers).await {
         Ok(known) => known,
         Err(status) => {
             hub.metrics.unauthenticated.inc();
             return answer::refuse(&status);
         }
     };
+    guest.welcome();
     let Some(slot) =
         Slot::take(&hub.authenticator.in_flight(&principal), hub.config.file.limits.requests_per_principal)
     else {
@@ -140,7 +141,9 @@ impl Call {
                 self.other(request).await
             }
             RequestInfo::Resource(request) => match request.verb {
-                Verb::List | Verb::Watch if request.subresource.is_none() => self.list_or_watch(request).await,
+                Verb::List | Verb::Watch if request.subresource.is_none() => {
+                    self.list_or_watch(request).await
+                }
                 Verb::Get if request.subresource.is_none() => self.get(request).await,
                 _ => self.other(request).await,
             },

@@ -20,21 +20,24 @@ use crate::{
     upstream::{Body, UpstreamError},
 };
 
+/// How long an event may take to reach the disk.
+const DURABLE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
 impl Call {
     /// Everything that is neither a GET, LIST or WATCH of objects nor outside the resource API.
     pub(super) async fn other(self, request: ResourceRequest) -> Response<Body> {
         if self.hub.is_connected() {
             return self.forward_resource(request).await;
         }
-        self.answer_offline(&request)
+        self.answer_offline(&request).await
     }
 
     /// The cloud did not answer this request.
-    pub(super) fn unsent(self, request: &ResourceRequest, error: &UpstreamError) -> Response<Body> {
+    pub(super) async fn unsent(self, request: &ResourceRequest, error: &UpstreamError) -> Response<Body> {
         if self.hub.is_connected() {
             return answer::refuse(&forward::lost(error));
         }
-        self.answer_offline(request)
+        self.answer_offline(request).await
     }
 
     fn body_encoding(&self) -> Encoding {
@@ -55,7 +58,11 @@ impl Call {
     }
 
     /// The table's word on this request; `Ok` means that it is to be served from what is held.
-    pub(super) fn decide_offline(&self, info: &RequestInfo, held: &Held<'_>) -> Result<OfflineAnswer, Status> {
+    pub(super) fn decide_offline(
+        &self,
+        info: &RequestInfo,
+        held: &Held<'_>,
+    ) -> Result<OfflineAnswer, Status> {
         let decision = decide(info, &self.principal, &self.hub.config.file.node_name, held);
         match decision.status(info) {
             Some(status) => Err(status),
@@ -63,7 +70,7 @@ impl Call {
         }
     }
 
-    fn answer_offline(&self, request: &ResourceRequest) -> Response<Body> {
+    async fn answer_offline(&self, request: &ResourceRequest) -> Response<Body> {
         let held = Held {
             access: self.access_offline(&resource_access(request), None),
             own_node: self.hub.holds_own_node(),
@@ -74,7 +81,7 @@ impl Call {
             Err(status) => answer::refuse(&status),
             Ok(OfflineAnswer::LocalLease) => self.local_lease(request),
             Ok(OfflineAnswer::CachedToken) => self.cached_token(request),
-            Ok(OfflineAnswer::SpoolEvent) => self.spool_event(request),
+            Ok(OfflineAnswer::SpoolEvent) => self.spool_event(request).await,
             // Reads have ways of their own; whatever else ends here has no copy on this node.
             Ok(_) => answer::refuse(&forward::cut_off("no copy of that is kept on this node")),
         }
@@ -111,7 +118,8 @@ impl Call {
         }
     }
 
-    fn spool_event(&self, request: &ResourceRequest) -> Response<Body> {
+    /// The 201 is a promise that the event will reach the cloud, so it waits for the disk.
+    async fn spool_event(&self, request: &ResourceRequest) -> Response<Body> {
         let outcome = lock(&self.hub.spool).post(
             &self.principal,
             request,
@@ -125,6 +133,11 @@ impl Call {
                 self.hub.metrics.spooled_events.inc();
                 self.hub.remember_credential(&self.principal, &self.credential);
                 self.hub.save_records(BlobClass::Event, event.changes);
+                let ticket = self.hub.store.flush();
+                let durable = tokio::task::spawn_blocking(move || ticket.wait_timeout(DURABLE_TIMEOUT)).await;
+                if !matches!(durable, Ok(Ok(()))) {
+                    return answer::refuse(&forward::cut_off("the event could not be written to disk"));
+                }
                 made(StatusCode::CREATED, event.encoding, event.body)
             }
             Err(refusal) => answer::refuse(&forward::cut_off(&refusal.to_string())),

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use edge_hub_core::{
-    offline::{Held, Holding},
     collection::{CollectionSpec, Lookup, Refusal, Selection},
+    offline::{Held, Holding},
     view::{WatchRequest, open},
 };
 use http::{Response, header};
@@ -19,7 +19,7 @@ use proto_kube::{
 
 use super::{Call, answer, resource_access, stream::WatchBody};
 use crate::{
-    cell::{Cell, Phase},
+    cell::{Cell, Inner, Phase},
     clock::random,
     hub::{collection_access, lock},
     upstream::Body,
@@ -72,8 +72,7 @@ fn spec(request: &ResourceRequest, options: &ListOptions, format: Format) -> Col
 impl Call {
     /// The client's formats that can be cached, most wanted first.
     fn formats(&self, request: &ResourceRequest, tables: IncludeObject) -> Result<Vec<Format>, Status> {
-        let acceptable =
-            Acceptable::parse(self.header(header::ACCEPT), self.header(header::USER_AGENT))?;
+        let acceptable = Acceptable::parse(self.header(header::ACCEPT), self.header(header::USER_AGENT))?;
         let connected = self.hub.is_connected();
         if connected && acceptable.wants_other() {
             return Ok(Vec::new());
@@ -141,7 +140,8 @@ impl Call {
             }
             let covering = self.hub.covering(&wanted);
             let usable = covering.into_iter().find(|cell| {
-                cell.spec == wanted || cell.with(|inner| inner.collection.is_complete())
+                let live = |inner: &mut Inner| inner.collection.is_complete() && inner.phase == Phase::Live;
+                cell.spec == wanted || cell.with(live)
             });
             let now = self.hub.clock.now().monotonic;
             let (cell, is_new) = match usable {
@@ -156,7 +156,10 @@ impl Call {
                 if !self.prove(&cell, &wanted, request.verb).await {
                     return Found::Forward;
                 }
-                cell.sponsor(&self.principal, self.credential.clone(), now);
+                self.support(&cell, &wanted);
+                if !self.wait_live(&cell).await {
+                    return Found::Forward;
+                }
                 return Found::Ready(Ready { cell, format, fetched_for_this: false });
             }
             if is_new && request.verb == Verb::Watch {
@@ -185,6 +188,37 @@ impl Call {
                 }
             }
         }
+    }
+
+    /// Counts as a reader; pays for the upstream watch only where it may read all of it.
+    fn support(&self, cell: &Cell, wanted: &CollectionSpec) {
+        let now = self.hub.clock.now().monotonic;
+        if cell.spec == *wanted || self.may_read_all_of(cell) {
+            cell.sponsor(&self.principal, self.credential.clone(), now);
+        } else {
+            cell.touch(now);
+        }
+    }
+
+    /// A collection whose watch was retired or lost is caught up first; what it held may be old. False when the
+    /// server refuses the watch: then the client's own request has to tell.
+    async fn wait_live(&self, cell: &Arc<Cell>) -> bool {
+        let mut progress = cell.subscribe();
+        let settled = async {
+            loop {
+                match cell.with(|inner| inner.phase.clone()) {
+                    Phase::Live => return true,
+                    Phase::Refused(..) => return false,
+                    _ if !self.hub.is_connected() => return true,
+                    _ => {}
+                }
+                if progress.changed().await.is_err() {
+                    return true;
+                }
+            }
+        };
+        // A server that does not answer in time is no reason to refuse what may be served stale.
+        tokio::time::timeout(CATCH_UP, settled).await.unwrap_or(true)
     }
 
     /// Waits until the collection is complete or the server refused it. Returns the phase.
@@ -220,7 +254,9 @@ impl Call {
 
     /// Who may list or watch a whole collection may see each object of it.
     pub(super) fn may_read_all_of(&self, cell: &Cell) -> bool {
-        [Verb::List, Verb::Watch].iter().any(|verb| self.may(&collection_access(&cell.spec, *verb)) == Some(true))
+        [Verb::List, Verb::Watch]
+            .iter()
+            .any(|verb| self.may(&collection_access(&cell.spec, *verb)) == Some(true))
     }
 
     /// While cut: any complete collection that this principal was allowed to read before.
@@ -246,7 +282,7 @@ impl Call {
                 };
                 match self.decide_offline(&info, &held) {
                     Ok(_) => {
-                        cell.sponsor(&self.principal, self.credential.clone(), now);
+                        self.support(&cell, &wanted);
                         return Found::Ready(Ready { cell, format: *format, fetched_for_this: false });
                     }
                     Err(status) => refused = refused.or(Some(status)),
@@ -280,7 +316,9 @@ impl Call {
         let exact = match (options.version_match, version) {
             (Some(VersionMatch::Exact), Some(version)) => Some(version),
             // An old client's way to say Exact.
-            (None, Some(version)) if version > 0 && options.limit.is_some_and(|limit| limit > 0) => Some(version),
+            (None, Some(version)) if version > 0 && options.limit.is_some_and(|limit| limit > 0) => {
+                Some(version)
+            }
             _ => None,
         };
         if connected && version.is_none() && !ready.fetched_for_this {
@@ -293,11 +331,13 @@ impl Call {
                 Some(version) => collection.state_at(version, &selection),
                 None => collection.list(&selection),
             };
-            let behind = exact.is_none() && version.is_some_and(|version| version > collection.resource_version());
+            let behind =
+                exact.is_none() && version.is_some_and(|version| version > collection.resource_version());
             let listing = match (listing, version) {
-                (Ok(_), Some(requested)) if behind => {
-                    Err(Refusal::TooLargeResourceVersion { requested, current: collection.resource_version() })
-                }
+                (Ok(_), Some(requested)) if behind => Err(Refusal::TooLargeResourceVersion {
+                    requested,
+                    current: collection.resource_version(),
+                }),
                 (listing, _) => listing,
             };
             listing.map(|listing| {
@@ -344,7 +384,7 @@ impl Call {
             match outcome {
                 Ok((view, age)) => {
                     let staleness = self.staleness(age);
-                    let body = WatchBody::new(Arc::clone(&self.hub), reader, view, self.slot.take());
+                    let body = WatchBody::body(Arc::clone(&self.hub), reader, view, self.slot.take());
                     return answer::stream(ready.format, body, staleness);
                 }
                 Err(refusal @ Refusal::Expired { .. }) => {
@@ -375,7 +415,8 @@ impl Call {
         if connected {
             // Any other version is a promise of freshness that only the cloud can keep.
             let from_cache = options.resource_version.as_deref() == Some("0");
-            let answer = formats.first().filter(|_| from_cache).and_then(|format| self.get_live(&request, *format));
+            let answer =
+                formats.first().filter(|_| from_cache).and_then(|format| self.get_live(&request, *format));
             return match answer {
                 Some(response) => response,
                 None => self.forward_and_follow(request, &formats).await,
@@ -494,16 +535,16 @@ impl Call {
 
     fn follow(&self, request: &ResourceRequest, format: Format) {
         let wanted = Self::named_spec(request, format);
-        let covered = self.hub.covering(&wanted).into_iter().any(|cell| {
-            let usable = cell.with(|inner| !matches!(inner.phase, Phase::Refused(..) | Phase::JsonOnly));
-            usable && (cell.spec == wanted || self.may_read_all_of(&cell))
+        let now = self.hub.clock.now().monotonic;
+        if let Some(cell) = self.hub.cell(&wanted).filter(|cell| self.may_read_all_of(cell)) {
+            return cell.sponsor(&self.principal, self.credential.clone(), now);
+        }
+        let key = Self::key(request);
+        let is_kept = self.hub.covering_object(&wanted, &key).iter().any(|cell| {
+            let held = cell.with(|inner| matches!(inner.collection.get(&key), Lookup::Found(_)));
+            held && self.may_read_all_of(cell)
         });
-        if covered || self.may(&collection_access(&wanted, Verb::Watch)) == Some(false) {
-            if let Some(cell) = self.hub.cell(&wanted)
-                && self.may_read_all_of(&cell)
-            {
-                cell.sponsor(&self.principal, self.credential.clone(), self.hub.clock.now().monotonic);
-            }
+        if is_kept || self.hub.is_unwatchable(&self.principal, &wanted) {
             return;
         }
         let named = self.hub.cells().iter().filter(|cell| cell.spec.fields.single_name().is_some()).count();
@@ -511,7 +552,7 @@ impl Call {
             return;
         }
         if let Some(cell) = self.hub.cell_or_new(&wanted) {
-            cell.sponsor(&self.principal, self.credential.clone(), self.hub.clock.now().monotonic);
+            cell.sponsor(&self.principal, self.credential.clone(), now);
         }
     }
 }

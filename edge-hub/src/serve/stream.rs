@@ -27,6 +27,7 @@ pub(super) struct WatchBody {
     pause: Pin<Box<tokio::time::Sleep>>,
     draining: Pin<Box<dyn Future<Output = ()> + Send>>,
     finishing: bool,
+    refusals: u64,
     /// Keeps the principal's slot.
     _slot: Option<super::Slot>,
 }
@@ -34,9 +35,10 @@ pub(super) struct WatchBody {
 impl WatchBody {
     /// A stream that shows `view`.
     #[must_use]
-    pub(super) fn new(hub: Arc<Hub>, reader: Reader, view: WatchView, slot: Option<super::Slot>) -> Body {
+    pub(super) fn body(hub: Arc<Hub>, reader: Reader, view: WatchView, slot: Option<super::Slot>) -> Body {
         hub.metrics.open_watches.inc();
         let shutdown = hub.shutdown.clone();
+        let refusals = reader.cell.with(|inner| inner.refusals);
         let body = Self {
             hub,
             reader,
@@ -44,6 +46,7 @@ impl WatchBody {
             pause: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
             draining: Box::pin(async move { shutdown.draining().await }),
             finishing: false,
+            refusals,
             _slot: slot,
         };
         body.boxed_unsync()
@@ -61,13 +64,18 @@ impl HttpBody for WatchBody {
         let this = &mut *self;
         loop {
             let now = this.hub.clock.now();
+            let (view, reader) = (&mut this.view, &this.reader);
             if !this.finishing && this.draining.as_mut().poll(context).is_ready() {
                 // A client bears a clean end; a reset would cost it a full list.
-                this.view.finish(now);
+                view.finish(now);
                 this.finishing = true;
             }
-            let (view, reader) = (&mut this.view, &this.reader);
+            let (finishing, refusals) = (&mut this.finishing, this.refusals);
             let step = reader.cell.with(|inner| {
+                if !*finishing && inner.refusals != refusals {
+                    view.finish(now);
+                    *finishing = true;
+                }
                 let step = view.poll(&inner.collection, now);
                 if matches!(step, Step::Idle { .. }) {
                     reader.park(inner, context.waker());

@@ -29,14 +29,15 @@ pub(super) async fn pass(
     }
     let on_client = hyper::upgrade::on(&mut request);
     match exchange(hub, credential, &request).await {
-        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => join(response, on_client, slot),
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            join(response, on_client, slot)
+        }
         Ok(response) => {
             let (mut head, body) = response.into_parts();
             forward::strip_hop_headers(&mut head.headers);
             Response::from_parts(head, body.map_err(Into::into).boxed_unsync())
         }
         Err(why) => {
-            hub.suspect_link();
             answer::refuse(&Status::service_unavailable(format!("the API server did not agree: {why}")))
         }
     }
@@ -47,7 +48,8 @@ async fn exchange(
     credential: &Credential,
     request: &Request<Incoming>,
 ) -> Result<Response<Incoming>, String> {
-    let (stream, authority) = hub.upstream.connect_upgradable(credential).await.map_err(|error| error.to_string())?;
+    let (stream, authority) =
+        hub.upstream.connect_upgradable(credential).await.map_err(|error| error.to_string())?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(stream))
         .await
         .map_err(|error| error.to_string())?;
