@@ -1,7 +1,7 @@
 //! The watch view: one client's stream as a cursor into a collection.
 //!
 //! A view owns no queue. It reads the collection's event ring at its own pace, so a slow reader costs nothing and
-//! blocks nobody; one that falls off the ring is led on by [`resume`] where that is honest, and told 410 where not.
+//! blocks nobody; one that falls off the ring is led on by `resume` where that is honest, and told 410 where not.
 
 mod frame;
 mod resume;
