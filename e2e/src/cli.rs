@@ -45,20 +45,23 @@ labs may stand side by side, each in its own folder.";
 
 const LAB_EXAMPLE: &str = "\
 Example:
-  eyot lab up --nodes 2 --without kubelet --dir /tmp/lab
-  eyot lab exec node-1 --dir /tmp/lab -- kubectl --kubeconfig /tmp/lab/nodes/node-1/kubelet.kubeconfig get node node-1 -w &
-  eyot lab cut node-1 --dir /tmp/lab         # the watch goes on
-  eyot lab restart node-1 hub --dir /tmp/lab # a new watch is answered from the hub's store
-  eyot lab heal --dir /tmp/lab
-  eyot lab down --dir /tmp/lab
+  export LAB=/tmp/lab
+  eyot lab up --nodes 2 --without kubelet --dir $LAB
+  eyot lab exec node-1 --dir $LAB -- \\
+    kubectl --kubeconfig $LAB/nodes/node-1/kubelet.kubeconfig get node node-1 -w &
+  eyot lab cut node-1 --dir $LAB          # the watch goes on
+  eyot lab restart node-1 hub --dir $LAB  # new reads come from the hub's store
+  eyot lab heal --dir $LAB
+  eyot lab down --dir $LAB
 
 Files of a lab:
-  DIR/admin.kubeconfig                 the administrator, straight to the API server, from this machine
-  DIR/nodes/NAME/kubelet.kubeconfig    the node's certificate (system:node:NAME), through its hub
-  DIR/nodes/NAME/pod.kubeconfig        the ServiceAccount token of an ordinary pod on NAME, through its hub
-  DIR/nodes/NAME/admin.kubeconfig      a cluster-admin ServiceAccount's token, through the hub, admitted while cut
-  DIR/logs/                            one log per process; they outlive the lab
-The kubeconfigs below nodes/NAME work inside that node's namespace only: use `eyot lab exec NAME -- ...`.";
+  DIR/admin.kubeconfig   the administrator, straight to the API server, from here
+  DIR/nodes/NAME/        through the hub of NAME, inside its namespace only:
+    kubelet.kubeconfig     the node's certificate (system:node:NAME)
+    pod.kubeconfig         the ServiceAccount token of an ordinary pod on NAME
+    admin.kubeconfig       a cluster-admin ServiceAccount's token, good while cut
+  DIR/bin/               every binary of the lab
+  DIR/logs/              one log per process; they outlive the lab";
 
 #[derive(Debug, Args)]
 struct Dir {

@@ -203,9 +203,10 @@ impl Lab {
     ///
     /// A hub may honestly be unready when the node is cut off and nothing was cached: that is [`LabError::NotReady`].
     pub fn restart(&self, node: &str, part: NodePart) -> Result<()> {
-        let _lock = state::lock(&self.dir)?;
         let namespace = self.names.node(node);
-        self.processes.stop(&self.process_name(node, part)?);
+        let process = self.process_name(node, part)?;
+        let _lock = state::lock_node(&self.dir, node)?;
+        self.processes.stop(&process);
         match part {
             NodePart::Hub => {
                 let hub = self.hub_of(node, &namespace)?;

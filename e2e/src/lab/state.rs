@@ -91,6 +91,17 @@ pub(crate) fn lock(dir: &Path) -> Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| LabError::Busy(dir.to_owned()))
 }
 
+/// Holds one node while its processes change; waits for whoever holds it. Other nodes may change at the same time.
+pub(crate) fn lock_node(dir: &Path, node: &str) -> Result<Flock<File>> {
+    let path = dir.join("nodes").join(node).join("node.lock");
+    let file = File::create(&path).map_err(LabError::io("create", &path))?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| LabError::Io {
+        what: "lock",
+        path,
+        source: errno.into(),
+    })
+}
+
 /// Holds all labs of this machine while one chooses its subnet and takes it.
 pub(crate) fn lock_subnets() -> Result<Flock<File>> {
     let path = Path::new("/run/eyot-subnets.lock");

@@ -22,8 +22,11 @@ use super::{Lab, node, requirements, sweep};
 /// The most nodes that a lab may have; the addresses of a /24 are the limit.
 const MOST_NODES: u8 = 200;
 
-/// The longest folder path, in bytes: below it stand unix sockets, whose paths may have 107 bytes.
-const LONGEST_DIR: usize = 64;
+/// The longest folder path, in bytes: below it stand unix sockets, whose paths may have 107 bytes. The longest is
+/// `/nodes/node-200/hub.sock`, and with a kubelet `/nodes/node-200/kubelet/pod-resources/kubelet.sock`.
+const fn longest_dir(kubelets: bool) -> usize {
+    if kubelets { 57 } else { 80 }
+}
 
 /// How long all nodes, and then all pods, may take to be Ready, in seconds.
 const NODES_READY_SECONDS: u32 = 180;
@@ -70,9 +73,10 @@ pub(super) fn up(options: &UpOptions) -> Result<Lab> {
     check(options)?;
     fs::create_dir_all(&options.dir).map_err(LabError::io("create", &options.dir))?;
     let dir = state::absolute(&options.dir)?;
-    if dir.as_os_str().len() > LONGEST_DIR {
+    let longest = longest_dir(options.kubelets);
+    if dir.as_os_str().len() > longest {
         return Err(LabError::Invalid(format!(
-            "the path {} is too long: unix sockets stand below it; use one of at most {LONGEST_DIR} bytes",
+            "the path {} is too long: unix sockets stand below it; use one of at most {longest} bytes",
             dir.display()
         )));
     }
