@@ -1,0 +1,63 @@
+//! The files in `deploy/` are copied by operators as they stand, so they must fit the program and each other.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use edge_hub::config::Config;
+use proto_daemon::exit::Exit;
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("e2e stands in the workspace")
+        .join("deploy")
+        .join(name)
+}
+
+/// The unit's settings, each with its last value.
+fn unit() -> BTreeMap<String, String> {
+    let text = fs::read_to_string(shipped("edge-hub.service")).expect("the unit is readable");
+    let settings = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
+    settings.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+#[test]
+fn the_example_configuration_is_accepted() {
+    let config = Config::load(&shipped("edge-hub.yaml")).expect("the example is valid");
+    config.file.log.check().expect("its log level is valid");
+    assert_eq!(config.file.node_name, "node-1");
+}
+
+#[test]
+fn the_unit_provides_the_folders_that_the_example_names() {
+    let config = Config::load(&shipped("edge-hub.yaml")).expect("the example is valid");
+    let unit = unit();
+    assert_eq!(config.file.state_directory, Path::new("/var/lib").join(&unit["StateDirectory"]));
+    assert_eq!(
+        config.file.admin_socket.parent(),
+        Some(Path::new("/run").join(&unit["RuntimeDirectory"]).as_path())
+    );
+    let path = Path::new("/etc").join(&unit["ConfigurationDirectory"]).join("edge-hub.yaml");
+    assert!(unit["ExecStart"].ends_with(&format!(" --config {}", path.display())), "{}", unit["ExecStart"]);
+}
+
+#[test]
+fn the_unit_starts_before_the_kubelet_and_not_again_where_that_cannot_help() {
+    let unit = unit();
+    assert_eq!(unit["Before"], "kubelet.service");
+    assert!(!unit["After"].contains("online"), "a node that boots while cut off is not online");
+    let hopeless = format!("{} {}", Exit::Usage.code(), Exit::Config.code());
+    assert_eq!(unit["RestartPreventExitStatus"], hopeless);
+}
+
+#[test]
+fn the_binding_lets_nodes_read_the_keys_of_tokens_and_nothing_else() {
+    let binding: serde_json::Value =
+        proto_daemon::config::load(&shipped("rbac.yaml")).expect("one YAML document");
+    assert_eq!(binding["kind"], "ClusterRoleBinding");
+    assert_eq!(binding["roleRef"]["name"], "system:service-account-issuer-discovery");
+    let subjects = binding["subjects"].as_array().expect("a list");
+    assert_eq!(subjects.len(), 1);
+    assert_eq!((&subjects[0]["kind"], &subjects[0]["name"]), (&"Group".into(), &"system:nodes".into()));
+}
