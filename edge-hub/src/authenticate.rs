@@ -23,6 +23,7 @@ use edge_hub_core::{
     collection::Lookup,
     identity::Principal,
     jwt::{Jwt, KeySet, MAX_TOKEN_BYTES},
+    record::RecordChange,
     review::{TokenVerdict, access_verdict, subject_access_review, token_review, token_verdict},
 };
 use http::{HeaderMap, Request, StatusCode, header};
@@ -46,6 +47,9 @@ const MAX_REVIEW_BYTES: usize = 256 * 1024;
 const KEYS_EVERY: Duration = Duration::from_mins(30);
 /// Pause after a failed read of the keys.
 const KEYS_RETRY: Duration = Duration::from_secs(30);
+/// Names of the issuer's documents in the store.
+const JWKS: &str = "jwks";
+const CONFIGURATION: &str = "openid-configuration";
 const JWKS_PATH: &str = "/openid/v1/jwks";
 const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
 
@@ -81,6 +85,8 @@ impl Peer {
 struct IssuerKeys {
     keys: Option<KeySet>,
     issuer: Box<str>,
+    /// The documents as they came, under their names in the store.
+    documents: BTreeMap<&'static str, Bytes>,
 }
 
 /// The memories behind authentication.
@@ -109,28 +115,34 @@ impl Authenticator {
     /// Takes over what the store kept. Returns whether it could be read.
     pub fn restore(&self, key: &[u8], value: &Bytes) -> bool {
         match key {
-            b"jwks" => self.take_keys(value),
-            b"openid-configuration" => self.take_issuer(value),
+            b"jwks" => self.take_document(JWKS, value),
+            b"openid-configuration" => self.take_document(CONFIGURATION, value),
             _ => lock(&self.accepted).restore(value).is_ok(),
         }
     }
 
-    fn take_keys(&self, document: &[u8]) -> bool {
-        let keys = KeySet::parse(document).ok();
-        let good = keys.is_some();
-        if good {
-            lock(&self.issuer).keys = keys;
+    /// Takes one of the issuer's documents. Returns whether it could be read; what was held before stays if not.
+    fn take_document(&self, name: &'static str, document: &Bytes) -> bool {
+        let mut issuer = lock(&self.issuer);
+        if name == JWKS {
+            let Ok(keys) = KeySet::parse(document) else { return false };
+            issuer.keys = Some(keys);
+        } else {
+            let Ok(parsed) = serde_json::from_slice::<OpenIdConfiguration>(document) else { return false };
+            issuer.issuer = parsed.issuer;
         }
-        good
+        issuer.documents.insert(name, document.clone());
+        true
     }
 
-    fn take_issuer(&self, document: &[u8]) -> bool {
-        let parsed: Result<OpenIdConfiguration, _> = serde_json::from_slice(document);
-        let good = parsed.is_ok();
-        if let Ok(configuration) = parsed {
-            lock(&self.issuer).issuer = configuration.issuer;
-        }
-        good
+    /// Everything that is kept, for a store that begins anew.
+    pub fn records(&self) -> Vec<RecordChange> {
+        let mut records = lock(&self.accepted).records();
+        records.extend(lock(&self.issuer).documents.iter().map(|(name, document)| RecordChange::Put {
+            key: name.as_bytes().to_vec(),
+            value: document.to_vec(),
+        }));
+        records
     }
 
     /// The counter of a principal's requests in flight. Counters that nobody holds are dropped.
@@ -298,9 +310,8 @@ impl Hub {
                     changed = link.changed() => if changed.is_err() { return },
                 }
             }
-            let keys = self.read_issuer(JWKS_PATH, "jwks", Authenticator::take_keys).await;
-            let issuer =
-                self.read_issuer(DISCOVERY_PATH, "openid-configuration", Authenticator::take_issuer).await;
+            let keys = self.read_issuer(JWKS_PATH, JWKS).await;
+            let issuer = self.read_issuer(DISCOVERY_PATH, CONFIGURATION).await;
             let pause = if keys && issuer { KEYS_EVERY } else { KEYS_RETRY };
             tokio::select! {
                 () = self.shutdown.draining() => return,
@@ -309,7 +320,7 @@ impl Hub {
         }
     }
 
-    async fn read_issuer(&self, path: &str, key: &str, take: fn(&Authenticator, &[u8]) -> bool) -> bool {
+    async fn read_issuer(&self, path: &str, name: &'static str) -> bool {
         let Ok(request) = Request::get(path).header(header::USER_AGENT, crate::USER_AGENT).body(empty())
         else {
             return false;
@@ -326,11 +337,11 @@ impl Hub {
         let Ok(body) = read_all(response.into_body(), MAX_REVIEW_BYTES, REVIEW_TIMEOUT).await else {
             return false;
         };
-        if !take(&self.authenticator, &body) {
+        if !self.authenticator.take_document(name, &body) {
             tracing::warn!(path, "the issuer's document cannot be read");
             return false;
         }
-        let blob = crate::store::BlobKey { class: BlobClass::Key, key: key.as_bytes().into() };
+        let blob = crate::store::BlobKey { class: BlobClass::Key, key: name.as_bytes().into() };
         self.store.put(blob, body);
         true
     }

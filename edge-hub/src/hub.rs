@@ -219,6 +219,7 @@ impl Hub {
         tokio::spawn(Arc::clone(self).probe());
         tokio::spawn(Arc::clone(self).keep_issuer_keys());
         tokio::spawn(crate::replay::run(Arc::clone(self)));
+        tokio::spawn(crate::store_care::run(Arc::clone(self)));
     }
 
     /// Own Node and own Pods: what the hub needs itself to know which tokens belong here.

@@ -17,6 +17,7 @@ pub mod server;
 pub mod signature;
 pub mod status;
 pub mod store;
+pub mod store_care;
 pub mod upstream;
 
 pub use run::main_with;

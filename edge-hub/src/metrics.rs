@@ -1,7 +1,5 @@
 //! The hub's own counters; the admin socket prints them.
 
-use std::sync::atomic::AtomicU64;
-
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
@@ -35,7 +33,19 @@ pub struct Metrics {
     /// Connections of local clients.
     pub connections: Gauge,
     /// Events kept for the cloud while cut.
-    pub spooled_events: Counter<u64, AtomicU64>,
+    pub spooled_events: Counter,
+    /// 1 while the cloud answers.
+    pub connected: Gauge,
+    /// Collections held.
+    pub collections: Gauge,
+    /// Objects in them.
+    pub objects: Gauge,
+    /// Bytes of these objects.
+    pub object_bytes: Gauge,
+    /// Age of the oldest change that is not on disk, in milliseconds.
+    pub store_lag_milliseconds: Gauge,
+    /// Bytes of the store on disk.
+    pub store_bytes: Gauge,
 }
 
 impl Metrics {
@@ -66,6 +76,13 @@ impl Metrics {
         hub.register("link_changes", "Changes of the verdict on the link", metrics.link_changes.clone());
         hub.register("connections", "Connections of local clients", metrics.connections.clone());
         hub.register("spooled_events", "Events kept for the cloud while cut", metrics.spooled_events.clone());
+        hub.register("connected", "1 while the cloud answers", metrics.connected.clone());
+        hub.register("collections", "Collections held", metrics.collections.clone());
+        hub.register("objects", "Objects held in collections", metrics.objects.clone());
+        hub.register("object_bytes", "Bytes of the objects held", metrics.object_bytes.clone());
+        let lag = metrics.store_lag_milliseconds.clone();
+        hub.register("store_lag_milliseconds", "Age of the oldest change that is not on disk", lag);
+        hub.register("store_bytes", "Bytes of the store on disk", metrics.store_bytes.clone());
         metrics
     }
 }

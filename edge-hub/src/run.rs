@@ -287,6 +287,7 @@ impl AdminState for Status {
     }
 
     fn metrics(&self) -> String {
+        crate::status::refresh_gauges(&self.hub);
         daemon_metrics::encode(&self.registry)
     }
 

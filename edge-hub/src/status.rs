@@ -37,14 +37,46 @@ pub fn render(hub: &Hub) -> String {
         })
         .collect();
     let store = hub.store.health();
+    let store = json!({
+        "lagMilliseconds": number(store.lag.as_millis()),
+        "lastError": store.last_error.map(|error| error.to_string()),
+        "diskFull": store.full,
+        "failed": store.failed,
+        "bytesOnDisk": store.bytes_on_disk,
+        "quarantined": store.quarantined,
+        "evicted": store.evicted,
+    });
     json!({
         "node": hub.config.file.node_name,
         "phase": hub.shutdown.phase().as_str(),
         "link": link,
         "collections": collections,
-        "store": format!("{store:?}"),
+        "store": store,
     })
     .to_string()
+}
+
+/// Brings the gauges up to date; counters need no help.
+pub fn refresh_gauges(hub: &Hub) {
+    let cells = hub.cells();
+    let (mut objects, mut bytes) = (0, 0);
+    for cell in &cells {
+        cell.with(|inner| {
+            objects += inner.collection.len();
+            bytes += inner.collection.footprint().object_bytes;
+        });
+    }
+    let store = hub.store.health();
+    hub.metrics.connected.set(i64::from(hub.is_connected()));
+    hub.metrics.collections.set(number(cells.len()));
+    hub.metrics.objects.set(number(objects));
+    hub.metrics.object_bytes.set(number(bytes));
+    hub.metrics.store_lag_milliseconds.set(number(store.lag.as_millis()));
+    hub.metrics.store_bytes.set(number(store.bytes_on_disk));
+}
+
+fn number<T: TryInto<i64>>(value: T) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
 }
 
 fn phase(phase: &crate::cell::Phase) -> &'static str {

@@ -118,6 +118,11 @@ struct RecordHead {
     allowed: bool,
 }
 
+fn put(principal: &Principal, key: &AccessKey, allowed: bool) -> RecordChange {
+    let head = RecordHead { principal: principal.clone(), key: key.clone(), allowed };
+    RecordChange::Put { key: store_key(principal, key), value: record::encode(&head, &[]) }
+}
+
 /// Bounds of an [`AccessMemory`], both at least 1.
 #[derive(Copy, Clone, Debug)]
 pub struct AccessLimits {
@@ -199,6 +204,14 @@ impl AccessMemory {
         self.learn(now, principal, key, false)
     }
 
+    /// Every entry as a record, for a store that begins anew.
+    pub fn records(&self) -> Vec<RecordChange> {
+        let entries = self.principals.iter().flat_map(|(principal, of)| {
+            of.entries.iter().map(move |(key, entry)| (principal, key, entry.allowed))
+        });
+        entries.map(|(principal, key, allowed)| put(principal, key, allowed)).collect()
+    }
+
     /// Takes a record over from the store. It counts while cut; online the API server is asked again first.
     ///
     /// # Errors
@@ -231,9 +244,7 @@ impl AccessMemory {
         self.by_use.insert(used, shared);
         let mut changes = Vec::new();
         if previous.as_ref().is_none_or(|previous| previous.allowed != allowed) {
-            let head = RecordHead { principal: principal.clone(), key: (*key).clone(), allowed };
-            let value = record::encode(&head, &[]);
-            changes.push(RecordChange::Put { key: store_key(principal, &key), value });
+            changes.push(put(principal, &key, allowed));
         }
         if let Some(previous) = previous {
             self.by_use.remove(&previous.used);

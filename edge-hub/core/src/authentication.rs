@@ -49,6 +49,11 @@ struct RecordHead {
     token: AcceptedToken,
 }
 
+fn put(hash: TokenHash, token: &AcceptedToken) -> RecordChange {
+    let head = RecordHead { hash, token: token.clone() };
+    RecordChange::Put { key: hash.0.to_vec(), value: record::encode(&head, &[]) }
+}
+
 /// The tokens that the API server accepted, at most `limit`; the least recently used makes room.
 #[derive(Debug)]
 pub struct AcceptedTokens {
@@ -79,8 +84,7 @@ impl AcceptedTokens {
         let known = self.tokens.get(&hash).is_some_and(|accepted| accepted.token == token);
         let mut changes = Vec::new();
         if !known {
-            let head = RecordHead { hash, token: token.clone() };
-            changes.push(RecordChange::Put { key: hash.0.to_vec(), value: record::encode(&head, &[]) });
+            changes.push(put(hash, &token));
         }
         self.insert(hash, token, Some(now.monotonic));
         while self.tokens.len() > self.limit {
@@ -100,6 +104,11 @@ impl AcceptedTokens {
                 vec![RecordChange::Remove { key: hash.0.to_vec() }]
             }
         }
+    }
+
+    /// Every token's record, for a store that begins anew.
+    pub fn records(&self) -> Vec<RecordChange> {
+        self.tokens.iter().map(|(hash, accepted)| put(*hash, &accepted.token)).collect()
     }
 
     /// Takes a record over from the store. It counts while cut; online the API server is asked again first.

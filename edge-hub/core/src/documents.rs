@@ -125,6 +125,11 @@ impl DocumentCache {
         true
     }
 
+    /// Everything that is kept.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Document)> {
+        self.held.iter().map(|(key, held)| (&**key, &held.document))
+    }
+
     /// Bytes held.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -62,6 +62,11 @@ struct RecordHead {
     encoding: Encoding,
 }
 
+fn put(lease: &LeaseBody) -> RecordChange {
+    let head = RecordHead { encoding: lease.encoding };
+    RecordChange::Put { key: STORE_KEY.to_vec(), value: record::encode(&head, &lease.body) }
+}
+
 /// The keeper of one node's Lease.
 #[derive(Debug)]
 pub struct LeaseKeeper {
@@ -179,9 +184,14 @@ impl LeaseKeeper {
     fn write(&mut self, now: Now, at_once: bool) -> Vec<RecordChange> {
         let recent = self.written.is_some_and(|written| now.monotonic < written + WRITE_INTERVAL);
         let Some(held) = self.held.as_ref().filter(|_| at_once || !recent) else { return Vec::new() };
+        let changes = vec![put(&held.lease)];
         self.written = Some(now.monotonic);
-        let head = RecordHead { encoding: held.lease.encoding };
-        vec![RecordChange::Put { key: STORE_KEY.to_vec(), value: record::encode(&head, &held.lease.body) }]
+        changes
+    }
+
+    /// The Lease as a record, for a store that begins anew.
+    pub fn records(&self) -> Vec<RecordChange> {
+        self.held.iter().map(|held| put(&held.lease)).collect()
     }
 }
 

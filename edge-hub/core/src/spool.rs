@@ -251,6 +251,15 @@ impl EventSpool {
         Ok(SpooledEvent { encoding, body, changes })
     }
 
+    /// Every waiting event as a record, for a store that begins anew.
+    pub fn records(&self) -> Vec<RecordChange> {
+        let put = |(id, held): (&u64, &Record)| RecordChange::Put {
+            key: store_key(*id),
+            value: record::encode(&held.head, &held.body),
+        };
+        self.records.iter().map(put).collect()
+    }
+
     /// Takes a record over from the store.
     ///
     /// # Errors

@@ -58,7 +58,16 @@ pub(super) fn strip_hop_headers(headers: &mut HeaderMap) {
 
 /// Under what a single object's answer is kept.
 pub(super) fn single_key(uri: &Uri, format: Format) -> String {
-    format!("{} {:?} {:?}", uri.path(), format.encoding, format.form)
+    format!("{SINGLE}{} {:?} {:?}", uri.path(), format.encoding, format.form)
+}
+
+/// Tells the keys of single objects from those of discovery, which begin with their path.
+const SINGLE: &str = "object ";
+
+/// Whether this is the key of a single object's answer.
+#[must_use]
+pub fn is_single_key(key: &str) -> bool {
+    key.starts_with(SINGLE)
 }
 
 /// Under what a discovery document is kept: what was asked for decides what came.

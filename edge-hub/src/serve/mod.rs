@@ -36,6 +36,8 @@ const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 /// How long a client may pause inside its body.
 const BODY_PATIENCE: Duration = Duration::from_secs(15);
 
+pub use forward::is_single_key;
+
 /// A principal's place among the requests in flight.
 pub struct Slot(Arc<AtomicUsize>);
 

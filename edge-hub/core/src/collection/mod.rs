@@ -393,6 +393,17 @@ impl Collection {
         dropped.into_iter().map(|(key, version)| Change::Forget(key, version)).collect()
     }
 
+    /// Everything, as changes: for a store that lost its file and begins anew. Empty while nothing is complete.
+    #[must_use]
+    pub fn all_changes(&self, now: Now) -> Vec<Change> {
+        if !self.complete {
+            return Vec::new();
+        }
+        let objects = self.index.values().map(|object| Change::Put(Arc::clone(object)));
+        let tombstones = self.tombstones.all(now).map(Change::Delete);
+        [Change::Reset].into_iter().chain(objects).chain(tombstones).chain([self.watermark()]).collect()
+    }
+
     fn watermark(&self) -> Change {
         Change::Watermark {
             resource_version: self.resource_version,

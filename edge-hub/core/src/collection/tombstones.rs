@@ -122,6 +122,14 @@ impl Tombstones {
         Some(&self.entries.get(key)?.object)
     }
 
+    /// All of them, dated so that they keep their age.
+    pub(crate) fn all(&self, now: Now) -> impl Iterator<Item = Tombstone> {
+        self.entries.values().map(move |entry| {
+            let age = entry.age_before.saturating_add(now.monotonic.saturating_sub(entry.since));
+            Tombstone { object: Arc::clone(&entry.object), deleted_unix: now.unix.saturating_sub(age) }
+        })
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
