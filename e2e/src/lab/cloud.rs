@@ -19,6 +19,15 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 /// The first address of the Service range: `kubernetes.default` of every pod.
 const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
+/// Who asked for what, one line for each finished request and one for each watch that began.
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - level: Metadata
+";
+
 /// The names of the cloud's processes, in the order in which they start.
 pub(crate) const PROCESSES: [&str; 4] =
     ["cloud.etcd", "cloud.kube-apiserver", "cloud.kube-controller-manager", "cloud.kube-scheduler"];
@@ -41,6 +50,10 @@ impl Cloud<'_> {
     /// The API server's URL.
     pub(crate) fn server(&self) -> String {
         format!("https://{}:6443", self.address)
+    }
+
+    fn audit_policy(&self) -> PathBuf {
+        self.dir.join("audit-policy.yaml")
     }
 
     fn pki(&self) -> PathBuf {
@@ -91,6 +104,8 @@ impl Cloud<'_> {
     pub(crate) fn start(&self) -> Result<()> {
         let data = self.dir.join("etcd");
         fs::create_dir_all(&data).map_err(LabError::io("create", &data))?;
+        let policy = self.audit_policy();
+        fs::write(&policy, AUDIT_POLICY).map_err(LabError::io("write", &policy))?;
         self.launch("etcd", self.etcd_arguments(&data))?;
         self.launch("kube-apiserver", self.apiserver_arguments())?;
         self.processes.wait_ready("cloud.kube-apiserver", START_LIMIT, || {
@@ -177,6 +192,8 @@ impl Cloud<'_> {
         ];
         let mut arguments: Vec<String> = flags.map(str::to_owned).into();
         arguments.push(format!("--advertise-address={}", self.address));
+        arguments.push(format!("--audit-policy-file={}", self.audit_policy().display()));
+        arguments.push(format!("--audit-log-path={}", self.dir.join("logs/audit.log").display()));
         for (flag, file) in [
             ("tls-cert-file", "kube-apiserver.crt"),
             ("tls-private-key-file", "kube-apiserver.key"),

@@ -145,6 +145,12 @@ impl Lab {
         self.dir.join("nodes").join(node).join(file)
     }
 
+    /// What the API server was asked, by whom: one JSON object a line (`audit.k8s.io/v1`, level Metadata). A watch
+    /// has a line when it begins and one when it ends.
+    pub fn audit_log(&self) -> PathBuf {
+        self.dir.join("logs/audit.log")
+    }
+
     /// The path of one of the lab's binaries, such as `kubectl`.
     pub fn asset(&self, program: &str) -> Result<PathBuf> {
         self.state.assets.path(program).map(Path::to_owned)
