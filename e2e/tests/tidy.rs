@@ -285,6 +285,17 @@ fn nothing_unplanned_stands_at_the_top() {
     assert_clean(&offences);
 }
 
+#[test]
+fn the_readme_names_only_files_that_are_there() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("the README is readable");
+    let named: Vec<&str> = readme.split('`').skip(1).step_by(2).filter(|word| word.contains('/')).collect();
+    let ours = |word: &&&str| TOP_LEVEL.contains(&word.split('/').next().unwrap_or_default());
+    let paths: Vec<&&str> = named.iter().filter(ours).collect();
+    assert!(paths.len() > 10, "the README names where things are: {paths:?}");
+    let missing = paths.into_iter().filter(|path| !root().join(path).exists());
+    assert_clean(&missing.map(|path| format!("README.md: {path} is not there")).collect::<Vec<_>>());
+}
+
 /// Put together from halves, so that this file does not hold what it forbids.
 fn forbidden_words() -> Vec<(String, &'static str)> {
     let registry = "a registry's host: the client's configuration names it";
