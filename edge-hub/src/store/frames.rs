@@ -94,6 +94,12 @@ impl FrameWriter {
         self.file.sync_data()
     }
 
+    /// Takes back everything behind a length and sequence of before.
+    pub(super) fn roll_back_to(&mut self, length: u64, sequence: u64) -> io::Result<()> {
+        (self.length, self.sequence) = (length, sequence);
+        self.roll_back()
+    }
+
     /// Takes back a group that could not be written.
     fn roll_back(&mut self) -> io::Result<()> {
         self.file.set_len(self.length)?;
@@ -332,19 +338,20 @@ mod tests {
             ends.push(writer.length());
         }
         assert_eq!(writer.sequence(), 48);
+        let ends: Vec<usize> = ends.into_iter().map(|end| usize::try_from(end).unwrap()).collect();
         let whole = std::fs::read(&path).unwrap();
         let expected = |groups: u32| -> Vec<Op> {
             (0..groups).flat_map(|number| [put(number, FRAME), Op::Delete([9].into())]).collect()
         };
         assert_eq!(collect(&path, 40), expected(4));
         assert_eq!(collect(&path, 46), expected(4)[6..]);
-        for (cut, groups) in [(whole.len() - 1, 3), (ends[2] as usize + 5, 3), (ends[1] as usize - 40, 1)] {
+        for (cut, groups) in [(whole.len() - 1, 3), (ends[2] + 5, 3), (ends[1] - 40, 1)] {
             std::fs::write(&path, &whole[..cut]).unwrap();
             assert_eq!(collect(&path, 0), expected(groups));
             assert_eq!(read(&path, &key()).unwrap().damaged, None);
         }
         let mut flipped = whole.clone();
-        flipped[ends[1] as usize + 100] ^= 4;
+        flipped[ends[1] + 100] ^= 4;
         std::fs::write(&path, &flipped).unwrap();
         assert_eq!(collect(&path, 0), expected(2));
         assert_eq!(read(&path, &key()).unwrap().damaged, Some(48));

@@ -130,7 +130,8 @@ impl fmt::Debug for AtRestKey {
 
 /// Makes the creation, renaming or removal of `path` durable.
 pub(super) fn sync_parent(path: &Path) -> std::io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     File::open(parent)?.sync_all()
 }
 

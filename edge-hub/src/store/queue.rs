@@ -80,7 +80,7 @@ impl PendingCollection {
                 self.records.insert(slot, value);
             }
         }
-        self.watermark = newer.watermark.or(self.watermark.take());
+        self.watermark = newer.watermark.or_else(|| self.watermark.take());
     }
 }
 
@@ -93,6 +93,20 @@ pub(super) struct Group {
     pub(super) sequence: u64,
     /// When the oldest of it was handed in.
     pub(super) since: Option<Instant>,
+}
+
+impl Group {
+    /// Bytes of objects and blobs.
+    pub(super) fn bytes(&self) -> u64 {
+        let records = self.collections.values().flat_map(|pending| pending.records.values());
+        let objects = records.map(|pending| match pending {
+            Pending::Live(object) => object.raw.len(),
+            Pending::Dead(tombstone) => tombstone.object.raw.len(),
+            Pending::Gone(_) => 0,
+        });
+        let blobs = self.blobs.values().flatten().map(Bytes::len);
+        objects.chain(blobs).map(|bytes| bytes as u64).sum()
+    }
 }
 
 /// What the writer should do next.

@@ -1,4 +1,5 @@
 //! A file that only takes up room: sled cannot even open its file on a full disk, so 2 MiB are held for that moment.
+//! And the look at how much room there is, for sled is best not told of a full disk: it panics, or never answers.
 
 use std::{
     fs::{self, OpenOptions},
@@ -32,6 +33,15 @@ impl Reserve {
         let held = std::mem::take(&mut self.held);
         // Not being there is as good; anything else will show in the next write.
         fs::remove_file(&self.path).is_ok() && held
+    }
+
+    /// Bytes that an ordinary user can still write to the file system; without an answer, plenty.
+    #[allow(clippy::useless_conversion, reason = "the numbers are narrower on 32 bit targets")]
+    pub(super) fn room(&self) -> u64 {
+        let folder = self.path.parent().unwrap_or(&self.path);
+        nix::sys::statvfs::statvfs(folder).map_or(u64::MAX, |found| {
+            u64::from(found.blocks_available()).saturating_mul(u64::from(found.fragment_size()))
+        })
     }
 
     /// Takes the room again when there is some.

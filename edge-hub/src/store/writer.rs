@@ -36,6 +36,14 @@ const CHECKPOINT_IDLE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 /// Size of the files over live bytes from which they are written anew.
 const AMPLIFICATION: u64 = 4;
+/// By so much sled's file grows; whatever is written needs this much room.
+const SEGMENT: u64 = 1 << 19;
+/// Room that a commit leaves alone: three of sled's segments, so that sled never meets the end of the disk.
+const GUARD: u64 = 3 * SEGMENT;
+/// The same while the reserve is used up: two segments.
+const LAST_GUARD: u64 = 2 * SEGMENT;
+/// What goes first when there is no room, in this order.
+const EVICTABLE: [BlobClass; 3] = [BlobClass::Event, BlobClass::Discovery, BlobClass::Single];
 
 /// Why a group is not durable.
 #[derive(Debug)]
@@ -79,11 +87,15 @@ pub(super) struct Writer {
     /// What the engine held when it was last closed.
     known: Vec<CollectionSpec>,
     retry: Option<Instant>,
+    /// When to try to take the reserve again.
+    space_check: Option<Instant>,
     /// When the last group was committed that no checkpoint covers.
     unchecked: Option<Instant>,
     snapshot_due: Option<Instant>,
     last_snapshot: Option<Instant>,
     evictions: u64,
+    /// Classes of blobs that were dropped for want of space, to be asked for when there is some.
+    dropped: Vec<BlobClass>,
     full: bool,
     lock: File,
 }
@@ -109,10 +121,12 @@ impl Writer {
             lost: BTreeSet::new(),
             known: Vec::new(),
             retry: None,
+            space_check: None,
             unchecked: None,
             snapshot_due: None,
             last_snapshot: None,
             evictions: 0,
+            dropped: Vec::new(),
             full: false,
             lock: opened.lock,
             options,
@@ -168,18 +182,18 @@ impl Writer {
 
     fn timer(&self) -> Option<Instant> {
         let checkpoint = self.unchecked.map(|since| since + CHECKPOINT_IDLE);
-        let reopen = if self.live.is_none() || self.full { self.retry } else { None };
-        checkpoint.into_iter().chain(self.snapshot_due).chain(reopen).min()
+        let reopen = self.retry.filter(|_| self.live.is_none());
+        checkpoint.into_iter().chain(self.snapshot_due).chain(reopen).chain(self.space_check).min()
     }
 
     fn on_timer(&mut self) {
         let now = Instant::now();
-        if self.retry.is_some_and(|at| at <= now) {
+        if self.live.is_none() && self.retry.is_some_and(|at| at <= now) {
             self.retry = None;
             self.ensure_engine();
-            if self.full && self.live.is_some() {
-                self.recover_space();
-            }
+        }
+        if self.space_check.is_some_and(|at| at <= now) {
+            self.take_reserve();
         }
         if self.unchecked.is_some_and(|since| since + CHECKPOINT_IDLE <= now) {
             self.checkpoint();
@@ -189,8 +203,20 @@ impl Writer {
         }
     }
 
-    fn commit_or_give_back(&mut self, group: Group) -> bool {
+    fn commit_or_give_back(&mut self, mut group: Group) -> bool {
         let sequence = group.sequence;
+        if self.full {
+            // What could be dropped again in a moment does not get the last room.
+            let before = group.blobs.len();
+            group.blobs.retain(|key, value| {
+                let kept = value.is_none() || !EVICTABLE.contains(&key.class);
+                if !kept && !self.dropped.contains(&key.class) {
+                    self.dropped.push(key.class);
+                }
+                kept
+            });
+            self.evictions += (before - group.blobs.len()) as u64;
+        }
         let mut outcome = self.commit(&group);
         if matches!(outcome, Err(CommitError::Full(_))) {
             outcome = self.commit_in_small_room(&group, outcome);
@@ -198,13 +224,15 @@ impl Writer {
         match outcome {
             Ok(()) => {
                 self.retry = None;
+                let (full, evicted) = (self.full, self.evictions);
                 self.shared.note(|health| {
-                    health.full = false;
+                    health.full = full;
+                    health.evicted = evicted;
                     health.last_error = None;
                 });
-                self.full = false;
-                self.shared.committed(sequence);
+                // Before the ticket, so that who waits for it sees that nothing is wanted any more.
                 self.refilled(&group);
+                self.shared.committed(sequence);
                 self.after_commit();
                 true
             }
@@ -218,6 +246,12 @@ impl Writer {
     }
 
     fn commit(&mut self, group: &Group) -> Result<(), CommitError> {
+        // The journal, the engine and its old segments.
+        let needed = if self.full { LAST_GUARD } else { GUARD } + 3 * group.bytes();
+        let room = self.reserve.room();
+        if room < needed {
+            return Err(CommitError::Full(format!("{room} bytes of room where {needed} are needed")));
+        }
         let lost = std::mem::take(&mut self.lost);
         let done = self.write_group(|index, codec, emit| index.stage(codec, group, &lost, emit));
         self.lost = lost;
@@ -229,13 +263,17 @@ impl Writer {
         &mut self,
         stage: impl FnOnce(&Index, &Codec, &mut dyn FnMut(Op)) -> Result<Delta, SealError>,
     ) -> Result<(), CommitError> {
+        let room = self.reserve.room();
+        if room < SEGMENT {
+            return Err(CommitError::Full(format!("{room} bytes of room")));
+        }
         if !self.ensure_engine() {
             return Err(CommitError::Other("the engine is not open".into()));
         }
         let Some(live) = &mut self.live else {
             return Err(CommitError::Other("the engine is not open".into()));
         };
-        let before = live.journal.sequence();
+        let (length, before) = (live.journal.length(), live.journal.sequence());
         let mut small = Some(Vec::new());
         let mut bytes = 0;
         let mut writer = live.journal.group();
@@ -256,7 +294,16 @@ impl Writer {
             }
         };
         writer.finish()?;
-        live.journal.sync().map_err(|error| CommitError::Sync(error.to_string()))?;
+        if let Err(error) = live.journal.sync() {
+            return match CommitError::from(error) {
+                // Blocks that were to be found late. What was synced before is not touched by taking this back.
+                CommitError::Full(why) => {
+                    live.journal.roll_back_to(length, before)?;
+                    Err(CommitError::Full(why))
+                }
+                CommitError::Sync(why) | CommitError::Other(why) => Err(CommitError::Sync(why)),
+            };
+        }
         live.index.accept(&self.codec, delta);
         // From here on it is durable, whatever the engine says.
         let (engine, journal, codec) = (&mut live.engine, &live.journal, &self.codec);
@@ -296,6 +343,9 @@ impl Writer {
         self.unchecked = None;
         let (engine, sequence) = (&mut live.engine, live.journal.sequence());
         if let Err(error) = guarded(|| engine.sync()) {
+            if matches!(error, EngineError::Full(_)) {
+                return self.engine_failed(&error);
+            }
             // After a failed fsync the file may lack anything, and a second try would only seem to succeed.
             return self.give_up_file(&error.to_string());
         }
@@ -318,7 +368,8 @@ impl Writer {
         if live_bytes > self.options.max_bytes {
             self.evict_one();
         }
-        if on_disk > self.options.compaction_floor && on_disk / AMPLIFICATION > live_bytes {
+        let room = self.reserve.room() > GUARD + 2 * live_bytes;
+        if room && on_disk > self.options.compaction_floor && on_disk / AMPLIFICATION > live_bytes {
             self.compact();
         }
     }
@@ -359,9 +410,6 @@ impl Writer {
         if self.live.is_some() {
             return true;
         }
-        if self.retry.is_some_and(|at| at > Instant::now()) {
-            return false;
-        }
         match recovery::reopen(&self.options) {
             Ok(live) => {
                 let suspect: Vec<CollectionSpec> = live.index.suspects().cloned().collect();
@@ -369,16 +417,15 @@ impl Writer {
                 self.shared.want(suspect, &[]);
                 self.live = Some(live);
             }
-            Err(EngineError::Full(why)) => {
-                self.reserve.release();
-                self.full = true;
+            // On a full disk an engine fails in every way; it is judged when there is room again.
+            Err(EngineError::Full(why) | EngineError::Broken(why))
+                if self.full || self.reserve.room() < GUARD =>
+            {
+                self.use_reserve();
                 self.retry = Some(Instant::now() + RETRY);
-                self.shared.note(|health| {
-                    health.full = true;
-                    health.last_error = Some(why);
-                });
+                self.shared.note(|health| health.last_error = Some(why));
             }
-            Err(EngineError::Broken(why)) => self.give_up_file(&why),
+            Err(EngineError::Full(why) | EngineError::Broken(why)) => self.give_up_file(&why),
         }
         self.live.is_some()
     }
@@ -398,7 +445,7 @@ impl Writer {
         // Opening it anew brings it up to the journal.
         self.drop_engine();
         if matches!(error, EngineError::Full(_)) {
-            self.reserve.release();
+            self.use_reserve();
         }
         self.shared.note(|health| health.last_error = Some(error.to_string()));
         self.ensure_engine();
@@ -406,12 +453,8 @@ impl Writer {
 
     fn failed(&mut self, error: &CommitError) {
         match error {
-            CommitError::Full(_) => {
-                self.full = true;
-                self.shared.note(|health| health.full = true);
-            }
             CommitError::Sync(why) => self.give_up_file(why),
-            CommitError::Other(_) => {}
+            CommitError::Full(_) | CommitError::Other(_) => {}
         }
     }
 
@@ -459,7 +502,7 @@ impl Writer {
         group: &Group,
         mut outcome: Result<(), CommitError>,
     ) -> Result<(), CommitError> {
-        self.reserve.release();
+        self.use_reserve();
         self.checkpoint();
         loop {
             match outcome {
@@ -476,11 +519,10 @@ impl Writer {
     /// critical. False when there is none or not even that could be written.
     fn evict_one(&mut self) -> bool {
         let Some(live) = &self.live else { return false };
-        let class = [BlobClass::Event, BlobClass::Discovery, BlobClass::Single]
-            .into_iter()
-            .find(|class| live.index.blobs.keys().any(|place| place.0 == *class));
+        let class =
+            EVICTABLE.into_iter().find(|class| live.index.blobs.keys().any(|place| place.0 == *class));
         let dropped = if let Some(class) = class {
-            self.shared.want([], if class == BlobClass::Event { &[] } else { std::slice::from_ref(&class) });
+            self.dropped.push(class);
             self.write_group(|index, codec, emit| index.stage_drop_class(codec, class, emit))
         } else {
             let critical = self.options.critical;
@@ -504,28 +546,33 @@ impl Writer {
         dropped.is_ok()
     }
 
-    /// While full and with nothing to write: sees whether there is room again.
-    fn recover_space(&mut self) {
-        match self.reserve.take() {
-            Ok(()) => {
-                self.full = false;
-                self.shared.note(|health| {
-                    health.full = false;
-                    health.last_error = None;
-                });
-            }
-            Err(_) => self.retry = Some(Instant::now() + RETRY),
-        }
+    /// Gives the reserve back to the file system; until it could be taken again the disk counts as full.
+    fn use_reserve(&mut self) {
+        self.reserve.release();
+        self.full = true;
+        self.space_check = Some(Instant::now() + RETRY);
+        self.shared.note(|health| health.full = true);
     }
 
+    /// Takes the reserve, when there is room for it; makes some when there is not.
     fn take_reserve(&mut self) {
-        if let Err(error) = self.reserve.take() {
-            self.full = true;
-            self.retry = Some(Instant::now() + RETRY);
-            self.shared.note(|health| {
-                health.full = true;
-                health.last_error = Some(format!("no room for the reserve: {error}"));
-            });
+        self.space_check = None;
+        let taken = match self.reserve.room() {
+            room if room < 2 * GUARD => Err(io::Error::from(io::ErrorKind::StorageFull)),
+            _ => self.reserve.take(),
+        };
+        match taken {
+            Ok(()) => {
+                self.full = false;
+                self.shared.note(|health| health.full = false);
+                self.shared.want([], &std::mem::take(&mut self.dropped));
+            }
+            Err(error) => {
+                self.use_reserve();
+                self.shared
+                    .note(|health| health.last_error = Some(format!("no room for the reserve: {error}")));
+                self.evict_one();
+            }
         }
     }
 
@@ -535,6 +582,9 @@ impl Writer {
         let waits = rebuilding(&self.paths.engine()).exists();
         let Some(live) = self.live.as_ref().filter(|_| !waits) else { return };
         self.last_snapshot = Some(Instant::now());
+        if self.reserve.room() < GUARD + live.index.live_bytes() {
+            return self.shared.note(|health| health.last_error = Some("no room for a boot snapshot".into()));
+        }
         let critical: Vec<CollectionId> = live
             .index
             .collections

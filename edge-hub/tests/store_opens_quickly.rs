@@ -1,0 +1,97 @@
+//! Prints what opening, committing and keeping cost here; nothing is asserted about time. Run with `--release
+//! --nocapture` for figures that mean something.
+
+mod stores;
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use edge_hub_core::collection::Change;
+use stores::{object, open, recovered, spec, watermark};
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or_default()
+}
+
+#[test]
+fn figures_of_opening_and_committing() {
+    for objects in [500_u64, 10_000] {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = open(directory.path());
+        let raw = |at: u64| Bytes::from(vec![u8::try_from(at % 251).unwrap(); 2048]);
+        let puts = (0..objects).map(|at| Change::Put(object(&format!("pod-{at}"), at + 1, raw(at))));
+        let started = Instant::now();
+        store.apply(
+            &spec("pods"),
+            std::iter::once(Change::Reset).chain(puts).chain([watermark(objects)]).collect(),
+        );
+        store.flush().wait().unwrap();
+        println!("{objects} objects of 2 KiB: relist durable in {:?}", started.elapsed());
+        store.close().unwrap();
+        let before = resident_kib();
+        let started = Instant::now();
+        let (store, found) = open(directory.path());
+        println!(
+            "  opened and verified in {:?}, {} KiB more resident",
+            started.elapsed(),
+            resident_kib() - before
+        );
+        assert!(recovered(&found, &spec("pods")).complete);
+        assert_eq!(recovered(&found, &spec("pods")).objects.len() as u64, objects);
+        drop(found);
+        for (batch, rounds) in [(1, 300), (64, 100), (1000, 20)] {
+            let started = Instant::now();
+            for round in 0..rounds {
+                for at in 0..batch {
+                    let version = objects + round * batch + at + 1;
+                    let put =
+                        Change::Put(object(&format!("pod-{}", version % objects), version, raw(version)));
+                    store.apply(&spec("pods"), vec![put, watermark(version)]);
+                }
+                store.flush().wait().unwrap();
+            }
+            let seconds = started.elapsed().as_secs_f64();
+            println!(
+                "  {batch} changes a flush: {:.0} commits/s, {:.0} changes/s",
+                rounds as f64 / seconds,
+                (rounds * batch) as f64 / seconds
+            );
+        }
+        let health = store.health();
+        println!("  {} KiB live, {} KiB on disk", health.live_bytes >> 10, health.bytes_on_disk >> 10);
+        let started = Instant::now();
+        store.close().unwrap();
+        println!("  closed in {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn a_file_that_grew_out_of_proportion_is_written_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let options =
+        edge_hub::store::StoreOptions { compaction_floor: 1 << 20, ..stores::options(directory.path()) };
+    let (store, _) = edge_hub::store::Store::open(options.clone()).unwrap();
+    let mut version = 0;
+    for _round in 0..6 {
+        for at in 0..300 {
+            version += 1;
+            let put = Change::Put(object(&format!("pod-{at}"), version, vec![7; 4000]));
+            store.apply(&spec("pods"), vec![put, watermark(version)]);
+        }
+        store.flush().wait().unwrap();
+    }
+    let before = store.health().bytes_on_disk;
+    // Now nearly nothing is left, but what is must stay.
+    let keep = Change::Put(object("keep", version + 1, vec![8; 4000]));
+    store.apply(&spec("pods"), vec![Change::Reset, keep, watermark(version + 1)]);
+    store.close().unwrap();
+    let (store, found) = edge_hub::store::Store::open(options).unwrap();
+    let after = store.health().bytes_on_disk;
+    println!("{} KiB before, {} KiB after", before >> 10, after >> 10);
+    assert!(after < before / 2, "{before} bytes before, {after} after");
+    let pods = recovered(&found, &spec("pods"));
+    assert!(pods.complete && found.quarantined.is_empty(), "{:?}", found.quarantined);
+    assert_eq!(pods.objects, [object("keep", version + 1, vec![8; 4000])]);
+}
