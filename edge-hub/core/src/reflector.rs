@@ -141,10 +141,9 @@ impl Reflector {
         match &self.state {
             State::Empty if self.protocol == Protocol::WatchList => self.watch_list(random),
             State::Empty => Next::List(self.list_query()),
-            State::Listing { continue_token } => Next::List(vec![
-                ("limit", PAGE_LIMIT.to_string()),
-                ("continue", continue_token.clone()),
-            ]),
+            State::Listing { continue_token } => {
+                Next::List(vec![("limit", PAGE_LIMIT.to_string()), ("continue", continue_token.clone())])
+            }
             State::Synced => Next::Watch { query: self.watch_query(random), initial: false },
             State::Parked => Next::Parked,
         }
@@ -152,10 +151,7 @@ impl Reflector {
 
     fn list_query(&self) -> Vec<(&'static str, String)> {
         if let Some(seed) = self.seed {
-            return vec![
-                ("resourceVersion", seed.to_string()),
-                ("resourceVersionMatch", "Exact".to_owned()),
-            ];
+            return vec![("resourceVersion", seed.to_string()), ("resourceVersionMatch", "Exact".to_owned())];
         }
         if self.resource_version == 0 || self.older_lists >= STALE_LISTS_BEFORE_CONSISTENT {
             // No RV is a consistent read: right after a restore it is the only one that tells the truth.

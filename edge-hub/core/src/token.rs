@@ -271,8 +271,11 @@ impl TokenCache {
     /// Every answer as a record, for a store that begins anew.
     pub fn records(&self) -> Vec<RecordChange> {
         let put = |(key, held): (&TokenKey, &HeldToken)| {
-            let head =
-                RecordHead { key: key.clone(), encoding: held.encoding, stored_seconds: held.stored.as_secs() };
+            let head = RecordHead {
+                key: key.clone(),
+                encoding: held.encoding,
+                stored_seconds: held.stored.as_secs(),
+            };
             RecordChange::Put { key: key.store_key(), value: record::encode(&head, &held.body) }
         };
         self.held.iter().map(put).collect()
