@@ -171,6 +171,27 @@ fn an_object_that_was_deleted_and_made_anew_is_told_as_both() {
 }
 
 #[test]
+fn a_deletion_is_remembered_a_day_however_long_the_hub_has_run() {
+    let year = 365 * DAY;
+    let mut collection = filled(10, vec![pod("a", 3, "x")]);
+    collection.apply(at(year), Deleted, pod("a", 11, "x"));
+    assert_eq!(collection.expire(at(year + DAY)), vec![]);
+    assert_eq!(collection.horizon(), 10);
+    let forgotten = collection.expire(at(year + 3 * DAY));
+    assert!(forgotten.contains(&Change::Forget(key("ns", "a"), 11)), "and not for ever");
+}
+
+#[test]
+fn a_break_of_history_tells_the_store_to_drop_all_before_it_keeps_the_new_state() {
+    let mut collection = filled(10, vec![pod("a", 3, "x")]);
+    let changes = collection.reset(at(1), 5, envelope(), vec![pod("b", 4, "x")]);
+    assert_eq!(changes[0], Change::Reset);
+    assert!(matches!(&changes[1], Change::Put(object) if object.key == key("ns", "b")));
+    assert!(matches!(changes[2], Change::Watermark { resource_version: 5, horizon: 5, .. }));
+    assert_eq!(changes.len(), 3);
+}
+
+#[test]
 fn a_wall_clock_that_jumps_a_year_forgets_no_deletion() {
     let mut collection = filled(10, vec![pod("a", 3, "x")]);
     collection.apply(at(1), Deleted, pod("a", 11, "x"));
