@@ -32,6 +32,7 @@ mod queue;
 mod record;
 mod recovery;
 mod reserve;
+mod scan;
 mod seal;
 mod sled_engine;
 mod writer;

@@ -1,6 +1,9 @@
 //! The store's own thread: takes groups from the queue and makes them durable, and looks after the engine
 //! (checkpoints, boot snapshot, compaction, want of space, giving a file up after a failed fsync).
 
+mod room;
+mod snapshot;
+
 use std::{
     collections::BTreeSet,
     fs::{self, File},
@@ -19,10 +22,10 @@ use super::{
     index::{Delta, Index},
     key::sync_parent,
     queue::{Group, Shared, Work},
-    record::{Codec, CollectionId},
+    record::Codec,
     recovery::{
         self, Live, Opened, Paths, applied_op, apply_frames, filled, finish_swap, fresh, fresh_to_fill,
-        guarded, journal, journal_key, prefixes_of, prefixes_of_class, rebuilding, snapshot_key,
+        guarded, journal, journal_key, rebuilding,
     },
     reserve::Reserve,
     seal::SealError,
@@ -493,125 +496,6 @@ impl Writer {
                 Ok(()) => health.failed = false,
                 Err(error) => health.last_error = Some(error.to_string()),
             });
-        }
-    }
-
-    /// Tries again with the reserve given back, then with evictable data dropped, a class at a time.
-    fn commit_in_small_room(
-        &mut self,
-        group: &Group,
-        mut outcome: Result<(), CommitError>,
-    ) -> Result<(), CommitError> {
-        self.use_reserve();
-        self.checkpoint();
-        loop {
-            match outcome {
-                Err(CommitError::Full(_)) => outcome = self.commit(group),
-                other => return other,
-            }
-            if matches!(outcome, Err(CommitError::Full(_))) && !self.evict_one() {
-                return outcome;
-            }
-        }
-    }
-
-    /// Drops the next evictable thing: events, then discovery and single answers, then collections that are not
-    /// critical. False when there is none or not even that could be written.
-    fn evict_one(&mut self) -> bool {
-        let Some(live) = &self.live else { return false };
-        let class =
-            EVICTABLE.into_iter().find(|class| live.index.blobs.keys().any(|place| place.0 == *class));
-        let dropped = if let Some(class) = class {
-            self.dropped.push(class);
-            self.write_group(|index, codec, emit| index.stage_drop_class(codec, class, emit))
-        } else {
-            let critical = self.options.critical;
-            let victim = live
-                .index
-                .collections
-                .iter()
-                .filter(|(_, collection)| !critical(&collection.generation.spec))
-                .max_by_key(|(_, collection)| {
-                    collection.records.values().map(|entry| entry.length).sum::<usize>()
-                })
-                .map(|(id, collection)| (*id, collection.generation.spec.clone()));
-            let Some((id, spec)) = victim else { return false };
-            self.shared.want([spec.clone()], &[]);
-            self.lost.insert(spec);
-            self.write_group(|index, codec, emit| index.stage_drop_collection(codec, id, emit))
-        };
-        self.evictions += 1;
-        let evictions = self.evictions;
-        self.shared.note(|health| health.evicted = evictions);
-        dropped.is_ok()
-    }
-
-    /// Gives the reserve back to the file system; until it could be taken again the disk counts as full.
-    fn use_reserve(&mut self) {
-        self.reserve.release();
-        self.full = true;
-        self.space_check = Some(Instant::now() + RETRY);
-        self.shared.note(|health| health.full = true);
-    }
-
-    /// Takes the reserve, when there is room for it; makes some when there is not.
-    fn take_reserve(&mut self) {
-        self.space_check = None;
-        let taken = match self.reserve.room() {
-            room if room < 2 * GUARD => Err(io::Error::from(io::ErrorKind::StorageFull)),
-            _ => self.reserve.take(),
-        };
-        match taken {
-            Ok(()) => {
-                self.full = false;
-                self.shared.note(|health| health.full = false);
-                self.shared.want([], &std::mem::take(&mut self.dropped));
-            }
-            Err(error) => {
-                self.use_reserve();
-                self.shared
-                    .note(|health| health.last_error = Some(format!("no room for the reserve: {error}")));
-                self.evict_one();
-            }
-        }
-    }
-
-    /// Renews the boot snapshot, unless something that belongs into it is still to be refilled.
-    fn write_snapshot(&mut self) {
-        self.snapshot_due = None;
-        let waits = rebuilding(&self.paths.engine()).exists();
-        let Some(live) = self.live.as_ref().filter(|_| !waits) else { return };
-        self.last_snapshot = Some(Instant::now());
-        if self.reserve.room() < GUARD + live.index.live_bytes() {
-            return self.shared.note(|health| health.last_error = Some("no room for a boot snapshot".into()));
-        }
-        let critical: Vec<CollectionId> = live
-            .index
-            .collections
-            .iter()
-            .filter(|(_, collection)| (self.options.critical)(&collection.generation.spec))
-            .map(|(id, _)| *id)
-            .collect();
-        let blobs = BlobClass::ALL.into_iter().filter(|class| class.is_critical());
-        let prefixes: Vec<Vec<u8>> =
-            critical.into_iter().flat_map(prefixes_of).chain(blobs.flat_map(prefixes_of_class)).collect();
-        let path = self.paths.snapshot();
-        let temporary = path.with_extension("new");
-        let (engine, sequence) = (&live.engine, live.journal.sequence());
-        let written = guarded(|| {
-            let io = |error: io::Error| EngineError::from_io(&error);
-            let mut file = FrameWriter::create_unnamed(&temporary, snapshot_key(&self.options.key), sequence)
-                .map_err(io)?;
-            let mut group = file.group();
-            for prefix in &prefixes {
-                engine.scan(prefix, &mut |key, value| group.push(&Op::Put(key.into(), value.to_vec())))?;
-            }
-            group.finish().map_err(io)?;
-            file.publish(&temporary, &path).map_err(io)
-        });
-        if let Err(error) = written {
-            drop(fs::remove_file(&temporary));
-            self.shared.note(|health| health.last_error = Some(format!("boot snapshot: {error}")));
         }
     }
 }

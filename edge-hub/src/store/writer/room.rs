@@ -1,0 +1,87 @@
+//! Want of space: the reserve is given back, evictable data is dropped, and both are undone when there is room.
+
+use std::{io, time::Instant};
+
+use super::{CommitError, EVICTABLE, GUARD, Group, RETRY, Writer};
+
+impl Writer {
+    /// Tries again with the reserve given back, then with evictable data dropped, a class at a time.
+    pub(super) fn commit_in_small_room(
+        &mut self,
+        group: &Group,
+        mut outcome: Result<(), CommitError>,
+    ) -> Result<(), CommitError> {
+        self.use_reserve();
+        self.checkpoint();
+        loop {
+            match outcome {
+                Err(CommitError::Full(_)) => outcome = self.commit(group),
+                other => return other,
+            }
+            if matches!(outcome, Err(CommitError::Full(_))) && !self.evict_one() {
+                return outcome;
+            }
+        }
+    }
+
+    /// Drops the next evictable thing: events, then discovery and single answers, then collections that are not
+    /// critical. False when there is none or not even that could be written.
+    pub(super) fn evict_one(&mut self) -> bool {
+        let Some(live) = &self.live else { return false };
+        let class =
+            EVICTABLE.into_iter().find(|class| live.index.blobs.keys().any(|place| place.0 == *class));
+        let dropped = if let Some(class) = class {
+            self.dropped.push(class);
+            self.write_group(|index, codec, emit| index.stage_drop_class(codec, class, emit))
+        } else {
+            let critical = self.options.critical;
+            let victim = live
+                .index
+                .collections
+                .iter()
+                .filter(|(_, collection)| !critical(&collection.generation.spec))
+                .max_by_key(|(_, collection)| {
+                    collection.records.values().map(|entry| entry.length).sum::<usize>()
+                })
+                .map(|(id, collection)| (*id, collection.generation.spec.clone()));
+            let Some((id, spec)) = victim else { return false };
+            self.shared.want([spec.clone()], &[]);
+            self.lost.insert(spec);
+            self.write_group(|index, codec, emit| index.stage_drop_collection(codec, id, emit))
+        };
+        self.evictions += 1;
+        let evictions = self.evictions;
+        self.shared.note(|health| health.evicted = evictions);
+        dropped.is_ok()
+    }
+
+    /// Gives the reserve back to the file system; until it could be taken again the disk counts as full.
+    pub(super) fn use_reserve(&mut self) {
+        self.reserve.release();
+        self.full = true;
+        self.space_check = Some(Instant::now() + RETRY);
+        self.shared.note(|health| health.full = true);
+    }
+
+    /// Takes the reserve, when there is room for it; makes some when there is not.
+    pub(super) fn take_reserve(&mut self) {
+        self.space_check = None;
+        let taken = match self.reserve.room() {
+            room if room < 2 * GUARD => Err(io::Error::from(io::ErrorKind::StorageFull)),
+            _ => self.reserve.take(),
+        };
+        match taken {
+            Ok(()) => {
+                self.full = false;
+                self.shared.note(|health| health.full = false);
+                self.shared.want([], &std::mem::take(&mut self.dropped));
+            }
+            Err(error) => {
+                self.use_reserve();
+                self.shared
+                    .note(|health| health.last_error = Some(format!("no room for the reserve: {error}")));
+                self.evict_one();
+            }
+        }
+    }
+}
