@@ -20,6 +20,7 @@ use edge_hub_core::{
         AcceptedToken, AcceptedTokens, BoundObjects, OfflinePolicy, Presence, PresentedToken,
         SignatureVerdict, TokenHash, decide_offline,
     },
+    clock::Now,
     collection::Lookup,
     identity::Principal,
     jwt::{Jwt, KeySet, MAX_TOKEN_BYTES},
@@ -28,7 +29,8 @@ use edge_hub_core::{
 };
 use http::{HeaderMap, Request, StatusCode, header};
 use proto_kube::{object::ObjectKey, status::Status};
-use rustls_pki_types::CertificateDer;
+use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::Deserialize;
 
 use crate::{
@@ -62,13 +64,22 @@ pub enum Peer {
     Node,
     /// A certificate of somebody else; its subject's common name.
     Foreign(String),
+    /// A certificate that does not hold, and why.
+    Invalid(String),
 }
 
 impl Peer {
-    /// Reads the leaf that the handshake verified.
-    #[must_use]
-    pub fn of(certificates: Option<&[CertificateDer<'_>]>, node: &Principal) -> Self {
-        let Some(leaf) = certificates.and_then(<[_]>::first) else { return Self::Anonymous };
+    /// Judges the chain that a client showed; the handshake proved no more than that it owns the leaf's key.
+    fn of(
+        certificates: Option<&[CertificateDer<'_>]>,
+        node: &Principal,
+        verifier: &dyn ClientCertVerifier,
+        now: Now,
+    ) -> Self {
+        let Some((leaf, chain)) = certificates.and_then(<[_]>::split_first) else { return Self::Anonymous };
+        if let Err(error) = verifier.verify_client_cert(leaf, chain, UnixTime::since_unix_epoch(now.unix)) {
+            return Self::Invalid(error.to_string());
+        }
         let Ok((_, certificate)) = x509_parser::parse_x509_certificate(leaf) else {
             return Self::Foreign("unreadable".to_owned());
         };
@@ -91,14 +102,18 @@ struct IssuerKeys {
 
 /// The memories behind authentication.
 pub struct Authenticator {
+    verifier: Arc<dyn ClientCertVerifier>,
     accepted: Mutex<AcceptedTokens>,
     issuer: Mutex<IssuerKeys>,
     in_flight: Mutex<BTreeMap<Principal, Arc<AtomicUsize>>>,
 }
 
-impl Default for Authenticator {
-    fn default() -> Self {
+impl Authenticator {
+    /// Remembers nobody yet. `verifier` knows whose client certificates count.
+    #[must_use]
+    pub fn new(verifier: Arc<dyn ClientCertVerifier>) -> Self {
         Self {
+            verifier,
             accepted: Mutex::new(AcceptedTokens::new(ACCEPTED_TOKENS)),
             issuer: Mutex::default(),
             in_flight: Mutex::default(),
@@ -174,6 +189,12 @@ fn unauthorized(hint: &str) -> Status {
 }
 
 impl Hub {
+    /// Who stands behind a connection.
+    #[must_use]
+    pub fn peer(&self, certificates: Option<&[CertificateDer<'_>]>) -> Peer {
+        Peer::of(certificates, &self.node, &*self.authenticator.verifier, self.clock.now())
+    }
+
     /// Who asks, and as whom the request may leave the hub.
     ///
     /// # Errors
@@ -193,6 +214,7 @@ impl Hub {
             Peer::Anonymous => Err(unauthorized(
                 "this node's hub wants the node's client certificate or a service account token",
             )),
+            Peer::Invalid(why) => Err(unauthorized(&format!("the client certificate does not hold: {why}"))),
             Peer::Foreign(name) => Err(unauthorized(&format!(
                 "the client certificate of {name:?} cannot be passed on to the API server; use a bearer token"
             ))),

@@ -220,14 +220,15 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let tls_upstream = upstream_tls(&config)?;
     let resolver = ReloadingResolver::new(serving_files(&config)?)?;
     let client_roots = tls::load_roots(config.client_ca())?;
-    let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(resolver, Some(client_roots))?));
+    let verifier = tls::client_verifier(client_roots)?;
+    let acceptor = TlsAcceptor::from(Arc::new(tls::tolerant_server_config(resolver, Arc::clone(&verifier))?));
     let admin_socket = config.file.admin_socket.clone();
     let listen = config.file.listen.clone();
 
     let (store, recovered) = open_store(&config)?;
     let parts = Parts {
         upstream: Upstream::new(config.servers.clone(), tls_upstream),
-        authenticator: Authenticator::default(),
+        authenticator: Authenticator::new(verifier),
         clock: Clock::start(),
         config,
         store,

@@ -15,7 +15,6 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use rustls_pki_types::CertificateDer;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
@@ -42,8 +41,6 @@ const SEND_BUFFER: usize = 256 * 1024;
 const CLIENT_PING: Duration = Duration::from_secs(60);
 /// Pause after a failed accept: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Leaves whose subject is remembered.
-const PEERS_REMEMBERED: usize = 64;
 /// Connections whose client has not said yet who it is; one more, and the oldest of them is closed.
 const STRANGERS: usize = 512;
 /// How long a client may stay a stranger after its handshake.
@@ -80,7 +77,7 @@ impl Strangers {
 /// One client's connection: its certificate, and whether it is still a stranger.
 pub struct Guest {
     /// What the handshake told.
-    pub peer: Arc<Peer>,
+    pub peer: Peer,
     id: u64,
     strangers: Arc<Strangers>,
     known: watch::Sender<bool>,
@@ -129,7 +126,6 @@ impl Drop for Counted {
 /// Accepts on `listener` until the hub drains.
 pub async fn serve(hub: Arc<Hub>, listener: TcpListener, tls: TlsAcceptor) {
     let room = Arc::new(Semaphore::new(hub.config.file.limits.connections));
-    let peers = Arc::new(PeerMemory::default());
     let strangers = Arc::new(Strangers::default());
     loop {
         let accepted = tokio::select! {
@@ -146,12 +142,12 @@ pub async fn serve(hub: Arc<Hub>, listener: TcpListener, tls: TlsAcceptor) {
         };
         // Full of known clients: the connection is dropped at once. To queue it would only hide the flood.
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let (tls, peers, waiting) = (tls.clone(), Arc::clone(&peers), Arc::clone(&strangers));
+        let (tls, waiting) = (tls.clone(), Arc::clone(&strangers));
         let id = strangers.next_id();
         let counted = Counted::new(&hub);
         let hub = Arc::clone(&hub);
         let task = tokio::spawn(async move {
-            connection(&hub, stream, tls, &peers, (id, waiting)).await;
+            connection(&hub, stream, tls, (id, waiting)).await;
             drop((counted, permit));
         });
         strangers.add(id, task.abort_handle());
@@ -162,15 +158,14 @@ async fn connection(
     hub: &Arc<Hub>,
     stream: TcpStream,
     tls: TlsAcceptor,
-    peers: &PeerMemory,
     (id, strangers): (u64, Arc<Strangers>),
 ) {
     // Small frames must not wait for more: an event is news.
     let _ = stream.set_nodelay(true);
     let mut guest =
-        Guest { peer: Arc::new(Peer::Anonymous), id, strangers, known: watch::Sender::new(false) };
+        Guest { peer: Peer::Anonymous, id, strangers, known: watch::Sender::new(false) };
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await else { return };
-    guest.peer = peers.look_up(hub, stream.get_ref().1.peer_certificates());
+    guest.peer = hub.peer(stream.get_ref().1.peer_certificates());
     let guest = Arc::new(guest);
     let service = service_fn({
         let hub = Arc::clone(hub);
@@ -214,25 +209,5 @@ async fn connection(
     };
     if let Err(error) = outcome {
         tracing::debug!(%error, "a client's connection ended badly");
-    }
-}
-
-/// Subjects of certificates that were read before: a kubelet opens many connections with the same one.
-#[derive(Default)]
-struct PeerMemory(Mutex<Vec<(CertificateDer<'static>, Arc<Peer>)>>);
-
-impl PeerMemory {
-    fn look_up(&self, hub: &Hub, certificates: Option<&[CertificateDer<'static>]>) -> Arc<Peer> {
-        let Some(leaf) = certificates.and_then(<[_]>::first) else { return Arc::new(Peer::Anonymous) };
-        let mut known = lock(&self.0);
-        if let Some((_, peer)) = known.iter().find(|(held, _)| held == leaf) {
-            return Arc::clone(peer);
-        }
-        let peer = Arc::new(Peer::of(certificates, &hub.node));
-        if known.len() >= PEERS_REMEMBERED {
-            known.remove(0);
-        }
-        known.push((leaf.clone(), Arc::clone(&peer)));
-        peer
     }
 }

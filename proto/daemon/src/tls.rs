@@ -11,12 +11,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::client::ResolvesClientCert;
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 /// The largest PEM file that is read, in bytes.
 pub const MAX_PEM_BYTES: u64 = 1024 * 1024;
@@ -290,15 +294,87 @@ pub fn server_config(
     let builder = match client_roots {
         None => builder.with_no_client_auth(),
         Some(roots) => builder.with_client_cert_verifier(
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| TlsError::Settings(error.into()))?,
+            client_verifier(roots)?,
         ),
     };
     let mut config = builder.with_cert_resolver(certificate);
     config.alpn_protocols = alpn();
     Ok(config)
+}
+
+/// A verifier of client certificates signed by one of `roots`.
+///
+/// # Errors
+/// [`TlsError::Settings`]: the roots are empty or unusable.
+pub fn client_verifier(roots: RootCertStore) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| TlsError::Settings(error.into()))
+}
+
+/// TLS of a server that lets every client finish its handshake, so that a wrong certificate can be answered in words
+/// (401) instead of an alert. The client has proven that it owns the key of the certificate it showed, and nothing
+/// more: the layer above must ask `verifier` whether that certificate means anything.
+///
+/// # Errors
+/// [`TlsError::Settings`].
+pub fn tolerant_server_config(
+    certificate: Arc<dyn ResolvesServerCert>,
+    verifier: Arc<dyn ClientCertVerifier>,
+) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Settings(error.into()))?
+        .with_client_cert_verifier(Arc::new(AnyOwner(verifier)))
+        .with_cert_resolver(certificate);
+    config.alpn_protocols = alpn();
+    Ok(config)
+}
+
+/// Checks that the client owns the certificate's key; leaves its issuer and dates to the layer above.
+#[derive(Debug)]
+struct AnyOwner(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for AnyOwner {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }
 
 /// TLS of a client that trusts `roots` and, with `certificate`, shows its own.
