@@ -318,6 +318,17 @@ impl CloudControl {
         core.records().iter().filter(|r| streams.contains_key(&r.order)).cloned().collect()
     }
 
+    /// Wait until a matching watch runs.
+    pub async fn wait_for_stream(&self, matches: &RequestMatch) {
+        let mut activity = self.shared.activity.subscribe();
+        loop {
+            activity.borrow_and_update();
+            if self.open_streams().iter().any(|r| matches.matches(r)) || activity.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Bytes of closed and open connections as they passed the TCP socket, TLS included: (in, out).
     #[must_use]
     pub fn wire_bytes(&self) -> (u64, u64) {

@@ -167,7 +167,11 @@ impl Call {
             }
             cell.sponsor(&self.principal, self.credential.clone(), now);
             match self.wait_complete(&cell).await {
-                Phase::Syncing if self.hub.is_connected() => {
+                // Complete comes a moment before Live: what is complete is served.
+                Phase::Syncing
+                    if self.hub.is_connected()
+                        && !cell.with(|inner| inner.collection.is_complete()) =>
+                {
                     return Found::Refused(Refusal::Incomplete.status());
                 }
                 Phase::JsonOnly if format.encoding != proto_kube::media_type::Encoding::Json => {

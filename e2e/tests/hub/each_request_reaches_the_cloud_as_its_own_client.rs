@@ -1,0 +1,111 @@
+//! Nobody's request travels under another name, and who cannot say who it is gets nothing (SEC-1, SEC-2, SEC-7).
+
+use e2e::cloud::LinkState;
+use e2e::cloud::model::{Credential, Gvr, Principal, Rule};
+use serde_json::json;
+
+use crate::rig::{CLIENT, CONFIG_MAPS, Informer, NODE_USER, POD_USER, Rig, run};
+
+#[test]
+fn the_cloud_sees_each_client_under_its_own_name() {
+    run(async {
+        let mut rig = Rig::new();
+        rig.cloud.add_token("operator-token", Principal::new("operator", &["operators"]));
+        rig.cloud.allow(Rule::allow("operator", &["*"], &["*"]));
+        rig.start_hub().await;
+        let (kubelet, pod) = (rig.kubelet(), rig.pod());
+        let operator = rig.nobody().with_token("operator-token");
+        let mut informer = Informer::new(pod.clone());
+        informer.until(&[("a", "1"), ("b", "1")]).await;
+        assert_eq!(operator.get("/api/v1/secrets").await.unwrap().0, 200);
+        assert_eq!(operator.get("/api/v1/nodes").await.unwrap().0, 200);
+        assert_eq!(kubelet.get("/api/v1/nodes/n1").await.unwrap().0, 200);
+        assert_eq!(kubelet.get("/api/v1/services").await.unwrap().0, 200);
+        let object = json!({"metadata": {"name": "made", "namespace": "default"}, "data": {"v": "1"}});
+        assert_eq!(operator.call("POST", CONFIG_MAPS, "application/json", &object).await.unwrap().0, 201);
+        assert_eq!(pod.call("POST", CONFIG_MAPS, "application/json", &object).await.unwrap().0, 403);
+        assert_eq!(pod.get("/api/v1/secrets").await.unwrap().0, 403);
+        // The hub's own questions, and the list-watches that it keeps for its kubelet.
+        let own = ["nodes", "pods", "services", "tokenreviews", "subjectaccessreviews"];
+        for record in rig.cloud.records() {
+            let resource = record.gvr.as_ref().map_or("", |g| g.resource.as_str());
+            let expected = match resource {
+                "configmaps" if record.verb == "create" => vec![POD_USER, "operator"],
+                "configmaps" => vec![POD_USER],
+                "secrets" => vec![POD_USER, "operator"],
+                "services" | "pods" => vec![NODE_USER],
+                "nodes" => vec![NODE_USER, "operator"],
+                _ => vec![NODE_USER, POD_USER, "operator"],
+            };
+            assert!(expected.contains(&record.user.as_str()), "{record:?}");
+            let by_certificate = record.credential == Credential::Certificate;
+            assert_eq!(by_certificate, record.user == NODE_USER, "{record:?}");
+            if by_certificate && record.user_agent != CLIENT {
+                assert!(
+                    resource.is_empty() || own.contains(&resource),
+                    "the hub asks for itself: {record:?}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn whoever_is_unknown_gets_401_and_the_cloud_hears_nothing_of_it() {
+    run(async {
+        let mut rig = Rig::new();
+        rig.start_hub().await;
+        let mut informer = Informer::new(rig.pod());
+        informer.until(&[("a", "1"), ("b", "1")]).await;
+        for cut in [false, true] {
+            if cut {
+                rig.cut(LinkState::Refused).await;
+            }
+            let guess = rig.nobody().with_token("guess");
+            for client in [rig.nobody(), rig.stranger(), guess] {
+                for path in [CONFIG_MAPS, "/api/v1/nodes/n1", "/version", "/nowhere"] {
+                    let (status, document) = client.get(path).await.unwrap();
+                    assert_eq!(
+                        (status, &document["reason"]),
+                        (401, &json!("Unauthorized")),
+                        "cut {cut} {path}"
+                    );
+                }
+            }
+        }
+        let seen = rig.cloud.records();
+        let passed: Vec<_> = seen.iter().filter(|r| r.user.is_empty() || r.user == "admin").collect();
+        assert!(passed.is_empty(), "{passed:?}");
+    });
+}
+
+#[test]
+fn what_one_client_has_read_no_other_gets_without_the_right() {
+    run(async {
+        let mut rig = Rig::new();
+        let secret =
+            json!({"metadata": {"name": "s", "namespace": "default"}, "data": {"canary": "Y2FuYXJ5"}});
+        rig.cloud.create(&Gvr::core("secrets"), secret).unwrap();
+        rig.cloud.add_token("operator-token", Principal::new("operator", &["operators"]));
+        rig.cloud.allow(Rule::allow("operator", &["*"], &["*"]));
+        rig.start_hub().await;
+        let path = "/api/v1/namespaces/default/secrets?resourceVersion=0";
+        let operator = rig.nobody().with_token("operator-token");
+        assert_eq!(operator.get(path).await.unwrap().1["items"].as_array().unwrap().len(), 1);
+        let pod = rig.pod();
+        assert_eq!(pod.get(CONFIG_MAPS).await.unwrap().0, 200);
+        let single = "/api/v1/namespaces/default/secrets/s?resourceVersion=0";
+        for cut in [false, true] {
+            if cut {
+                rig.cut(LinkState::Refused).await;
+            }
+            for path in [path, single] {
+                for client in [&pod, &rig.kubelet()] {
+                    let (status, document) = client.get(path).await.unwrap();
+                    assert!(matches!(status, 403 | 503), "cut {cut} {path}: {status}");
+                    assert!(!document.to_string().contains("Y2FuYXJ5"), "cut {cut} {path}");
+                }
+            }
+        }
+    });
+}

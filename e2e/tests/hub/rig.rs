@@ -1,0 +1,389 @@
+//! A cloud, a node's hub in front of it, and clients that behave like informers.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use e2e::cloud::client::{Client, WatchStream};
+use e2e::cloud::model::{Gvr, RequestRecord, Rule};
+use e2e::cloud::pki::{Authority, Identity};
+use e2e::cloud::{CloudControl, LinkState};
+use edge_hub::config::Config;
+use http::header::USER_AGENT;
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
+use proto_daemon::shutdown::Shutdown;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+/// What tests' clients call themselves; the hub's own requests carry another name.
+pub(crate) const CLIENT: &str = "test-client";
+pub(crate) const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub(crate) const POD_USER: &str = "system:serviceaccount:default:reader";
+pub(crate) const NODE_USER: &str = "system:node:n1";
+
+static HUBS: AtomicU8 = AtomicU8::new(0);
+
+/// Nothing here waits on time; the bound only turns a hang into a failure.
+pub(crate) fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(120), test).await.expect("the test hangs");
+    });
+}
+
+struct RunningHub {
+    thread: JoinHandle<()>,
+    shutdown: Shutdown,
+    kill: oneshot::Sender<()>,
+}
+
+pub(crate) struct Rig {
+    pub(crate) cloud: CloudControl,
+    authority: Authority,
+    node: Identity,
+    folder: TempDir,
+    servers: Vec<SocketAddr>,
+    hub_address: SocketAddr,
+    hub: Option<RunningHub>,
+    protocol: &'static str,
+}
+
+impl Rig {
+    /// A cloud with node n1, a pod on it whose ServiceAccount may read ConfigMaps, and ConfigMaps a and b.
+    pub(crate) fn new() -> Self {
+        // Ignored when another test of this process was first: the provider is the same.
+        proto_daemon::tls::install_provider();
+        let authority = Authority::new("test").expect("an authority");
+        let cloud = CloudControl::start(&authority, &["127.0.0.1"]).expect("a cloud");
+        for object in [
+            ("nodes", json!({"metadata": {"name": "n1"}})),
+            ("serviceaccounts", json!({"metadata": {"name": "reader", "namespace": "default"}})),
+            (
+                "pods",
+                json!({"metadata": {"name": "p", "namespace": "default"},
+                "spec": {"nodeName": "n1", "serviceAccountName": "reader"}}),
+            ),
+        ] {
+            cloud.create(&Gvr::core(object.0), object.1).expect("the name is free");
+        }
+        cloud
+            .allow(Rule::allow(POD_USER, &["get", "list", "watch"], &["configmaps"]).in_namespace("default"));
+        let node = authority.node("n1").expect("a certificate");
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut rig = Self {
+            cloud,
+            authority,
+            node,
+            folder,
+            servers: Vec::new(),
+            hub_address: own_address(),
+            hub: None,
+            protocol: "list",
+        };
+        rig.put("a", "1");
+        rig.put("b", "1");
+        rig.add_server(0);
+        rig
+    }
+
+    /// One more API server that shows this replica's state.
+    pub(crate) fn add_server(&mut self, replica: usize) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        self.servers.push(self.cloud.listen(listener, replica).expect("a listener"));
+    }
+
+    /// The hub will fetch collections by WatchList.
+    pub(crate) fn use_watch_list(&mut self) {
+        self.protocol = "watchList";
+    }
+
+    /// Create or change a ConfigMap in the cloud.
+    pub(crate) fn put(&self, name: &str, value: &str) {
+        let gvr = Gvr::core("configmaps");
+        if self.cloud.merge(&gvr, "default", name, &json!({"data": {"v": value}})).is_err() {
+            let object = json!({"metadata": {"name": name, "namespace": "default"}, "data": {"v": value}});
+            self.cloud.create(&gvr, object).expect("the name is free");
+        }
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        self.cloud.delete(&Gvr::core("configmaps"), "default", name).expect("it exists");
+    }
+
+    fn configuration(&self) -> Config {
+        let folder = self.folder.path();
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("a file");
+        let serving = self.authority.server(&[&self.hub_address.ip().to_string()]).expect("a certificate");
+        for (name, text) in [
+            ("ca.pem", &self.authority.pem()),
+            ("node.pem", &self.node.certificate_pem),
+            ("node.key", &self.node.key_pem),
+            ("serving.pem", &serving.certificate_pem),
+            ("serving.key", &serving.key_pem),
+        ] {
+            write(name, text);
+        }
+        let servers: Vec<String> = self.servers.iter().map(|s| format!("https://{s}")).collect();
+        let at = |name: &str| folder.join(name);
+        let text = json!({
+            "nodeName": "n1", "listen": [self.hub_address], "apiServers": servers, "apiServerCA": at("ca.pem"),
+            "credential": {"certificate": at("node.pem"), "key": at("node.key")},
+            "serving": {"certificate": at("serving.pem"), "key": at("serving.key")},
+            "stateDirectory": at("state"), "adminSocket": at("admin.sock"), "upstreamProtocol": self.protocol,
+        });
+        write("hub.yaml", &text.to_string());
+        Config::load(Path::new(&folder.join("hub.yaml"))).expect("good settings")
+    }
+
+    /// Start the hub on its own thread and wait until it accepts connections.
+    pub(crate) async fn start_hub(&mut self) {
+        assert!(self.hub.is_none(), "the hub runs");
+        let config = self.configuration();
+        let shutdown = Shutdown::new(Duration::from_secs(10));
+        let (kill, killed) = oneshot::channel();
+        let drain = shutdown.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                tokio::select! {
+                    result = edge_hub::run::run(config, drain) => result.expect("the hub starts"),
+                    _ = killed => {}
+                }
+            });
+        });
+        self.hub = Some(RunningHub { thread, shutdown, kill });
+        let address = self.hub_address;
+        eventually(async || tokio::net::TcpStream::connect(address).await.ok()).await;
+    }
+
+    /// Stop the hub as SIGTERM does.
+    pub(crate) async fn stop_hub(&mut self) {
+        let hub = self.hub.take().expect("the hub runs");
+        hub.shutdown.drain();
+        join(hub.thread).await;
+    }
+
+    /// Stop the hub with all its tasks where they are.
+    pub(crate) async fn kill_hub(&mut self) {
+        let hub = self.hub.take().expect("the hub runs");
+        // The receiver is there as long as the thread runs.
+        let _ = hub.kill.send(());
+        join(hub.thread).await;
+    }
+
+    /// Cut the way to every API server and wait until the hub says that it is cut off.
+    pub(crate) async fn cut(&self, state: LinkState) {
+        self.cloud.set_all_links(state).await;
+        eventually(async || (self.status().await["link"]["connected"] == false).then_some(())).await;
+    }
+
+    /// Wait until the hub says that it has the cloud.
+    pub(crate) async fn heal_seen(&self) {
+        eventually(async || (self.status().await["link"]["connected"] == true).then_some(())).await;
+    }
+
+    /// What the hub tells its operator; null while its socket is not there.
+    pub(crate) async fn status(&self) -> Value {
+        let Ok(socket) = tokio::net::UnixStream::connect(self.folder.path().join("admin.sock")).await else {
+            return Value::Null;
+        };
+        let (mut sender, driver) =
+            hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.expect("HTTP over the socket");
+        tokio::spawn(driver);
+        let request = http::Request::get("/status").header("host", "hub").body(Empty::<Bytes>::new());
+        let answer = sender.send_request(request.expect("a request")).await.expect("an answer");
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        serde_json::from_slice(&body).expect("JSON")
+    }
+
+    pub(crate) async fn heal(&self) {
+        self.cloud.set_all_links(LinkState::Up).await;
+    }
+
+    fn client(&self, identity: Option<&Identity>) -> Client {
+        let roots = self.authority.roots().expect("roots");
+        Client::new(self.hub_address, &self.hub_address.ip().to_string(), roots, identity)
+            .expect("a client")
+            .with_header(USER_AGENT, CLIENT)
+    }
+
+    /// A client of the hub with the node's own certificate.
+    pub(crate) fn kubelet(&self) -> Client {
+        self.client(Some(&self.node))
+    }
+
+    /// A client of the hub with no credential.
+    pub(crate) fn nobody(&self) -> Client {
+        self.client(None)
+    }
+
+    /// A client of the hub with somebody else's certificate.
+    pub(crate) fn stranger(&self) -> Client {
+        self.client(Some(&self.authority.client("admin", "system:masters").expect("a certificate")))
+    }
+
+    /// A client of the hub with a real token of the pod's ServiceAccount.
+    pub(crate) fn pod(&self) -> Client {
+        let roots = self.authority.roots().expect("roots");
+        // Straight from the core: the token is the kubelet's business, not this test's.
+        let path = "/api/v1/namespaces/default/serviceaccounts/reader/token";
+        let mut request = e2e::cloud::model::Request::new(
+            e2e::cloud::model::Identity::Certificate(e2e::cloud::model::Principal::node("n1")),
+            "POST",
+            path,
+        );
+        request.body = json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"}}})
+            .to_string()
+            .into();
+        request.user_agent = CLIENT.into();
+        let answer = self.cloud.with(|cloud, now| cloud.handle(now, &request));
+        let e2e::cloud::model::AnswerKind::Full { response, .. } = answer.kind else {
+            panic!("a watch is no token")
+        };
+        let document: Value = serde_json::from_slice(&response.body).expect("JSON");
+        let token = document["status"]["token"].as_str().expect("a token");
+        Client::new(self.hub_address, &self.hub_address.ip().to_string(), roots, None)
+            .expect("a client")
+            .with_token(token)
+            .with_header(USER_AGENT, CLIENT)
+    }
+
+    /// Requests since a mark that carried a whole collection of this resource, by the hub and by clients.
+    pub(crate) fn transfers(&self, mark: u64, resource: &str) -> (usize, usize) {
+        let is = |r: &RequestRecord| {
+            r.is_full_transfer() && r.gvr.as_ref().is_some_and(|g| g.resource == resource)
+        };
+        let all: Vec<RequestRecord> = self.cloud.records_since(mark).into_iter().filter(is).collect();
+        let clients = all.iter().filter(|r| r.user_agent == CLIENT).count();
+        (all.len() - clients, clients)
+    }
+}
+
+async fn join(thread: JoinHandle<()>) {
+    let ended = tokio::task::spawn_blocking(|| thread.join()).await.expect("the runtime runs");
+    ended.expect("the hub's thread does not panic");
+}
+
+/// A loopback address of this process alone, so that a restarted hub finds its port free.
+fn own_address() -> SocketAddr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let serial = HUBS.fetch_add(1, Ordering::SeqCst);
+    (IpAddr::V4(Ipv4Addr::new(127, high, low, serial + 2)), 10261).into()
+}
+
+/// Ask until there is an answer: for what another process shows only when asked.
+pub(crate) async fn eventually<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(found) = ask().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Keeps a copy of the ConfigMaps by WatchList, then WATCH, as client-go does.
+pub(crate) struct Informer {
+    client: Client,
+    path: String,
+    /// Name to `data.v`.
+    pub(crate) cache: BTreeMap<String, String>,
+    resource_version: String,
+    stream: Option<WatchStream>,
+    /// How often it had to start from nothing.
+    pub(crate) full_syncs: usize,
+    /// How often it was told to come again (429).
+    pub(crate) refusals: usize,
+}
+
+impl Informer {
+    pub(crate) fn new(client: Client) -> Self {
+        let path = CONFIG_MAPS.to_owned();
+        Self {
+            client,
+            path,
+            cache: BTreeMap::new(),
+            resource_version: String::new(),
+            stream: None,
+            full_syncs: 0,
+            refusals: 0,
+        }
+    }
+
+    /// Follow the stream until the cache is as wanted.
+    pub(crate) async fn until(&mut self, wanted: &[(&str, &str)]) {
+        let wanted: BTreeMap<String, String> =
+            wanted.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        while self.resource_version.is_empty() || self.cache != wanted {
+            self.step().await;
+        }
+    }
+
+    async fn step(&mut self) {
+        let Some(stream) = &mut self.stream else { return self.connect().await };
+        match stream.next().await {
+            Ok(Some(event)) => self.apply(&event),
+            // A clean end, or a hub that went: client-go opens the next watch where this one ended.
+            Ok(None) | Err(_) => self.stream = None,
+        }
+    }
+
+    async fn connect(&mut self) {
+        let common = "watch=true&allowWatchBookmarks=true&timeoutSeconds=300";
+        let path = if self.resource_version.is_empty() {
+            self.full_syncs += 1;
+            self.cache.clear();
+            format!("{}?{common}&sendInitialEvents=true&resourceVersionMatch=NotOlderThan", self.path)
+        } else {
+            format!("{}?{common}&resourceVersion={}", self.path, self.resource_version)
+        };
+        let client = self.client.clone();
+        let mut refusals = 0;
+        let stream = eventually(async || match client.watch(&path).await {
+            Ok(stream) if stream.status == 429 => {
+                refusals += 1;
+                None
+            }
+            Ok(stream) => Some(stream),
+            // The hub is not there: ECONNREFUSED costs a client nothing.
+            Err(_) => None,
+        })
+        .await;
+        self.refusals += refusals;
+        assert_eq!(stream.status, 200, "client-go would list again");
+        self.stream = Some(stream);
+    }
+
+    fn apply(&mut self, event: &Value) {
+        let object = &event["object"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let version = text(&object["metadata"]["resourceVersion"]);
+        let key = text(&object["metadata"]["name"]);
+        match event["type"].as_str() {
+            Some("ADDED" | "MODIFIED") => {
+                self.cache.insert(key, text(&object["data"]["v"]));
+            }
+            Some("DELETED") => {
+                self.cache.remove(&key);
+            }
+            Some("BOOKMARK") => {
+                self.resource_version = version;
+                return;
+            }
+            _ => panic!("client-go would list again after {event}"),
+        }
+        // Before the marked bookmark no revision may be taken.
+        if !self.resource_version.is_empty() {
+            let (held, new): (u64, u64) = (self.resource_version.parse().unwrap(), version.parse().unwrap());
+            assert!(new >= held, "the stream went back from {held} to {new}");
+            self.resource_version = version;
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! While cut: reads are marked with their age, tokens are real ones, writes are refused without a promise.
+
+use e2e::cloud::LinkState;
+use http::header::{RETRY_AFTER, WARNING};
+use serde_json::{Value, json};
+
+use crate::rig::{CONFIG_MAPS, Informer, Rig, run};
+
+const TOKEN: &str = "/api/v1/namespaces/default/serviceaccounts/reader/token";
+
+fn token_request() -> Value {
+    json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": {
+        "audiences": ["https://kubernetes.default.svc"], "expirationSeconds": 3607,
+        "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"},
+    }})
+}
+
+#[test]
+fn a_read_says_how_old_it_is_and_a_token_is_the_one_that_the_cloud_gave() {
+    run(async {
+        let mut rig = Rig::new();
+        rig.start_hub().await;
+        let (kubelet, pod) = (rig.kubelet(), rig.pod());
+        let mut informer = Informer::new(pod.clone());
+        informer.until(&[("a", "1"), ("b", "1")]).await;
+        let (status, online) =
+            kubelet.call("POST", TOKEN, "application/json", &token_request()).await.unwrap();
+        assert_eq!(status, 201);
+        rig.cut(LinkState::BlackHole).await;
+        let list = pod.send("GET", CONFIG_MAPS, "", bytes::Bytes::new()).await.unwrap();
+        assert_eq!(list.status(), 200);
+        assert!(list.headers()[WARNING].to_str().unwrap().starts_with("299 "), "{:?}", list.headers());
+        let (status, offline) =
+            kubelet.call("POST", TOKEN, "application/json", &token_request()).await.unwrap();
+        assert!(matches!(status, 200 | 201), "{status}");
+        assert_eq!(offline["status"]["token"], online["status"]["token"]);
+        let mut other = token_request();
+        other["spec"]["audiences"] = json!(["vault"]);
+        assert_eq!(kubelet.call("POST", TOKEN, "application/json", &other).await.unwrap().0, 503);
+    });
+}
+
+#[test]
+fn a_write_gets_503_without_retry_after_and_a_known_node_409() {
+    run(async {
+        let mut rig = Rig::new();
+        rig.start_hub().await;
+        let (kubelet, pod) = (rig.kubelet(), rig.pod());
+        let mut informer = Informer::new(pod);
+        informer.until(&[("a", "1"), ("b", "1")]).await;
+        rig.cut(LinkState::Refused).await;
+        let mark = rig.cloud.mark();
+        let node = json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n1"}});
+        let (status, document) =
+            kubelet.call("POST", "/api/v1/nodes", "application/json", &node).await.unwrap();
+        assert_eq!((status, &document["reason"]), (409, &json!("AlreadyExists")));
+        let patch = bytes::Bytes::from_static(br#"{"status":{"phase":"Running"}}"#);
+        for (method, path, kind) in [
+            ("PATCH", "/api/v1/namespaces/default/pods/p/status", "application/strategic-merge-patch+json"),
+            ("PATCH", "/api/v1/nodes/n1/status", "application/strategic-merge-patch+json"),
+            ("DELETE", "/api/v1/namespaces/default/pods/p", "application/json"),
+            ("POST", "/apis/certificates.k8s.io/v1/certificatesigningrequests", "application/json"),
+        ] {
+            let answer = kubelet.send(method, path, kind, patch.clone()).await.unwrap();
+            assert_eq!(answer.status(), 503, "{method} {path}");
+            assert!(!answer.headers().contains_key(RETRY_AFTER), "{method} {path}: client-go would block");
+        }
+        rig.heal().await;
+        rig.cloud.wait_for(|all| all.iter().any(|r| r.order >= mark)).await;
+        let late: Vec<_> = rig
+            .cloud
+            .records_since(mark)
+            .into_iter()
+            .filter(|r| r.verb == "patch" || r.verb == "delete")
+            .collect();
+        assert!(late.is_empty(), "a refused write must not happen later: {late:?}");
+    });
+}
