@@ -139,10 +139,13 @@ fn start(arguments: &Arguments) -> Result<(), RunError> {
     // One thread: the hub's work is small and shared state stays cheap; the store has a thread of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let shutdown = Shutdown::new(GRACE);
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         shutdown.on_signal()?;
         run(config, shutdown).await
-    })
+    });
+    // A disk that hangs must not keep the process: systemd has a new one to start.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
 }
 
 fn check(config: &Config) -> Result<(), RunError> {
@@ -253,8 +256,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     shutdown.draining().await;
     tracing::info!("draining");
     shutdown.drained().await;
-    if let Err(error) = hub.store.flush().wait_timeout(GRACE) {
-        tracing::error!(%error, "the last changes are not on disk");
+    let closing = Arc::clone(&hub);
+    let closed = tokio::task::spawn_blocking(move || closing.store.close());
+    match tokio::time::timeout(GRACE, closed).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::error!(%error, "the last changes are not on disk"),
+        Ok(Err(_)) | Err(_) => tracing::error!(grace = ?GRACE, "the disk took too long for the last changes"),
     }
     shutdown.stop();
     tracing::info!("stopped");

@@ -40,7 +40,7 @@ mod writer;
 use std::{
     fmt,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -262,7 +262,7 @@ pub struct Refill {
 /// A handle on the store's thread. Dropping it closes the store without waiting for durability.
 pub struct Store {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Store {
@@ -282,7 +282,7 @@ impl Store {
             .name("store".into())
             .spawn(move || writer.run())
             .map_err(StoreError::io("start the thread of", "store"))?;
-        Ok((Self { shared, thread: Some(thread) }, recovered))
+        Ok((Self { shared, thread: Mutex::new(Some(thread)) }, recovered))
     }
 
     /// Takes changes of one collection, in order. Never blocks on the disk and never fails.
@@ -327,9 +327,10 @@ impl Store {
     ///
     /// # Errors
     /// `NotDurable` when something could only be kept in memory and is now lost.
-    pub fn close(mut self) -> Result<(), StoreError> {
+    pub fn close(&self) -> Result<(), StoreError> {
         let ticket = self.shared.close(true);
-        if let Some(thread) = self.thread.take()
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
             && thread.join().is_err()
         {
             return Err(StoreError::Engine("the writer panicked".into()));
@@ -340,7 +341,8 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
             drop(self.shared.close(false));
             // A panic of the writer has been reported through health; there is nobody left to tell here.
             drop(thread.join());
