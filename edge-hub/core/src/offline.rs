@@ -259,15 +259,15 @@ fn read(request: &ResourceRequest, node: &str, from_node: bool, held: &Held<'_>)
 }
 
 /// What the API server's Node authorizer allows every node by fixed rules, whatever has been asked before: to read
-/// its own Node, the pods bound to it, and Services. All else of a node follows what the API server said.
+/// its own Node and CSINode, the pods bound to it, and Services. All else of a node follows what the API server said.
 fn is_nodes_right(request: &ResourceRequest, node: &str, fields: &str) -> bool {
-    if !request.gvr.group.is_empty() || request.subresource.is_some() {
+    if request.subresource.is_some() {
         return false;
     }
-    match (&*request.gvr.resource, request.verb) {
-        ("nodes", _) => request.name.as_deref() == Some(node),
-        ("pods", Verb::List | Verb::Watch) => fields.strip_prefix("spec.nodeName=") == Some(node),
-        ("services", _) => true,
+    match (&*request.gvr.group, &*request.gvr.resource, request.verb) {
+        ("", "nodes", _) | ("storage.k8s.io", "csinodes", Verb::Get) => request.name.as_deref() == Some(node),
+        ("", "pods", Verb::List | Verb::Watch) => fields.strip_prefix("spec.nodeName=") == Some(node),
+        ("", "services", _) => true,
         _ => false,
     }
 }

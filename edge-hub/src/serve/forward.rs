@@ -6,6 +6,7 @@ use edge_hub_core::{access::AccessKey, documents::Document, lease::is_own_lease,
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use proto_kube::{
+    gvr::GroupVersionResource,
     media_type::Format,
     request_info::{NonResourceRequest, RequestInfo, ResourceRequest, Verb},
     status::Status,
@@ -58,7 +59,11 @@ pub(super) fn strip_hop_headers(headers: &mut HeaderMap) {
 
 /// Under what a single object's answer is kept.
 pub(super) fn single_key(uri: &Uri, format: Format) -> String {
-    format!("{SINGLE}{} {:?} {:?}", uri.path(), format.encoding, format.form)
+    single_path_key(uri.path(), format)
+}
+
+fn single_path_key(path: &str, format: Format) -> String {
+    format!("{SINGLE}{path} {:?} {:?}", format.encoding, format.form)
 }
 
 /// Tells the keys of single objects from those of discovery, which begin with their path.
@@ -133,7 +138,9 @@ impl Call {
     }
 
     fn learn(&self, key: &AccessKey, status: StatusCode) {
-        if status.is_success() || status == StatusCode::NOT_MODIFIED {
+        // The API server looks for an object only after it allowed the request, so 404 proves the right, too.
+        let allowed = [StatusCode::NOT_MODIFIED, StatusCode::NOT_FOUND].contains(&status);
+        if status.is_success() || allowed {
             self.hub.record_access(&self.principal, key, true);
         } else if status == StatusCode::FORBIDDEN {
             self.hub.record_access(&self.principal, key, false);
@@ -169,6 +176,9 @@ impl Call {
                 if request.verb == Verb::Create && request.subresource.as_deref() == Some("token") {
                     return self.keep_token(&request, response).await;
                 }
+                if self.writes_own_csi_node(&request) {
+                    return self.keep_written_csi_node(response).await;
+                }
                 if !matches!(request.verb, Verb::List | Verb::Watch) {
                     self.learn(&resource_access(&request), response.status());
                 }
@@ -191,6 +201,38 @@ impl Call {
             }
             _ => answer::refuse(&lost(error)),
         }
+    }
+
+    /// The kubelet writes its CSINode once and reads it again only after a restart, which may come in a cut: without
+    /// it the node is not ready. So what the cloud answers to that write is kept like an answer to a read.
+    async fn keep_written_csi_node(self, response: Response<UpstreamBody>) -> Response<Body> {
+        if !response.status().is_success() {
+            return self.relay(response);
+        }
+        let Some((head, body)) = self.read_answer(response).await else {
+            return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
+        };
+        let content_type = header_text(&head.headers, &header::CONTENT_TYPE);
+        if let Some(format) = Format::from_content_type(&content_type) {
+            let gvr = GroupVersionResource::new("storage.k8s.io", "v1", "csinodes");
+            let path = gvr.path(None, Some(&self.hub.config.file.node_name), None);
+            let document = Document {
+                content_type: content_type.into(),
+                etag: None,
+                body: body.clone(),
+                fetched_unix: self.hub.clock.now().unix,
+            };
+            self.hub.keep_document(BlobClass::Single, &single_path_key(&path, format), document);
+        }
+        Response::from_parts(head, full(body))
+    }
+
+    /// Whether this writes the CSINode of this node, as this node.
+    fn writes_own_csi_node(&self, request: &ResourceRequest) -> bool {
+        (&*request.gvr.group, &*request.gvr.version, &*request.gvr.resource)
+            == ("storage.k8s.io", "v1", "csinodes")
+            && matches!(request.verb, Verb::Create | Verb::Update | Verb::Patch)
+            && self.principal == self.hub.node
     }
 
     async fn keep_single(
