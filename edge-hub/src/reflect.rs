@@ -170,12 +170,15 @@ impl Driver {
         principal: &Principal,
         credential: &Credential,
         response: http::Response<UpstreamBody>,
+        is_list: bool,
     ) -> Failure {
         let (head, body) = response.into_parts();
         let retry_after = retry_after(&head.headers);
         let body = read_all(body, MAX_REFUSAL_BYTES, STALLED_LIST).await.unwrap_or_default();
         let code = head.status.as_u16();
-        if matches!(code, 401 | 403 | 404 | 405 | 406) {
+        // A watch with initial events may be too new for the server; of a list these words are final.
+        let invalid = is_list && matches!(code, 400 | 422);
+        if invalid || matches!(code, 401 | 403 | 404 | 405 | 406) {
             if code == 403 {
                 self.hub.note_refused(principal, &self.cell.spec);
             }
@@ -200,7 +203,7 @@ impl Driver {
     ) -> Result<(), Failure> {
         let response = self.request(credential, query, self.cell.spec.format.accept_list(), true).await?;
         if !response.status().is_success() {
-            return Err(self.refusal(principal, credential, response).await);
+            return Err(self.refusal(principal, credential, response, true).await);
         }
         self.check_format(response.headers())?;
         let mut inflate = Inflate::for_headers(response.headers()).ok_or(Failure::BadAnswer)?;
@@ -275,7 +278,7 @@ impl Driver {
         let response =
             self.request(credential, query, self.cell.spec.format.accept_object(), initial).await?;
         if !response.status().is_success() {
-            return Err(self.refusal(principal, credential, response).await);
+            return Err(self.refusal(principal, credential, response, false).await);
         }
         self.check_format(response.headers())?;
         let mut inflate = Inflate::for_headers(response.headers()).ok_or(Failure::BadAnswer)?;

@@ -234,7 +234,9 @@ impl Reflector {
             {
                 self.protocol = Protocol::List;
             }
-            Failure::Status { code: 401 | 403 | 404 | 405 | 406 | 415, .. } if self.seed.is_none() => {
+            Failure::Status { code: 400 | 401 | 403 | 404 | 405 | 406 | 415 | 422, .. }
+                if self.seed.is_none() =>
+            {
                 self.state = State::Parked;
             }
             Failure::Status { code: 429, retry_after } => {
@@ -339,6 +341,13 @@ mod tests {
         assert_eq!(reflector.next(at(1000), 0), Next::Parked);
         reflector.nudge();
         assert!(matches!(reflector.next(at(1000), 0), Next::List(_)));
+    }
+
+    #[test]
+    fn a_list_that_the_server_calls_invalid_is_not_asked_again_and_again() {
+        let mut reflector = Reflector::new(Protocol::List, 0);
+        reflector.handle_failure(at(0), &Failure::Status { code: 400, retry_after: None }, 0);
+        assert_eq!(reflector.next(at(1000), 0), Next::Parked);
     }
 
     #[test]

@@ -100,6 +100,8 @@ impl Call {
         };
         let formats = match self.formats(&request, options.include_object) {
             Ok(formats) => formats,
+            // The server asks who may before it looks at what is wished for.
+            Err(_) if connected => return self.forward_resource(request).await,
             Err(status) => return answer::refuse(&status),
         };
         let found = if connected {
@@ -414,6 +416,8 @@ impl Call {
         };
         let formats = match self.formats(&request, options.include_object) {
             Ok(formats) => formats,
+            // The server asks who may before it looks at what is wished for.
+            Err(_) if connected => return self.forward_resource(request).await,
             Err(status) => return answer::refuse(&status),
         };
         if connected {
