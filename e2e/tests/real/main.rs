@@ -1,0 +1,8 @@
+//! The real kube-apiserver behind the hub, asked through it and beside it: one file for each promise.
+
+mod client;
+mod random_request;
+
+mod bad_clients_do_no_harm;
+mod kubectl_through_the_hub;
+mod nobody_reads_more_than_the_server_allows;
