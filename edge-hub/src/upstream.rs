@@ -7,6 +7,7 @@
 use std::{
     fmt,
     net::SocketAddr,
+    os::fd::AsFd as _,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -95,7 +96,8 @@ pub struct TlsSettings {
 struct Connection {
     sender: http2::SendRequest<Body>,
     streams: Arc<AtomicUsize>,
-    task: tokio::task::AbortHandle,
+    /// The socket once more, to shut it: hyper's own tasks keep a connection alive for the streams that are open.
+    socket: std::net::TcpStream,
 }
 
 #[derive(Default)]
@@ -162,7 +164,8 @@ impl Upstream {
     pub fn drop_all(&self) {
         let pools = self.pool(std::mem::take);
         for connection in pools.node.into_iter().chain(pools.bearer) {
-            connection.task.abort();
+            // A socket that is closed already needs no closing.
+            let _ = connection.socket.shutdown(std::net::Shutdown::Both);
         }
     }
 
@@ -180,6 +183,8 @@ impl Upstream {
             Credential::Bearer(_) => &self.tls.bearer,
         };
         let stream = self.connect(config).await?;
+        let socket = stream.get_ref().0.as_fd().try_clone_to_owned();
+        let socket = socket.map_err(|error| UpstreamError::Unreachable(error.to_string()))?.into();
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -198,8 +203,7 @@ impl Upstream {
         let (sender, connection) =
             builder.handshake(TokioIo::new(stream)).await.map_err(UpstreamError::Lost)?;
         let task = tokio::spawn(connection);
-        let abort = task.abort_handle();
-        Ok((Connection { sender, streams: Arc::default(), task: abort }, task))
+        Ok((Connection { sender, streams: Arc::default(), socket }, task))
     }
 
     /// Connects to the first server that answers, the preferred one with a head start.
