@@ -79,7 +79,6 @@ struct Driver {
 impl Driver {
     fn pauses(&self) -> bool {
         matches!(self.reflector.next(self.hub.clock.now(), 0), Next::Wait(_) | Next::Parked)
-            || self.cell.with(|inner| inner.phase == Phase::Retired)
     }
 
     /// One request or one pause.
@@ -217,6 +216,9 @@ impl Driver {
         })?;
         let body = inflate.whole(packed, limit).map_err(|_| Failure::BadAnswer)?;
         self.hub.note_own_success(principal, &self.cell.spec, Verb::List);
+        if !query.iter().any(|(key, _)| *key == "continue") {
+            self.gathered = Gathered::default();
+        }
         self.take_page(&body)
     }
 
@@ -285,6 +287,10 @@ impl Driver {
         self.hub.note_own_success(principal, &self.cell.spec, Verb::Watch);
         if !initial {
             self.enter_live();
+        }
+        if initial {
+            // What a stream that broke off had told may be deleted since, and this one will not say so.
+            self.gathered = Gathered::default();
         }
         let opened = self.hub.clock.now().monotonic;
         let mut stream = WatchStream {

@@ -259,15 +259,17 @@ impl Reflector {
                 self.state = State::Empty;
                 self.back_off(now, random);
             }
-            Failure::Status { .. } | Failure::BadAnswer => self.back_off(now, random),
-            Failure::Transport => {
+            // The page will be asked for again, and what was gathered before it stays good.
+            Failure::Status { .. } => self.back_off(now, random),
+            Failure::BadAnswer | Failure::Transport => {
                 if was_listing {
                     self.state = State::Empty;
                 }
                 self.back_off(now, random);
             }
         }
-        was_listing
+        // Thrown away while the list goes on, the first pages would be missing from a state that counts as whole.
+        was_listing && !matches!(self.state, State::Listing { .. })
     }
 
     fn back_off(&mut self, now: Now, random: u64) {
@@ -321,6 +323,21 @@ mod tests {
         assert!(reflector.list_is_consistent());
         let Next::List(query) = reflector.next(at(1000), 0) else { panic!("a list") };
         assert_eq!(value(&query, "resourceVersion"), None);
+    }
+
+    #[test]
+    fn pages_are_thrown_away_exactly_when_the_list_begins_again() {
+        let status = |code| Failure::Status { code, retry_after: None };
+        let failures =
+            [status(429), status(500), status(410), status(403), Failure::Transport, Failure::BadAnswer];
+        for failure in failures {
+            let mut reflector = Reflector::new(Protocol::List, 0);
+            reflector.handle_page("token");
+            let thrown_away = reflector.handle_failure(at(0), &failure, 0);
+            reflector.nudge();
+            let Next::List(query) = reflector.next(at(0), 0) else { panic!("a list") };
+            assert_eq!(value(&query, "continue").is_none(), thrown_away, "{failure:?}");
+        }
     }
 
     #[test]
