@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::lab::{
-    Assets, HubKind, Lab, LabError, NodePart, Nodes, Status, UpOptions, all_programs, cache_folder,
+    Assets, HubKind, Lab, LabError, NodePart, Nodes, Status, UpOptions, all_programs, build_judges,
+    cache_folder,
 };
 
 /// Edge autonomy for Kubernetes node pools: a lab on one machine.
@@ -257,6 +258,9 @@ fn assets() -> Result<(), LabError> {
     let mut lines = String::new();
     for (name, path) in Assets::build(&all_programs())?.iter() {
         lines.push_str(&format!("{name} {}\n", path.display()));
+    }
+    for judge in build_judges()? {
+        lines.push_str(&format!("{} {}\n", judge.name, judge.program.display()));
     }
     say(lines.trim_end());
     Ok(())

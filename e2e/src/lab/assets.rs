@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 use super::command;
 use super::error::{LabError, Result};
 
-/// One Go module file pair under `e2e/kube` and the programs that it builds.
-struct Module {
-    name: &'static str,
-    go_mod: &'static str,
-    go_sum: &'static str,
+/// One Go module file pair and the programs that it builds.
+pub(super) struct Module {
+    pub(super) name: &'static str,
+    pub(super) go_mod: &'static str,
+    pub(super) go_sum: &'static str,
     /// The module whose version is stamped into the programs.
-    versioned: &'static str,
-    tags: &'static str,
+    pub(super) versioned: &'static str,
+    pub(super) tags: &'static str,
     /// (file name, Go package).
-    programs: &'static [(&'static str, &'static str)],
+    pub(super) programs: &'static [(&'static str, &'static str)],
 }
 
 const MODULES: [Module; 3] = [
@@ -195,7 +195,7 @@ fn find(program: &str, cache: &Path, variable: impl Fn(&str) -> Option<PathBuf>)
     Ok(None)
 }
 
-fn lock(cache: &Path) -> Result<nix::fcntl::Flock<std::fs::File>> {
+pub(super) fn lock(cache: &Path) -> Result<nix::fcntl::Flock<std::fs::File>> {
     use nix::fcntl::{Flock, FlockArg};
     let path = cache.join("build.lock");
     let file = std::fs::File::create(&path).map_err(LabError::io("create", &path))?;
@@ -211,7 +211,8 @@ fn lock(cache: &Path) -> Result<nix::fcntl::Flock<std::fs::File>> {
     })
 }
 
-fn build_program(module: &Module, program: &str, package: &str, cache: &Path) -> Result<()> {
+/// Builds one program of `module` from `CACHE/src/MODULE` into `CACHE/bin`.
+pub(super) fn build_program(module: &Module, program: &str, package: &str, cache: &Path) -> Result<()> {
     let source = cache.join("src").join(module.name);
     let bin = cache.join("bin");
     for folder in [&source, &bin] {

@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use super::assets::{Assets, CONTROL_PLANE, NODE};
+use super::assets::{Assets, CONTROL_PLANE, MissingAssets, NODE};
 use super::error::Result;
+use super::judge::{Judge, locate_judges};
 
 /// The system's tools that every lab calls, and the package that most distributions have them in.
 const TOOLS: [(&str, &str); 4] =
@@ -43,13 +44,29 @@ pub fn real_or_skip(name: &str, kubelets: bool) -> Option<Assets> {
         Ok(Err(why)) => why,
         Err(error) => error.to_string(),
     };
+    skip(name, &why);
+    None
+}
+
+/// As [`real_or_skip`] without kubelets, and the judges of every client-go version.
+pub fn judges_or_skip(name: &str) -> Option<Vec<Judge>> {
+    real_or_skip(name, false)?;
+    let why = match locate_judges() {
+        Ok(Ok(judges)) => return Some(judges),
+        Ok(Err(missing)) => MissingAssets(missing).to_string(),
+        Err(error) => error.to_string(),
+    };
+    skip(name, &why);
+    None
+}
+
+fn skip(name: &str, why: &str) {
     assert!(
         std::env::var_os("EYOT_REQUIRE_REAL").is_none_or(|value| value != "1"),
         "{name} may not be skipped here (EYOT_REQUIRE_REAL=1): {why}"
     );
     // Nothing is lost if the line cannot be written: the test counts as passed either way.
     let _ = writeln!(std::io::stderr(), "skipped: {name}: {why}");
-    None
 }
 
 fn look(kubelets: bool) -> Result<std::result::Result<Assets, String>> {

@@ -1,0 +1,106 @@
+//! The judge: one Go program of ours with unmodified client-go informers, built once for each client-go version.
+//!
+//! It stands in a cache folder of its own, so that a change of it never builds Kubernetes anew.
+
+use std::path::PathBuf;
+
+use super::assets::{Module, build_program, cache_folder, lock};
+use super::error::{LabError, Result};
+
+const SOURCE: &str = include_str!("../../judge/main.go");
+
+const MODULES: [Module; 3] = [
+    Module {
+        name: "judge-0.33",
+        go_mod: include_str!("../../judge/v0.33.mod"),
+        go_sum: include_str!("../../judge/v0.33.sum"),
+        versioned: "k8s.io/client-go",
+        tags: "",
+        programs: &[("judge-0.33", ".")],
+    },
+    Module {
+        name: "judge-0.35",
+        go_mod: include_str!("../../judge/v0.35.mod"),
+        go_sum: include_str!("../../judge/v0.35.sum"),
+        versioned: "k8s.io/client-go",
+        tags: "",
+        programs: &[("judge-0.35", ".")],
+    },
+    Module {
+        name: "judge-0.37",
+        go_mod: include_str!("../../judge/go.mod"),
+        go_sum: include_str!("../../judge/go.sum"),
+        versioned: "k8s.io/client-go",
+        tags: "",
+        programs: &[("judge-0.37", ".")],
+    },
+];
+
+/// The judge for one version of client-go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judge {
+    /// `judge-0.33` and so on: the minor version of client-go is in the name.
+    pub name: &'static str,
+    /// The program, absolute. Its own header says what it takes and tells.
+    pub program: PathBuf,
+}
+
+/// Finds the judges of all versions, oldest first, without building anything; `Err` inside names those not built yet.
+pub fn locate_judges() -> Result<std::result::Result<Vec<Judge>, Vec<&'static str>>> {
+    let bin = folder()?.join("bin");
+    let all: Vec<Judge> =
+        MODULES.iter().map(|module| Judge { name: module.name, program: bin.join(module.name) }).collect();
+    let missing: Vec<&str> =
+        all.iter().filter(|judge| !judge.program.is_file()).map(|judge| judge.name).collect();
+    Ok(if missing.is_empty() { Ok(all) } else { Err(missing) })
+}
+
+/// Builds the judges that are missing, with progress lines on stderr; a minute cold, needs Go 1.26.
+pub fn build_judges() -> Result<Vec<Judge>> {
+    let folder = folder()?;
+    if let Ok(judges) = locate_judges()? {
+        return Ok(judges);
+    }
+    std::fs::create_dir_all(&folder).map_err(LabError::io("create", &folder))?;
+    let _lock = lock(&folder)?;
+    for module in &MODULES {
+        // Another build may have made it while this one waited for the lock.
+        if folder.join("bin").join(module.name).is_file() {
+            continue;
+        }
+        let source = folder.join("src").join(module.name);
+        std::fs::create_dir_all(&source).map_err(LabError::io("create", &source))?;
+        let path = source.join("main.go");
+        std::fs::write(&path, SOURCE).map_err(LabError::io("write", &path))?;
+        for (program, package) in module.programs {
+            build_program(module, program, package, &folder)?;
+        }
+    }
+    locate_judges()?.map_err(|missing| LabError::Missing(format!("{}: built but gone", missing.join(", "))))
+}
+
+/// The cache folder of this content of program and module files.
+fn folder() -> Result<PathBuf> {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    let files = MODULES.iter().flat_map(|module| [module.go_mod, module.go_sum]);
+    for part in files.chain([SOURCE]) {
+        context.update(part.as_bytes());
+        context.update(&[0]);
+    }
+    let hash = super::hex(&context.finish().as_ref()[..6]);
+    Ok(cache_folder()?.with_file_name(format!("judge-{hash}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_judge_has_the_client_go_that_its_name_says() {
+        for module in &MODULES {
+            let minor = module.name.trim_start_matches("judge-");
+            let wanted = format!("k8s.io/client-go v{minor}.");
+            assert!(module.go_mod.contains(&wanted), "{}: no {wanted}", module.name);
+        }
+    }
+}
