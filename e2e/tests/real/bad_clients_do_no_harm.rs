@@ -13,6 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
 
 use super::client::{Answer, Client, Door, kubeconfig, text, tls};
 use super::random_request::Random;
@@ -80,20 +81,27 @@ impl Scene<'_> {
             assert_eq!(answer.status, StatusCode::OK, "{while_}: {which} connection");
         }
     }
+}
 
-    /// Sends raw bytes inside TLS and reads whatever comes until the end.
-    async fn raw(&self, bytes: &[u8]) -> Vec<u8> {
-        let mut tls = self.door.open(&self.plain).await.expect("a handshake");
-        let mut answer = Vec::new();
-        // The hub may close before it has read everything, and then it owes no answer.
-        let exchange = async {
-            tls.write_all(bytes).await?;
-            tls.shutdown().await?;
-            tls.read_to_end(&mut answer).await
-        };
-        let _ = tokio::time::timeout(LIMIT, exchange).await.expect("the hub answers or closes");
-        answer
+/// Sends raw bytes inside TLS, all of `each` at the same time; returns whatever came until the end, by the bytes sent.
+async fn raw(scene: &Scene<'_>, each: Vec<Vec<u8>>) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut exchanges = JoinSet::new();
+    for bytes in each {
+        let (door, plain) = (scene.door.clone(), Arc::clone(&scene.plain));
+        exchanges.spawn(async move {
+            let mut tls = door.open(&plain).await.expect("a handshake");
+            let mut answer = Vec::new();
+            // The hub may close before it has read everything, and then it owes no answer.
+            let exchange = async {
+                tls.write_all(&bytes).await?;
+                tls.shutdown().await?;
+                tls.read_to_end(&mut answer).await
+            };
+            let _ = tokio::time::timeout(LIMIT, exchange).await.expect("the hub answers or closes");
+            (bytes, answer)
+        });
     }
+    exchanges.join_all().await
 }
 
 fn client(node: &ClaimedNode, door: &Door, authorization: Option<&str>) -> Client {
@@ -180,17 +188,16 @@ async fn garbage(scene: &Scene<'_>) {
         // The hub may have closed already: that is an answer, too.
         let _ = stream.write_all(bytes);
     }
-    for bytes in BROKEN_HTTP {
-        let answer = scene.raw(bytes).await;
+    for (bytes, answer) in raw(scene, BROKEN_HTTP.map(<[u8]>::to_vec).into()).await {
         let text = String::from_utf8_lossy(&answer);
         assert!(!text.starts_with("HTTP/1.1 2"), "{bytes:?}: {text}");
     }
-    let authorization =
-        format!("GET /version HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n", scene.token);
-    for filler in ["x".repeat(1024 * 1024), "a: b\r\n".repeat(5000)] {
-        let answer = scene.raw(format!("{authorization}X-Filler: {filler}\r\n\r\n").as_bytes()).await;
-        let text = String::from_utf8_lossy(&answer);
-        assert!(text.is_empty() || text.starts_with("HTTP/1.1 4"), "{}", &text[..text.len().min(200)]);
+    let head = format!("GET /version HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n", scene.token);
+    let heads = ["x".repeat(1024 * 1024), "a: b\r\n".repeat(5000)]
+        .map(|filler| format!("{head}X-Filler: {filler}\r\n\r\n").into_bytes());
+    for (_, answer) in raw(scene, heads.into()).await {
+        let text = String::from_utf8_lossy(&answer[..answer.len().min(200)]);
+        assert!(text.is_empty() || text.starts_with("HTTP/1.1 4"), "{text}");
     }
     scene.is_served("after garbage").await;
 }

@@ -25,6 +25,9 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 /// Turns a hang into a failure; nothing waits on it. The API server itself gives up after 60 s.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// How often a request is sent when its connection is closed under it.
+const ATTEMPTS: usize = 5;
+
 /// Where a server listens and how to know it.
 #[derive(Clone)]
 pub(crate) struct Door {
@@ -181,7 +184,7 @@ impl Client {
 
     /// Sends one request and reads its answer to the end.
     ///
-    /// A connection that the server closed between two requests is opened anew, once.
+    /// A connection that the server closed is opened anew: a hub keeps no stranger for long.
     pub(crate) async fn send(
         &self,
         method: &str,
@@ -189,10 +192,12 @@ impl Client {
         headers: &[(&'static str, &str)],
         body: &'static str,
     ) -> io::Result<Answer> {
-        match self.attempt(method, path, headers, body).await {
-            Ok(answer) => Ok(answer),
-            Err(_) => self.attempt(method, path, headers, body).await,
+        for _ in 1..ATTEMPTS {
+            if let Ok(answer) = self.attempt(method, path, headers, body).await {
+                return Ok(answer);
+            }
         }
+        self.attempt(method, path, headers, body).await
     }
 
     async fn attempt(

@@ -9,8 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use e2e::lab::{ClaimedNode, Lab, Nodes};
 use http::StatusCode;
+use proto_kube::list::split_list;
+use proto_kube::media_type::{Encoding, Format};
+use proto_kube::object::scan;
+use proto_kube::watch::{EventType, WatchDecoder, read_error};
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -24,6 +29,7 @@ const REQUESTS: u64 = 100_000;
 const SEED: u64 = 20_261_124;
 /// Who asks in turn, by the order of `principals`: those who may read something more often. A stranger comes after them.
 const CROWD: [usize; 12] = [1, 3, 0, 1, 2, 3, 1, 4, 1, 3, 2, 1];
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// Requests on their way at the same time.
 const WORKERS: usize = 32;
 /// How often two answers that differ are fetched again before they count as different: the hub may be a moment behind.
@@ -225,11 +231,44 @@ fn by_name(value: Value) -> BTreeMap<String, Value> {
 }
 
 fn objects(answer: &Answer) -> Option<BTreeMap<String, Value>> {
-    serde_json::from_slice(&answer.body).ok().map(by_name)
+    if answer.media_type() != PROTOBUF {
+        return serde_json::from_slice(&answer.body).ok().map(by_name);
+    }
+    match split_list(Format::PROTOBUF, &answer.body) {
+        Ok((_, items)) => items.iter().map(|item| opaque(item)).collect(),
+        // One object.
+        Err(_) => Some(BTreeMap::from([(String::new(), STANDARD.encode(&answer.body).into())])),
+    }
+}
+
+/// An object in protobuf: its name, and its bytes as they are.
+fn opaque(raw: &[u8]) -> Option<(String, Value)> {
+    let key = scan(Format::PROTOBUF, raw).ok()?.key();
+    Some((format!("{}/{}", key.namespace, key.name), STANDARD.encode(raw).into()))
+}
+
+fn folded_protobuf(answer: &Answer) -> Option<Result<BTreeMap<String, Value>, u64>> {
+    let mut held = BTreeMap::new();
+    let mut decoder = WatchDecoder::new(Format::PROTOBUF, answer.body.len());
+    decoder.push(&answer.body);
+    while let Some(event) = decoder.next().ok()? {
+        match event.event_type {
+            EventType::Bookmark => {}
+            EventType::Error => {
+                return Some(Err(read_error(Encoding::Protobuf, &event.raw).ok()?.code.into()));
+            }
+            EventType::Deleted => drop(held.remove(&opaque(&event.raw)?.0)),
+            EventType::Added | EventType::Modified => held.extend([opaque(&event.raw)?]),
+        }
+    }
+    Some(Ok(held))
 }
 
 /// The objects that a watch leaves its client with, or the code of its ERROR event.
 fn folded(answer: &Answer) -> Option<Result<BTreeMap<String, Value>, u64>> {
+    if answer.media_type() == PROTOBUF {
+        return folded_protobuf(answer);
+    }
     let mut held = BTreeMap::new();
     for line in answer.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let event: Value = serde_json::from_slice(line).ok()?;
@@ -256,6 +295,13 @@ enum Verdict {
 
 fn compare(request: &RandomRequest, hub: &Answer, direct: &Answer) -> Verdict {
     if hub.status.is_success() && !direct.status.is_success() {
+        // Kinds without namespaces have no field for it. The server says so; the hub finds nothing, which is true as well.
+        if direct.status == StatusCode::BAD_REQUEST
+            && request.path.contains("fieldSelector=metadata.namespace")
+            && (objects(hub).is_none_or(|held| held.is_empty()) || folded(hub) == Some(Ok(BTreeMap::new())))
+        {
+            return Verdict::Same;
+        }
         let told = format!("the hub answered {} where the server says {}", hub.status, direct.status);
         let refused = matches!(direct.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         return if refused { Verdict::Leak(told) } else { Verdict::Differs(told) };
@@ -289,8 +335,6 @@ fn compare(request: &RandomRequest, hub: &Answer, direct: &Answer) -> Verdict {
             (Some(hub), Some(direct)) if request.query("limit") == Some("1") => {
                 direct.iter().all(|(key, value)| hub.get(key) == Some(value))
             }
-            // Protobuf: the RV of a list is the only thing in it that may differ, and its length cannot tell much.
-            (None, None) => hub.body.len().abs_diff(direct.body.len()) <= 4,
             (hub, direct) => hub == direct,
         },
     };
