@@ -44,6 +44,9 @@ const DOCUMENTS: usize = 4096;
 /// Names that may be read but not watched, and for how long that is believed.
 const UNWATCHABLE_NAMES: usize = 1024;
 const UNWATCHABLE_FOR: Duration = Duration::from_mins(10);
+/// Lists that cannot be kept (no resource versions, too large), and for how long that is believed.
+const UNCACHEABLE_LISTS: usize = 1024;
+const UNCACHEABLE_FOR: Duration = Duration::from_secs(30);
 /// Principals whose credential is kept for a replay.
 const LENT_CREDENTIALS: usize = 256;
 /// Token answers kept.
@@ -61,6 +64,8 @@ pub struct Hub {
     pub link: watch::Sender<LinkState>,
     cells: Mutex<BTreeMap<CollectionSpec, Arc<Cell>>>,
     json_only: Mutex<BTreeSet<GroupVersionResource>>,
+    /// Lists that could not be kept, and when that was seen.
+    uncacheable: Mutex<BTreeMap<CollectionSpec, Duration>>,
     /// Names that a principal may GET but not watch (a kubelet its CSINode), and when the cloud said so.
     unwatchable: Mutex<BTreeMap<(Principal, CollectionSpec), Duration>>,
     /// Who may do what, as the cloud said.
@@ -129,6 +134,7 @@ impl Hub {
             link,
             cells: Mutex::default(),
             json_only: Mutex::default(),
+            uncacheable: Mutex::default(),
             unwatchable: Mutex::default(),
             access: Mutex::new(AccessMemory::new(AccessLimits::default())),
             tokens: Mutex::new(TokenCache::new(TOKENS)),
@@ -308,8 +314,9 @@ impl Hub {
         if let Some(cell) = cells.get(spec) {
             return Some(Arc::clone(cell));
         }
+        // While cut nothing could take the place of what would have to go.
         if cells.len() >= self.config.file.limits.collections
-            && !evict_longest_unread(&mut cells, &self.store)
+            && !(self.is_connected() && evict_longest_unread(&mut cells, &self.store))
         {
             return None;
         }
@@ -364,9 +371,14 @@ impl Hub {
 
     /// Drops a collection that the server refused, so that the next read asks again.
     pub fn forget_refused(&self, cell: &Arc<Cell>) {
-        if !cell.pinned && cell.with(|inner| !inner.collection.is_complete()) {
-            lock(&self.cells).remove(&cell.spec);
-            cell.stop();
+        if cell.pinned || cell.with(|inner| inner.collection.is_complete()) {
+            return;
+        }
+        cell.stop();
+        let mut cells = lock(&self.cells);
+        // A later reader may have begun anew under the same name.
+        if cells.get(&cell.spec).is_some_and(|listed| Arc::ptr_eq(listed, cell)) {
+            cells.remove(&cell.spec);
         }
     }
 
@@ -379,6 +391,21 @@ impl Hub {
     #[must_use]
     pub fn is_json_only(&self, gvr: &GroupVersionResource) -> bool {
         lock(&self.json_only).contains(gvr)
+    }
+
+    /// This list came and could not be kept: those of the metrics API have no resource versions, for one.
+    pub fn note_uncacheable(&self, spec: &CollectionSpec) {
+        let mut uncacheable = lock(&self.uncacheable);
+        if uncacheable.len() >= UNCACHEABLE_LISTS {
+            uncacheable.pop_first();
+        }
+        uncacheable.insert(spec.clone(), self.clock.now().monotonic);
+    }
+
+    /// Whether this list could not be kept a short while ago; then the cloud answers for it.
+    pub fn is_uncacheable(&self, spec: &CollectionSpec) -> bool {
+        let now = self.clock.now().monotonic;
+        lock(&self.uncacheable).get(spec).is_some_and(|since| now.saturating_sub(*since) < UNCACHEABLE_FOR)
     }
 
     /// The server itself answered 2xx to this principal for this collection: the best proof of a right.
@@ -498,12 +525,19 @@ pub fn collection_access(spec: &CollectionSpec, verb: Verb) -> AccessKey {
     }
 }
 
-/// Makes room: the collection that was not read for the longest time and has no reader goes, with its data.
+/// Makes room at the cost of whom most collections are kept for, so that nobody pushes out others: of theirs, the one
+/// without a reader that was not read for the longest time goes, with its data.
 fn evict_longest_unread(cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>, store: &Store) -> bool {
+    let payer = |cell: &Cell| cell.best_sponsor().map(|(principal, _)| principal);
+    let mut shares: BTreeMap<Principal, usize> = BTreeMap::new();
+    for principal in cells.values().filter_map(|cell| payer(cell)) {
+        *shares.entry(principal).or_default() += 1;
+    }
+    let share = |cell: &Cell| payer(cell).and_then(|principal| shares.get(&principal)).copied();
     let victim = cells
         .values()
         .filter(|cell| cell.is_idle(Duration::MAX, Duration::ZERO))
-        .min_by_key(|cell| cell.last_read())
+        .max_by_key(|cell| (share(cell), std::cmp::Reverse(cell.last_read())))
         .cloned();
     let Some(victim) = victim else { return false };
     cells.remove(&victim.spec);
