@@ -136,8 +136,17 @@ impl Driver {
         if self.reflector.handle_failure(now, failure, random()) {
             self.gathered = Gathered::default();
         }
+        let complete = self.cell.with(|inner| inner.collection.is_complete());
+        if !complete && *failure == Failure::BadAnswer {
+            self.hub.note_uncacheable(&self.cell.spec);
+        }
+        // Whoever waits for a first state hears the server's own words now; the reflector goes on trying.
+        let tell =
+            !complete && matches!(failure, Failure::BadAnswer | Failure::Status { code: 500..=599, .. });
         self.cell.change(|inner| {
-            if inner.phase == Phase::Live {
+            if tell {
+                inner.phase = Phase::Refused(StatusCode::BAD_GATEWAY, Bytes::new());
+            } else if inner.phase == Phase::Live {
                 inner.phase = Phase::Syncing;
             }
         });

@@ -137,7 +137,7 @@ impl Call {
         loop {
             let wanted = spec(request, options, format);
             let access = collection_access(&wanted, request.verb);
-            if self.may(&access) == Some(false) {
+            if self.may(&access) == Some(false) || self.hub.is_uncacheable(&wanted) {
                 return Found::Forward;
             }
             let covering = self.hub.covering(&wanted);
@@ -155,7 +155,7 @@ impl Call {
             };
             let was_complete = cell.with(|inner| inner.collection.is_complete());
             if was_complete {
-                if !self.prove(&cell, &wanted, request.verb).await {
+                if !self.prove(&wanted, request.verb).await {
                     return Found::Forward;
                 }
                 self.support(&cell, &wanted);
@@ -171,8 +171,7 @@ impl Call {
             match self.wait_complete(&cell).await {
                 // Complete comes a moment before Live: what is complete is served.
                 Phase::Syncing
-                    if self.hub.is_connected()
-                        && !cell.with(|inner| inner.collection.is_complete()) =>
+                    if self.hub.is_connected() && !cell.with(|inner| inner.collection.is_complete()) =>
                 {
                     return Found::Refused(Refusal::Incomplete.status());
                 }
@@ -183,7 +182,7 @@ impl Call {
                 Phase::Live | Phase::Retired | Phase::Syncing
                     if cell.with(|inner| inner.collection.is_complete()) =>
                 {
-                    if !self.prove(&cell, &wanted, request.verb).await {
+                    if !self.prove(&wanted, request.verb).await {
                         return Found::Forward;
                     }
                     return Found::Ready(Ready { cell, format, fetched_for_this: is_new });
@@ -249,11 +248,11 @@ impl Call {
     }
 
     /// Whether this principal may read this collection: by what the cloud said before, or by asking it now.
-    async fn prove(&self, cell: &Cell, wanted: &CollectionSpec, verb: Verb) -> bool {
+    async fn prove(&self, wanted: &CollectionSpec, verb: Verb) -> bool {
         let exact = collection_access(wanted, verb);
         match self.may(&exact) {
             Some(allowed) => allowed,
-            None if self.may_read_all_of(cell) => true,
+            // Who may list need not be allowed to watch, so nothing is concluded from another verb.
             None => self.hub.ask_access(&self.principal, &exact).await.unwrap_or(false),
         }
     }
@@ -453,12 +452,14 @@ impl Call {
     /// Online, `resourceVersion=0`: a collection whose watch stands, for who may see it.
     fn get_live(&self, request: &ResourceRequest, format: Format) -> Option<Response<Body>> {
         let key = Self::key(request);
-        let exact = resource_access(request);
+        // Unknown is no yes: then the cloud answers, and what it says is remembered.
+        if self.may(&resource_access(request)) != Some(true) {
+            return None;
+        }
         let cells = self.hub.covering_object(&Self::named_spec(request, format), &key);
         let live = cells.into_iter().filter(|cell| cell.with(|inner| inner.phase == Phase::Live));
         for cell in live {
-            let allowed = self.may(&exact).unwrap_or_else(|| self.may_read_all_of(&cell));
-            if allowed && let (Holding::Present, Some(response)) = self.look_up(&cell, &key, format) {
+            if let (Holding::Present, Some(response)) = self.look_up(&cell, &key, format) {
                 return Some(response);
             }
         }
