@@ -26,12 +26,14 @@ use edge_hub_core::{
     jwt::{Jwt, KeySet, MAX_TOKEN_BYTES},
     record::RecordChange,
     review::{TokenVerdict, access_verdict, subject_access_review, token_review, token_verdict},
+    token::ExpiredToken,
 };
 use http::{HeaderMap, Request, StatusCode, header};
 use proto_kube::{object::ObjectKey, status::Status};
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use crate::{
     hub::{Hub, lock},
@@ -42,6 +44,8 @@ use crate::{
 
 /// Accepted tokens that are remembered.
 const ACCEPTED_TOKENS: usize = 4096;
+/// Reviews at a time of tokens that nobody has vouched for: a flood of guesses must not become one upstream.
+const UNKNOWN_REVIEWS: usize = 8;
 /// How long a review may take.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REVIEW_BYTES: usize = 256 * 1024;
@@ -103,6 +107,8 @@ struct IssuerKeys {
 /// The memories behind authentication.
 pub struct Authenticator {
     verifier: Arc<dyn ClientCertVerifier>,
+    /// Reviews at a time of tokens that nothing speaks for yet; all others wait for none of these.
+    unknown_reviews: Semaphore,
     accepted: Mutex<AcceptedTokens>,
     issuer: Mutex<IssuerKeys>,
     in_flight: Mutex<BTreeMap<Principal, Arc<AtomicUsize>>>,
@@ -114,6 +120,7 @@ impl Authenticator {
     pub fn new(verifier: Arc<dyn ClientCertVerifier>) -> Self {
         Self {
             verifier,
+            unknown_reviews: Semaphore::new(UNKNOWN_REVIEWS),
             accepted: Mutex::new(AcceptedTokens::new(ACCEPTED_TOKENS)),
             issuer: Mutex::default(),
             in_flight: Mutex::default(),
@@ -228,6 +235,14 @@ impl Hub {
             return Ok(principal.clone());
         }
         if self.is_connected() {
+            let _turn = match self.is_plausible(token, hash) {
+                true => None,
+                false => self.authenticator.unknown_reviews.acquire().await.ok(),
+            };
+            // The same token may have been asked about while this request waited.
+            if let Some(principal) = lock(&self.authenticator.accepted).fresh(self.clock.now(), hash) {
+                return Ok(principal.clone());
+            }
             match self.review_token(token).await {
                 Ok(TokenVerdict::Accepted(principal)) => {
                     self.accept_token(token, hash, &principal);
@@ -243,6 +258,16 @@ impl Hub {
             }
         }
         self.token_principal_offline(token, hash)
+    }
+
+    /// Whether something speaks for this token already: it was accepted before, or the issuer signed it.
+    fn is_plausible(&self, token: &str, hash: TokenHash) -> bool {
+        if lock(&self.authenticator.accepted).held(hash).is_some() {
+            return true;
+        }
+        let issuer = lock(&self.authenticator.issuer);
+        let keys = issuer.keys.as_ref();
+        keys.zip(Jwt::parse(token).ok()).is_some_and(|(keys, jwt)| signature::holds(&jwt, keys))
     }
 
     fn accept_token(&self, token: &str, hash: TokenHash, principal: &Principal) {
@@ -262,8 +287,11 @@ impl Hub {
                 Some(keys) if signature::holds(jwt, keys) => SignatureVerdict::Valid,
                 Some(_) => SignatureVerdict::Invalid,
             });
+            // That an ended token goes on working is for a cut only, not for a review that failed.
+            let expired_token =
+                if self.is_connected() { ExpiredToken::Deny } else { self.config.file.offline.expired_token };
             let policy = OfflinePolicy {
-                expired_token: self.config.file.offline.expired_token,
+                expired_token,
                 issuer: issuer.issuer.clone(),
                 audiences: [issuer.issuer.clone()].into(),
                 admit: self.config.file.offline.admit.iter().map(|user| user.as_str().into()).collect(),
