@@ -444,6 +444,14 @@ impl Driver {
     }
 
     fn save(&self, changes: Vec<Change>) {
+        for change in &changes {
+            if let Change::Delete(gone) = change {
+                let key = &gone.object.key;
+                let namespace = (!key.namespace.is_empty()).then_some(&*key.namespace);
+                let path = self.cell.spec.gvr.path(namespace, Some(&key.name), None);
+                crate::serve::forget_single(&self.hub, &path);
+            }
+        }
         if !changes.is_empty() {
             self.hub.store.apply(&self.cell.spec, changes);
         }

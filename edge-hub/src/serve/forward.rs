@@ -1,13 +1,13 @@
 //! Requests that the cloud answers: passed on as the client's own, and what their answers teach is kept.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use edge_hub_core::{access::AccessKey, documents::Document, lease::is_own_lease, token::TokenKey};
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use proto_kube::{
     gvr::GroupVersionResource,
-    media_type::Format,
+    media_type::{Encoding, Form, Format},
     request_info::{NonResourceRequest, RequestInfo, ResourceRequest, Verb},
     status::Status,
 };
@@ -15,6 +15,7 @@ use proto_kube::{
 use super::{Call, answer, resource_access};
 use crate::{
     decode::Inflate,
+    hub::Hub,
     store::BlobClass,
     upstream::{Body, UpstreamBody, UpstreamError, full, read_all},
 };
@@ -64,6 +65,15 @@ pub(super) fn single_key(uri: &Uri, format: Format) -> String {
 
 fn single_path_key(path: &str, format: Format) -> String {
     format!("{SINGLE}{path} {:?} {:?}", format.encoding, format.form)
+}
+
+/// The object at this path is gone: no kept answer may bring it back, in whatever form.
+pub fn forget_single(hub: &Hub, path: &str) {
+    for encoding in [Encoding::Json, Encoding::Protobuf] {
+        for form in [Form::Object, Form::Table, Form::PartialMetadata] {
+            hub.drop_document(BlobClass::Single, &single_path_key(path, Format { encoding, form }));
+        }
+    }
 }
 
 /// Tells the keys of single objects from those of discovery, which begin with their path.
@@ -147,10 +157,21 @@ impl Call {
         }
     }
 
+    /// Admission and quota answer a write with 403, too: only a review tells whether it was the right that lacked.
+    fn learn_of_write(&self, key: &AccessKey, status: StatusCode) {
+        if status != StatusCode::FORBIDDEN {
+            return self.learn(key, status);
+        }
+        if self.may(key) != Some(false) {
+            let (hub, principal, key) = (Arc::clone(&self.hub), self.principal.clone(), key.clone());
+            tokio::spawn(async move { hub.ask_access(&principal, &key).await });
+        }
+    }
+
     /// Passed on, and nothing of it is kept.
     pub(super) async fn forward_uncached(self) -> Response<Body> {
         if !self.hub.is_connected() {
-            return answer::refuse(&cut_off("the request acts for another user"));
+            return answer::refuse(&cut_off("only the API server can answer this request"));
         }
         match self.send().await {
             Ok(response) => self.relay(response),
@@ -180,7 +201,10 @@ impl Call {
                     return self.keep_written_csi_node(response).await;
                 }
                 if !matches!(request.verb, Verb::List | Verb::Watch) {
-                    self.learn(&resource_access(&request), response.status());
+                    self.learn_of_write(&resource_access(&request), response.status());
+                }
+                if request.verb == Verb::Delete && response.status().is_success() {
+                    forget_single(&self.hub, self.head.uri.path());
                 }
                 self.relay(response)
             }
@@ -244,9 +268,7 @@ impl Call {
         self.learn(&resource_access(request), status);
         if status != StatusCode::OK {
             if status == StatusCode::NOT_FOUND {
-                for format in [Format::JSON, Format::PROTOBUF] {
-                    self.hub.drop_document(BlobClass::Single, &single_key(&self.head.uri, format));
-                }
+                forget_single(&self.hub, self.head.uri.path());
             }
             return self.relay(response);
         }
@@ -280,7 +302,7 @@ impl Call {
 
     async fn keep_token(self, request: &ResourceRequest, response: Response<UpstreamBody>) -> Response<Body> {
         let status = response.status();
-        self.learn(&resource_access(request), status);
+        self.learn_of_write(&resource_access(request), status);
         if status != StatusCode::CREATED {
             return self.relay(response);
         }

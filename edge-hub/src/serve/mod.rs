@@ -17,7 +17,8 @@ use std::{
 
 use bytes::Bytes;
 use edge_hub_core::{access::AccessKey, identity::Principal, lease::is_own_lease};
-use http::{HeaderMap, Request, Response, header, request::Parts};
+use http::{HeaderMap, Method, Request, Response, header, request::Parts};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use proto_kube::{
     request_info::{RequestInfo, ResourceRequest, Verb},
@@ -36,7 +37,7 @@ const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 /// How long a client may pause inside its body.
 const BODY_PATIENCE: Duration = Duration::from_secs(15);
 
-pub use forward::is_single_key;
+pub use forward::{forget_single, is_single_key};
 
 /// A principal's place among the requests in flight.
 pub struct Slot(Arc<AtomicUsize>);
@@ -95,7 +96,7 @@ impl Call {
 /// Answers one request. Never fails: whatever goes wrong becomes a Status.
 pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -> Response<Body> {
     hub.metrics.requests.inc();
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let (principal, credential) = match hub.authenticate(&guest.peer, &head.headers).await {
         Ok(known) => known,
         Err(status) => {
@@ -114,9 +115,14 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
         Ok(info) => info,
         Err(status) => return answer::refuse(&status),
     };
-    if is_upgrade(&head.headers) {
+    if is_upgrade(&head.headers) && body.is_end_stream() {
         let request = Request::from_parts(head, body);
         return upgrade::pass(&hub, &credential, request, slot).await;
+    }
+    // What is decided on here must be what the cloud will see.
+    forward::strip_hop_headers(&mut head.headers);
+    if head.headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_err()) {
+        return answer::refuse(&Status::bad_request("the Accept header is no text"));
     }
     let body = match read_all(body, MAX_BODY_BYTES, BODY_PATIENCE).await {
         Ok(body) => body,
@@ -137,6 +143,8 @@ impl Call {
             return self.forward_uncached().await;
         }
         match info {
+            // The API server knows no HEAD of objects; an answer without a body is nothing to keep.
+            RequestInfo::Resource(_) if self.head.method == Method::HEAD => self.forward_uncached().await,
             RequestInfo::Resource(request)
                 if is_own_lease(&self.hub.config.file.node_name, &self.principal, &request) =>
             {

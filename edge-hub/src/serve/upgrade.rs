@@ -65,6 +65,8 @@ async fn exchange(
         headers.clone_from(request.headers());
         forward::strip_hop_headers(headers);
         headers.remove(header::HOST);
+        // Only a request without a body gets here; a length of one would make the server wait for it.
+        headers.remove(header::CONTENT_LENGTH);
         headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
         if let Some(upgrade) = upgrade {
             headers.insert(header::UPGRADE, upgrade);
