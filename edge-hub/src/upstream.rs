@@ -38,7 +38,9 @@ const STREAMS_PER_CONNECTION: usize = 90;
 /// Head start of the preferred server over the next one.
 const STAGGER: Duration = Duration::from_millis(300);
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Room for all streams of a connection: what slow clients leave unread must not hold up the watches beside it.
+const CONNECTION_WINDOW: u32 = 24 * 1024 * 1024;
+const _: () = assert!(CONNECTION_WINDOW as usize >= STREAMS_PER_CONNECTION * STREAM_WINDOW as usize);
 
 /// As whom a request leaves the hub.
 #[derive(Clone, PartialEq, Eq)]
