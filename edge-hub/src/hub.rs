@@ -487,11 +487,25 @@ impl Hub {
         lock(&self.lent).get(principal).cloned()
     }
 
-    /// Keeps a whole answer.
+    /// A principal that left something to be sent shows its credential again: the former one may have ended, or went
+    /// with the process that it was lent to.
+    pub fn renew_credential(&self, principal: &Principal, credential: &Credential) {
+        let waits = lock(&self.spool).holds_of(principal);
+        if waits && self.credential_of(principal).as_ref() != Some(credential) {
+            self.remember_credential(principal, credential);
+        }
+    }
+
+    /// Keeps a whole answer. The same bytes again are not worth a write.
     pub fn keep_document(&self, class: BlobClass, key: &str, document: Document) {
-        let stored = document.encode();
+        let is_held = lock(&self.documents)
+            .get(key)
+            .is_some_and(|held| held.body == document.body && held.content_type == document.content_type);
+        let stored = (!is_held).then(|| document.encode());
         let dropped = lock(&self.documents).insert(key, document);
-        self.store.put(BlobKey { class, key: key.as_bytes().into() }, stored);
+        if let Some(stored) = stored {
+            self.store.put(BlobKey { class, key: key.as_bytes().into() }, stored);
+        }
         for key in dropped {
             for class in [BlobClass::Single, BlobClass::Discovery] {
                 self.store.remove(BlobKey { class, key: key.as_bytes().into() });

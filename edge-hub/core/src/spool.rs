@@ -203,6 +203,11 @@ impl EventSpool {
         self.records.is_empty()
     }
 
+    /// Whether events of this principal wait.
+    pub fn holds_of(&self, principal: &Principal) -> bool {
+        self.principals.get(principal).is_some_and(|of| !of.ids.is_empty())
+    }
+
     /// Bytes of the events waiting.
     pub fn bytes(&self) -> usize {
         self.bytes

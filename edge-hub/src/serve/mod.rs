@@ -105,6 +105,7 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
         }
     };
     guest.welcome();
+    hub.renew_credential(&principal, &credential);
     let Some(slot) =
         Slot::take(&hub.authenticator.in_flight(&principal), hub.config.file.limits.requests_per_principal)
     else {
