@@ -49,6 +49,8 @@ const UNCACHEABLE_LISTS: usize = 1024;
 const UNCACHEABLE_FOR: Duration = Duration::from_secs(30);
 /// Principals whose credential is kept for a replay.
 const LENT_CREDENTIALS: usize = 256;
+/// Shortest time between two probed connections.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 /// Token answers kept.
 const TOKENS: usize = 4096;
 
@@ -276,6 +278,8 @@ impl Hub {
                         self.metrics.link_changes.inc();
                         self.link.send_replace(detector.state());
                     }
+                    // A server that closes what it has just taken must not be asked without a pause.
+                    let next = tokio::time::Instant::now() + RECONNECT_PAUSE;
                     let lost = tokio::select! {
                         () = self.shutdown.draining() => return,
                         lost = connection.probe_lost() => lost,
@@ -284,6 +288,7 @@ impl Hub {
                     if detector.handle_lost(now, lost) {
                         self.declare_cut(&detector, "a probe was not answered");
                     }
+                    tokio::time::sleep_until(next).await;
                 }
                 Err(error) => {
                     let now = self.clock.now();
@@ -496,8 +501,11 @@ impl Hub {
         }
     }
 
-    /// Keeps a whole answer. The same bytes again are not worth a write.
+    /// Keeps a whole answer, unless it would push out most others. The same bytes again are not worth a write.
     pub fn keep_document(&self, class: BlobClass, key: &str, document: Document) {
+        if document.body.len() > DOCUMENT_BYTES / 2 {
+            return self.drop_document(class, key);
+        }
         let is_held = lock(&self.documents)
             .get(key)
             .is_some_and(|held| held.body == document.body && held.content_type == document.content_type);

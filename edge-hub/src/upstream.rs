@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -108,12 +108,17 @@ struct Pools {
     bearer: Vec<Connection>,
 }
 
+/// Held while a connection is opened; the last failure, and when it came.
+type Opening = tokio::sync::Mutex<Option<(Instant, String)>>;
+
 /// The hub's way to the cloud.
 pub struct Upstream {
     servers: Vec<Server>,
     tls: TlsSettings,
     preferred: AtomicUsize,
     pools: Mutex<Pools>,
+    opening_node: Opening,
+    opening_bearer: Opening,
 }
 
 /// The probing connection; resolves when it is gone.
@@ -149,7 +154,14 @@ impl Upstream {
     /// No connection is made yet.
     #[must_use]
     pub fn new(servers: Vec<Server>, tls: TlsSettings) -> Self {
-        Self { servers, tls, preferred: AtomicUsize::new(0), pools: Mutex::default() }
+        Self {
+            servers,
+            tls,
+            preferred: AtomicUsize::new(0),
+            pools: Mutex::default(),
+            opening_node: Opening::default(),
+            opening_bearer: Opening::default(),
+        }
     }
 
     /// Opens the connection that carries the probes, as this node.
@@ -245,11 +257,9 @@ impl Upstream {
         Err(UpstreamError::Unreachable(failures.join("; ")))
     }
 
-    async fn sender(
-        &self,
-        credential: &Credential,
-    ) -> Result<(http2::SendRequest<Body>, StreamGuard), UpstreamError> {
-        let found = self.pool(|pools| {
+    /// An open connection with room for one more stream.
+    fn pooled(&self, credential: &Credential) -> Option<(http2::SendRequest<Body>, StreamGuard)> {
+        self.pool(|pools| {
             let pool = match credential {
                 Credential::Node => &mut pools.node,
                 Credential::Bearer(_) => &mut pools.bearer,
@@ -258,11 +268,34 @@ impl Upstream {
             pool.iter()
                 .find(|connection| connection.streams.load(Ordering::Relaxed) < STREAMS_PER_CONNECTION)
                 .map(|connection| (connection.sender.clone(), StreamGuard::new(&connection.streams)))
-        });
-        if let Some(found) = found {
+        })
+    }
+
+    async fn sender(
+        &self,
+        credential: &Credential,
+    ) -> Result<(http2::SendRequest<Body>, StreamGuard), UpstreamError> {
+        if let Some(found) = self.pooled(credential) {
             return Ok(found);
         }
-        let (connection, _task) = self.open(credential, false).await?;
+        let opening = match credential {
+            Credential::Node => &self.opening_node,
+            Credential::Bearer(_) => &self.opening_bearer,
+        };
+        // After a heal hundreds ask at once: they wait for one connection, and for its failure, together.
+        let asked = Instant::now();
+        let mut failed = opening.lock().await;
+        if let Some(found) = self.pooled(credential) {
+            return Ok(found);
+        }
+        if let Some((at, why)) = &*failed
+            && *at >= asked
+        {
+            return Err(UpstreamError::Unreachable(why.clone()));
+        }
+        let (connection, _task) = self.open(credential, false).await.inspect_err(|error| {
+            *failed = Some((Instant::now(), error.to_string()));
+        })?;
         let answer = (connection.sender.clone(), StreamGuard::new(&connection.streams));
         self.pool(|pools| match credential {
             Credential::Node => pools.node.push(connection),
