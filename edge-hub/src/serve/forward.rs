@@ -24,8 +24,8 @@ use crate::{
 const HEAD_TIMEOUT: Duration = Duration::from_secs(65);
 /// A log that is followed may stay silent before its first byte.
 const STREAM_HEAD_TIMEOUT: Duration = Duration::from_secs(3600);
-/// Answers up to this size are kept.
-const MAX_DOCUMENT_BYTES: usize = 8 * 1024 * 1024;
+/// Answers up to this size are read whole before they are passed on; OpenAPI with many CRDs is the largest.
+const MAX_DOCUMENT_BYTES: usize = 32 * 1024 * 1024;
 const BODY_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Headers of one hop; they mean nothing on the next.
