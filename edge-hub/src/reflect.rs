@@ -137,12 +137,11 @@ impl Driver {
             self.gathered = Gathered::default();
         }
         let complete = self.cell.with(|inner| inner.collection.is_complete());
-        if !complete && *failure == Failure::BadAnswer {
+        // Whoever waits for a first state hears the server's own words now; a server that answers 5xx is asked again.
+        let tell = !complete && *failure == Failure::BadAnswer;
+        if tell {
             self.hub.note_uncacheable(&self.cell.spec);
         }
-        // Whoever waits for a first state hears the server's own words now; the reflector goes on trying.
-        let tell =
-            !complete && matches!(failure, Failure::BadAnswer | Failure::Status { code: 500..=599, .. });
         self.cell.change(|inner| {
             if tell {
                 inner.phase = Phase::Refused(StatusCode::BAD_GATEWAY, Bytes::new());
