@@ -6,6 +6,7 @@ pub mod body;
 pub mod clock;
 pub mod collection;
 pub mod documents;
+pub mod filter;
 pub mod identity;
 pub mod jwt;
 pub mod lease;

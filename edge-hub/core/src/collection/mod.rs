@@ -5,6 +5,7 @@
 //! exception is [`Collection::reset`], which ends every view.
 
 mod diff;
+mod lens;
 mod object;
 mod read;
 mod ring;
@@ -21,15 +22,17 @@ use proto_kube::status::Status;
 use proto_kube::watch::EventType;
 
 pub(crate) use diff::with_version;
+pub(crate) use lens::Lens;
 pub use object::{Change, Envelope, Object, Tombstone, Watermark};
 pub use read::Footprint;
 pub use ring::{RingEvent, RingLimits};
-pub(crate) use spec::Filter;
 pub use spec::{CollectionSpec, Selection, Uncovered};
 pub use tombstones::TombstoneLimits;
 
 use crate::clock::Now;
+use crate::filter::FilterError;
 use diff::{Index, Step, diff};
+use lens::Epochs;
 use ring::Ring;
 use tombstones::Tombstones;
 
@@ -90,6 +93,9 @@ pub enum Refusal {
         /// Resource version of the collection.
         current: u64,
     },
+    /// An object cannot be filtered for this client, so nothing is shown; 500.
+    #[error("a cached object cannot be filtered: {0}")]
+    Unfilterable(#[from] FilterError),
 }
 
 impl Refusal {
@@ -103,6 +109,7 @@ impl Refusal {
             Self::TooLargeResourceVersion { requested, current } => {
                 Status::too_large_resource_version(*requested, *current)
             }
+            Self::Unfilterable(_) => Status::internal(&self.to_string()),
         }
     }
 }
@@ -151,6 +158,8 @@ pub struct Collection {
     bytes: usize,
     /// All objects in key order, shared by the views that open at this state.
     snapshot: OnceLock<Arc<[Arc<Object>]>>,
+    /// What filters read besides the objects; `None` before it is known.
+    epochs: Option<Epochs>,
 }
 
 impl Collection {
@@ -174,6 +183,7 @@ impl Collection {
             heard_at: None,
             bytes: 0,
             snapshot: OnceLock::new(),
+            epochs: None,
         }
     }
 

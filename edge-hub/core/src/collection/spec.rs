@@ -37,17 +37,24 @@ pub struct Selection {
     pub fields: FieldSelector,
 }
 
+impl Selection {
+    /// All that a collection of this spec holds.
+    pub(crate) fn own(spec: &CollectionSpec) -> Self {
+        Self {
+            namespace: spec.namespace.clone(),
+            name: None,
+            labels: spec.labels.clone(),
+            fields: spec.fields.clone(),
+        }
+    }
+}
+
 impl CollectionSpec {
     /// Whether a collection of this spec holds all that `other` asks for and can tell which objects those are.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        let selection = Selection {
-            namespace: other.namespace.clone(),
-            name: None,
-            labels: other.labels.clone(),
-            fields: other.fields.clone(),
-        };
-        self.gvr == other.gvr && self.format == other.format && self.uncovered(&selection).is_none()
+        let all = Selection::own(other);
+        self.gvr == other.gvr && self.format == other.format && self.uncovered(&all).is_none()
     }
 
     /// The first reason why this collection cannot serve `selection`; `None` when it can.

@@ -5,7 +5,9 @@
 
 mod frame;
 mod resume;
+mod switch;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +18,11 @@ use proto_kube::status::Status;
 use proto_kube::watch::EventType;
 
 use crate::clock::Now;
-use crate::collection::{Collection, Filter, Object, Refusal, RingEvent, Selection, with_version};
+use crate::collection::{Collection, Lens, Object, Refusal, RingEvent, Selection, with_version};
+use crate::filter::{Chain, FilterError, Inputs};
 use frame::Encoder;
 use resume::{Replayed, replay_since};
+use switch::switch;
 
 /// Time between two bookmarks of a quiet stream (R4).
 pub const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
@@ -65,12 +69,16 @@ enum Backlog {
     Snapshot { objects: Arc<[Arc<Object>]>, next: usize },
     /// What changed since a version that the ring no longer reaches.
     Replay(std::vec::IntoIter<Replayed>),
+    /// What a change of filter inputs changes for the client, as it sees it.
+    Switch(std::vec::IntoIter<(EventType, Object)>),
 }
 
 /// One client's stream.
 #[derive(Debug)]
 pub struct WatchView {
-    filter: Filter,
+    lens: Lens,
+    /// Other inputs than the lens's under which the client may have got what it holds.
+    doubts: Vec<Arc<Inputs>>,
     encoder: Encoder,
     allow_bookmarks: bool,
     generation: u64,
@@ -109,23 +117,44 @@ impl From<EditError> for Break {
     }
 }
 
-/// Opens a stream on a collection.
+impl From<FilterError> for Break {
+    fn from(error: FilterError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+/// Opens a stream on a collection for a client that sees every object as it is.
 ///
 /// # Errors
 /// A [`Refusal`], before anything was sent. `Expired` goes to the client as a 200 with one ERROR event; for
 /// `TooLargeResourceVersion` and `Incomplete` the shell may wait for the collection and try again.
 pub fn open(collection: &Collection, request: WatchRequest, now: Now) -> Result<WatchView, Refusal> {
+    open_filtered(collection, request, Chain::default(), now)
+}
+
+/// Opens a stream on a collection for a client behind filters; the empty chain shows every object as it is.
+///
+/// # Errors
+/// As [`open`]. Moreover `Incomplete` while the inputs that the chain reads are not known to the collection, and
+/// `Unfilterable` when an object cannot be filtered.
+pub fn open_filtered(
+    collection: &Collection,
+    request: WatchRequest,
+    chain: Chain,
+    now: Now,
+) -> Result<WatchView, Refusal> {
     if !collection.is_complete() {
         return Err(Refusal::Incomplete);
     }
-    let filter = Filter::new(collection.spec(), &request.selection)?;
+    let lens = Lens::new(collection, &request.selection, chain)?;
     let encoder = Encoder::new(collection.spec(), request.projection)?;
     let current = collection.resource_version();
     let since = request.resource_version.unwrap_or(0);
     let opened = now.monotonic;
     let deadline = opened.saturating_add(request.timeout);
     let mut view = WatchView {
-        filter,
+        lens,
+        doubts: Vec::new(),
         encoder,
         allow_bookmarks: request.allow_bookmarks,
         generation: collection.generation(),
@@ -201,6 +230,9 @@ impl WatchView {
                 self.last_bookmark = now.monotonic;
                 return Ok(Some(self.encoder.bookmark(collection.envelope(), version, true)));
             }
+            if self.take_over_inputs(collection)? {
+                continue;
+            }
             let ring = collection.ring();
             if let Some(event) = ring.get(self.cursor) {
                 self.cursor += 1;
@@ -229,7 +261,48 @@ impl WatchView {
         {
             return Err(Refusal::Expired { requested: since, oldest: jump.to });
         }
-        self.continue_after(collection, since)
+        let Some(epochs) = collection.epochs().filter(|_| self.lens.reads_inputs()) else {
+            return self.continue_after(collection, since);
+        };
+        let expired = || Refusal::Expired { requested: since, oldest: epochs.since() };
+        let mut held_under = epochs.at(since);
+        let oldest = if held_under.is_empty() { return Err(expired()) } else { held_under.remove(0) };
+        self.lens = self.lens.under(&oldest);
+        self.doubts = held_under;
+        self.continue_after(collection, since)?;
+        // Cut in a replay past the change of inputs, the client would come back as one that was told of it.
+        if self.backlog.is_some() && self.is_outdated(collection) && self.position > epochs.since() {
+            return Err(expired());
+        }
+        Ok(())
+    }
+
+    /// Whether the client may hold what it got under other inputs than those of now.
+    fn is_outdated(&self, collection: &Collection) -> bool {
+        self.lens.reads_inputs()
+            && collection
+                .epochs()
+                .is_some_and(|epochs| !self.doubts.is_empty() || !self.lens.is_under(epochs.current()))
+    }
+
+    /// Takes over the inputs of now, with the events that tell the client what they change; false where they are the
+    /// ones it knows. Before that, nothing from after the change was sent, so a client that resumes from after it
+    /// knows of it.
+    fn take_over_inputs(&mut self, collection: &Collection) -> Result<bool, Break> {
+        let Some(epochs) = collection.epochs().filter(|_| self.is_outdated(collection)) else {
+            return Ok(false);
+        };
+        let ring = collection.ring();
+        if ring.jump_over(self.position).is_some() && ring.get(self.cursor).is_some() {
+            // Amid the events of a relist no state is known; they came before the change.
+            return Ok(false);
+        }
+        let mut former = std::mem::take(&mut self.doubts);
+        former.extend(self.lens.inputs().cloned());
+        let events = switch(collection, &self.lens, &former, epochs.current(), self.position)?;
+        self.lens = self.lens.under(epochs.current());
+        self.backlog = Some(Backlog::Switch(events.into_iter()));
+        Ok(true)
     }
 
     /// Places the cursor right after `since`, with a replay where the ring does not reach back.
@@ -239,7 +312,7 @@ impl WatchView {
             self.cursor = sequence;
             return Ok(());
         }
-        let replay = replay_since(collection, &self.filter, since)?;
+        let replay = replay_since(collection, &self.lens, since)?;
         self.backlog = Some(Backlog::Replay(replay.into_iter()));
         self.position = collection.resource_version();
         self.cursor = collection.ring().next_sequence();
@@ -259,21 +332,29 @@ impl WatchView {
         }
     }
 
-    fn next_of_backlog(&mut self, collection: &Collection) -> Result<Option<Bytes>, EditError> {
+    fn next_of_backlog(&mut self, collection: &Collection) -> Result<Option<Bytes>, Break> {
         let envelope = collection.envelope();
         match &mut self.backlog {
             None => return Ok(None),
             Some(Backlog::Snapshot { objects, next }) => {
                 while let Some(object) = objects.get(*next) {
                     *next += 1;
-                    if self.filter.matches(object) {
-                        return self.encoder.encode(envelope, EventType::Added, &object.raw).map(Some);
+                    if let Some(seen) = self.lens.see(object)? {
+                        return Ok(Some(self.encoder.encode(envelope, EventType::Added, &seen.raw)?));
                     }
                 }
             }
             Some(Backlog::Replay(events)) => {
+                for (event_type, object) in events {
+                    // Only what the client sees was put there, but a filter decides how.
+                    if let Some(seen) = self.lens.see(&object)? {
+                        return Ok(Some(self.encoder.encode(envelope, event_type, &seen.raw)?));
+                    }
+                }
+            }
+            Some(Backlog::Switch(events)) => {
                 if let Some((event_type, object)) = events.next() {
-                    return self.encoder.encode(envelope, event_type, &object.raw).map(Some);
+                    return Ok(Some(self.encoder.encode(envelope, event_type, &object.raw)?));
                 }
             }
         }
@@ -281,26 +362,35 @@ impl WatchView {
         Ok(None)
     }
 
-    /// The event as this view's selector sees it (R7): entering is ADDED, leaving is DELETED with the last state that
-    /// was inside, carrying the new resource version.
+    /// The event as this client sees it (R7, W13): entering its selector or coming out of hiding is ADDED, leaving or
+    /// being hidden is DELETED with the last state that it saw, carrying the new resource version.
     fn translate(&mut self, collection: &Collection, event: &RingEvent) -> Result<Option<Bytes>, Break> {
-        let envelope = collection.envelope();
-        let was_inside = event.previous.as_ref().is_some_and(|previous| self.filter.matches(previous));
-        let is_inside = event.event_type != EventType::Deleted && self.filter.matches(&event.object);
-        let frame = match (was_inside, is_inside, &event.previous) {
-            (false, false, _) => return Ok(None),
-            (true, true, _) => self.encoder.event(envelope, event)?,
-            (false, true, _) if event.event_type == EventType::Added => {
+        let (envelope, format) = (collection.envelope(), collection.spec().format);
+        let is_deletion = event.event_type == EventType::Deleted;
+        let before = match &event.previous {
+            Some(previous) => self.lens.see(previous)?,
+            None => None,
+        };
+        let after = if is_deletion { None } else { self.lens.see(&event.object)? };
+        let frame = match (before, after) {
+            (None, None) => return Ok(None),
+            (Some(before), Some(after))
+                if self.lens.is_quiet()
+                    && with_version(format, &before, after.resource_version).as_ref() == Some(&*after) =>
+            {
+                return Ok(None);
+            }
+            (Some(_), Some(Cow::Borrowed(_))) => self.encoder.event(envelope, event)?,
+            (None, Some(Cow::Borrowed(_))) if event.event_type == EventType::Added => {
                 self.encoder.event(envelope, event)?
             }
-            (false, true, _) => self.encoder.encode(envelope, EventType::Added, &event.object.raw)?,
-            (true, false, _) if event.event_type == EventType::Deleted => {
+            (None, Some(after)) => self.encoder.encode(envelope, EventType::Added, &after.raw)?,
+            (Some(_), Some(after)) => self.encoder.encode(envelope, EventType::Modified, &after.raw)?,
+            (Some(Cow::Borrowed(_)), None) if is_deletion && self.lens.leaves(&event.object)? => {
                 self.encoder.event(envelope, event)?
             }
-            (true, false, None) => return Ok(None),
-            (true, false, Some(previous)) => {
-                let format = collection.spec().format;
-                let left = with_version(format, previous, event.resource_version).ok_or_else(|| {
+            (Some(before), None) => {
+                let left = with_version(format, &before, event.resource_version).ok_or_else(|| {
                     Refusal::Expired { requested: self.position, oldest: collection.resource_version() }
                 })?;
                 self.encoder.encode(envelope, EventType::Deleted, &left.raw)?

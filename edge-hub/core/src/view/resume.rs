@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proto_kube::object::ObjectKey;
 use proto_kube::watch::EventType;
 
-use crate::collection::{Collection, Filter, Object, Refusal, RingEvent, with_version};
+use crate::collection::{Collection, Lens, Object, Refusal, RingEvent, with_version};
 
 /// One event of a replay. The object carries the event's resource version.
 pub(crate) type Replayed = (EventType, Arc<Object>);
@@ -17,13 +17,13 @@ pub(crate) type Replayed = (EventType, Arc<Object>);
 ///
 /// # Errors
 /// [`Refusal::Expired`] when deletions after `since` may be forgotten, or when an object changed of which nobody knows
-/// whether the client's selector held it before.
+/// whether the client saw it before.
 pub(crate) fn replay_since(
     collection: &Collection,
-    filter: &Filter,
+    lens: &Lens,
     since: u64,
 ) -> Result<Vec<Replayed>, Refusal> {
-    let former = Former::new(collection, filter, since);
+    let former = Former::new(collection, lens, since);
     if since < collection.horizon() {
         return Err(former.expired());
     }
@@ -41,13 +41,13 @@ pub(crate) fn replay_since(
 /// What is known of the state at the version a client resumes from.
 struct Former<'a> {
     collection: &'a Collection,
-    filter: &'a Filter,
+    lens: &'a Lens,
     since: u64,
     /// First event of each key that the ring still holds; what it replaced may be the state that the client saw.
     earliest: BTreeMap<&'a ObjectKey, &'a RingEvent>,
 }
 
-/// Whether a client's selector held an object.
+/// Whether a client saw an object.
 enum Membership {
     Inside(Arc<Object>),
     Outside,
@@ -55,14 +55,14 @@ enum Membership {
 }
 
 impl<'a> Former<'a> {
-    fn new(collection: &'a Collection, filter: &'a Filter, since: u64) -> Self {
+    fn new(collection: &'a Collection, lens: &'a Lens, since: u64) -> Self {
         let mut earliest = BTreeMap::new();
         for event in collection.ring().events() {
             if event.resource_version > since {
                 earliest.entry(&event.object.key).or_insert(&**event);
             }
         }
-        Self { collection, filter, since, earliest }
+        Self { collection, lens, since, earliest }
     }
 
     fn expired(&self) -> Refusal {
@@ -73,11 +73,15 @@ impl<'a> Former<'a> {
         self.collection.tombstones().get(key).is_some_and(|gone| gone.resource_version > self.since)
     }
 
-    fn membership(&self, key: &ObjectKey) -> Membership {
-        let Some(event) = self.earliest.get(key) else { return Membership::Unknown };
-        match &event.previous {
+    fn sees(&self, object: &Object) -> Result<bool, Refusal> {
+        Ok(self.lens.see(object)?.is_some())
+    }
+
+    fn membership(&self, key: &ObjectKey) -> Result<Membership, Refusal> {
+        let Some(event) = self.earliest.get(key) else { return Ok(Membership::Unknown) };
+        Ok(match &event.previous {
             Some(previous) if previous.resource_version <= self.since => {
-                if self.filter.matches(previous) {
+                if self.sees(previous)? {
                     Membership::Inside(Arc::clone(previous))
                 } else {
                     Membership::Outside
@@ -86,35 +90,35 @@ impl<'a> Former<'a> {
             // Created after `since`, and no deletion after `since` says that it existed before.
             None if !self.was_deleted(key) => Membership::Outside,
             _ => Membership::Unknown,
-        }
+        })
     }
 
     fn deleted(&self, gone: &Arc<Object>) -> Result<Option<Replayed>, Refusal> {
-        let selected = self.filter.matches(gone);
-        match self.membership(&gone.key) {
+        let selected = self.sees(gone)?;
+        match self.membership(&gone.key)? {
             Membership::Inside(former) if !selected => self.left(&former, gone.resource_version).map(Some),
             Membership::Inside(_) => Ok(Some((EventType::Deleted, Arc::clone(gone)))),
             Membership::Outside => Ok(None),
             Membership::Unknown if selected => Ok(Some((EventType::Deleted, Arc::clone(gone)))),
-            Membership::Unknown if self.filter.is_by_key() => Ok(None),
+            Membership::Unknown if self.lens.is_by_key() => Ok(None),
             Membership::Unknown => Err(self.expired()),
         }
     }
 
     fn changed(&self, object: &Arc<Object>) -> Result<Option<Replayed>, Refusal> {
-        let selected = self.filter.matches(object);
+        let selected = self.sees(object)?;
         if self.was_deleted(&object.key) {
             // The deletion is told by its tombstone; this is a new object.
             return Ok(selected.then(|| (EventType::Added, Arc::clone(object))));
         }
-        match self.membership(&object.key) {
+        match self.membership(&object.key)? {
             Membership::Inside(former) if !selected => self.left(&former, object.resource_version).map(Some),
             Membership::Outside if !selected => Ok(None),
             Membership::Outside => Ok(Some((EventType::Added, Arc::clone(object)))),
             Membership::Inside(_) => Ok(Some((EventType::Modified, Arc::clone(object)))),
             // A client that never saw the object takes a MODIFIED for its creation.
             Membership::Unknown if selected => Ok(Some((EventType::Modified, Arc::clone(object)))),
-            Membership::Unknown if self.filter.is_by_key() => Ok(None),
+            Membership::Unknown if self.lens.is_by_key() => Ok(None),
             Membership::Unknown => Err(self.expired()),
         }
     }

@@ -1,0 +1,449 @@
+//! Each filter by the labels and annotations that OpenYurt's users write, in both encodings, and twice: what a filter
+//! gave it leaves as it is.
+
+#[path = "support/trees.rs"]
+mod trees;
+
+use edge_hub_core::filter::{
+    BUCKET_POOL_LABEL, Chain, DISCARD, Filter, HubAddress, Inputs, NODE_POOL_LABEL, NODE_PORT_LISTEN,
+    Outcome, Policy, Subject, TOPOLOGY_KEYS, ZONE_LABEL,
+};
+use edge_hub_core::identity::Principal;
+use proto_kube::gvr::GroupVersionResource;
+use proto_kube::media_type::Format;
+use proto_kube::object::ObjectKey;
+use trees::{Tree, is_same, message, metadata, strings, text};
+
+const FORMATS: [Format; 2] = [Format::JSON, Format::PROTOBUF];
+
+fn core(resource: &str) -> GroupVersionResource {
+    GroupVersionResource::new("", "v1", resource)
+}
+
+fn slices() -> GroupVersionResource {
+    GroupVersionResource::new("discovery.k8s.io", "v1", "endpointslices")
+}
+
+fn hub(host: &str) -> Option<HubAddress> {
+    Some(HubAddress { host: host.parse().expect("an address"), port: 10268 })
+}
+
+/// The hub's node is `here`; nothing else is known.
+fn bare() -> Inputs {
+    Inputs::new("here", hub("169.254.2.1"))
+}
+
+/// What the filter makes of the object, the same in both encodings and in a second go.
+enum Want<'a> {
+    Kept,
+    Dropped,
+    Changed(&'a Tree),
+}
+
+fn check(
+    why: &str,
+    filter: Filter,
+    gvr: &GroupVersionResource,
+    inputs: &Inputs,
+    tree: &Tree,
+    want: Want<'_>,
+) {
+    let chain = Chain::new(gvr, [filter]);
+    assert_eq!(chain.filters().collect::<Vec<_>>(), [filter], "{why}: the filter is for this resource");
+    for format in FORMATS {
+        let object = tree.object(format);
+        let subject = Subject { gvr, format, key: &object.key, raw: &object.raw };
+        let outcome = chain.apply(inputs, &subject).expect("a good object");
+        match (&want, &outcome) {
+            (Want::Kept, Outcome::Keep) | (Want::Dropped, Outcome::Drop) => {}
+            (Want::Changed(tree), Outcome::Replace(raw)) => {
+                assert!(
+                    is_same(format.encoding, raw, tree),
+                    "{why}: {format:?} {}",
+                    String::from_utf8_lossy(raw)
+                );
+                let again = chain.apply(inputs, &Subject { raw, ..subject }).expect("its own outcome");
+                assert_eq!(again, Outcome::Keep, "{why}: {format:?} a second time");
+            }
+            _ => panic!("{why}: {format:?} gave {outcome:?}"),
+        }
+    }
+}
+
+fn service(
+    name: (&str, &str),
+    annotations: &[(&str, &str)],
+    kind: &str,
+    ip: &str,
+    ports: &[(&str, u64)],
+) -> Tree {
+    let port = |(name, number): &(&str, u64)| {
+        message([(1, "name", text(name)), (2, "protocol", text("TCP")), (3, "port", Tree::Number(*number))])
+    };
+    let spec = [
+        (1, "ports", Tree::List(ports.iter().map(port).collect())),
+        (3, "clusterIP", text(ip)),
+        (4, "type", text(kind)),
+        (18, "clusterIPs", Tree::List(vec![text(ip)])),
+        (99, "aFieldOfTomorrow", text("stays")),
+    ];
+    message([metadata(name.0, name.1, 7, &[], annotations), (2, "spec", message(spec))])
+}
+
+#[test]
+fn the_api_servers_service_leads_to_the_hub() {
+    let (gvr, filter) = (core("services"), Filter::MasterService);
+    let given = |name, ip, ports: &[(&str, u64)]| service(name, &[], "ClusterIP", ip, ports);
+    let name = ("default", "kubernetes");
+    let before = given(name, "10.96.0.1", &[("https", 443)]);
+    let after = given(name, "169.254.2.1", &[("https", 10268)]);
+    check("the service of the API server", filter, &gvr, &bare(), &before, Want::Changed(&after));
+    let before = given(name, "10.96.0.1", &[("metrics", 443), ("https", 443)]);
+    let after = given(name, "169.254.2.1", &[("metrics", 443), ("https", 10268)]);
+    check("only the port https", filter, &gvr, &bare(), &before, Want::Changed(&after));
+    check("the hub's own address", filter, &gvr, &bare(), &after, Want::Kept);
+    for other in [("default", "web"), ("kube-system", "kubernetes")] {
+        let other = given(other, "10.96.0.1", &[("https", 443)]);
+        check("another service", filter, &gvr, &bare(), &other, Want::Kept);
+    }
+    check("no address of the hub", filter, &gvr, &Inputs::new("here", None), &before, Want::Kept);
+}
+
+#[test]
+fn services_for_the_cloud_only_are_dropped() {
+    let (gvr, filter) = (core("services"), Filter::DiscardCloudService);
+    let (yes, no): (&[_], &[_]) = (&[(DISCARD, "true")], &[(DISCARD, "false")]);
+    let cases = [
+        ("discarded", ("ns", "lb"), yes, "LoadBalancer", true),
+        ("not discarded", ("ns", "lb"), no, "LoadBalancer", false),
+        ("a load balancer", ("ns", "lb"), &[][..], "LoadBalancer", false),
+        ("of another type", ("ns", "web"), yes, "ClusterIP", false),
+        ("the tunnel's", ("kube-system", "x-tunnel-server-internal-svc"), &[], "ClusterIP", true),
+        ("like the tunnel's", ("ns", "x-tunnel-server-internal-svc"), &[], "ClusterIP", false),
+    ];
+    for (why, name, annotations, kind, dropped) in cases {
+        let tree = service(name, annotations, kind, "10.96.0.9", &[]);
+        check(why, filter, &gvr, &bare(), &tree, if dropped { Want::Dropped } else { Want::Kept });
+    }
+}
+
+fn node(name: &str, labels: &[(&str, &str)]) -> Tree {
+    message([metadata("", name, 3, labels, &[])])
+}
+
+/// `here` and `near` are in pool `hangzhou`, `far` in `shanghai`, `lone` in none.
+fn pooled() -> Inputs {
+    let mut inputs = bare();
+    for (name, labels) in [
+        ("here", &[(NODE_POOL_LABEL, "hangzhou"), (ZONE_LABEL, "z1")][..]),
+        ("near", &[(NODE_POOL_LABEL, "hangzhou")]),
+        ("far", &[(NODE_POOL_LABEL, "shanghai")]),
+        ("lone", &[]),
+    ] {
+        for format in FORMATS {
+            inputs.put(&core("nodes"), format, &node(name, labels).object(format)).expect("a node");
+        }
+    }
+    inputs
+}
+
+#[test]
+fn node_ports_are_opened_in_the_pools_that_are_named() {
+    let (gvr, filter) = (core("services"), Filter::NodePortIsolation);
+    for (listen, shown) in [
+        ("hangzhou", true),
+        ("shanghai", false),
+        ("-hangzhou", false),
+        ("*", true),
+        ("-shanghai,*", true),
+        ("-hangzhou,*", false),
+        ("*,-hangzhou", false),
+        ("-hangzhou,hangzhou", false),
+        ("hangzhou, -hangzhou", true),
+        (" shanghai , hangzhou ", true),
+        ("", false),
+        (",-,", false),
+    ] {
+        for (kind, isolated) in [("NodePort", true), ("LoadBalancer", true), ("ClusterIP", false)] {
+            let tree = service(("ns", "web"), &[(NODE_PORT_LISTEN, listen)], kind, "10.96.0.9", &[]);
+            let want = || if shown || !isolated { Want::Kept } else { Want::Dropped };
+            check(&format!("{kind} {listen:?}"), filter, &gvr, &pooled(), &tree, want());
+            check("outside of all pools", filter, &gvr, &bare(), &tree, Want::Kept);
+        }
+    }
+    let silent = service(("ns", "web"), &[], "NodePort", "10.96.0.9", &[]);
+    check("no annotation", filter, &gvr, &pooled(), &silent, Want::Kept);
+}
+
+/// A slice of the service `ns/web` with one endpoint for each (address, node, zone); empty is absent.
+fn slice(service: &str, endpoints: &[(&str, &str, &str)]) -> Tree {
+    let endpoint = |(address, node, zone): &(&str, &str, &str)| {
+        let mut fields = vec![(1, "addresses", Tree::List(vec![text(address)]))];
+        if !node.is_empty() {
+            fields.push((6, "nodeName", text(node)));
+        }
+        if !zone.is_empty() {
+            fields.push((7, "zone", text(zone)));
+        }
+        Tree::Message(fields)
+    };
+    message([
+        metadata("ns", "web-x", 9, &[("kubernetes.io/service-name", service)], &[]),
+        (2, "endpoints", Tree::List(endpoints.iter().map(endpoint).collect())),
+        (3, "ports", Tree::List(vec![message([(1, "name", text("http")), (3, "port", Tree::Number(80))])])),
+        (4, "addressType", text("IPv4")),
+    ])
+}
+
+const EVERYWHERE: [(&str, &str, &str); 6] = [
+    ("10.0.0.1", "here", "z1"),
+    ("10.0.0.2", "near", "z2"),
+    ("10.0.0.3", "far", "z1"),
+    ("10.0.0.4", "lone", "z3"),
+    ("10.0.0.5", "unknown", ""),
+    ("10.0.0.6", "", ""),
+];
+
+fn asking(mut inputs: Inputs, reach: &str) -> Inputs {
+    let tree = service(("ns", "web"), &[(TOPOLOGY_KEYS, reach)], "ClusterIP", "10.96.0.9", &[]);
+    inputs.put(&core("services"), Format::PROTOBUF, &tree.object(Format::PROTOBUF)).expect("a service");
+    inputs
+}
+
+#[test]
+fn endpoints_are_as_near_as_their_service_asks() {
+    let (gvr, filter) = (slices(), Filter::ServiceTopology);
+    let all = slice("web", &EVERYWHERE);
+    for (reach, kept) in [
+        ("kubernetes.io/hostname", &[0][..]),
+        ("openyurt.io/nodepool", &[0, 1]),
+        ("kubernetes.io/zone", &[0, 1]),
+        ("topology.kubernetes.io/zone", &[0, 2]),
+    ] {
+        let left: Vec<_> = kept.iter().map(|index| EVERYWHERE[*index]).collect();
+        let want = slice("web", &left);
+        check(reach, filter, &gvr, &asking(pooled(), reach), &all, Want::Changed(&want));
+        let distant = slice("web", &[("10.0.0.4", "lone", "z3")]);
+        let empty = slice("web", &[]);
+        check(
+            "an emptied slice stays",
+            filter,
+            &gvr,
+            &asking(pooled(), reach),
+            &distant,
+            Want::Changed(&empty),
+        );
+        // A node outside of all pools and zones reaches itself.
+        let own = slice("web", &EVERYWHERE[..1]);
+        check("alone", filter, &gvr, &asking(bare(), reach), &all, Want::Changed(&own));
+    }
+    check("a key that nobody knows", filter, &gvr, &asking(pooled(), "example.org/rack"), &all, Want::Kept);
+    check("a service that asks for nothing", filter, &gvr, &pooled(), &all, Want::Kept);
+    let near = asking(pooled(), "kubernetes.io/hostname");
+    check("another service's slice", filter, &gvr, &near, &slice("other", &EVERYWHERE), Want::Kept);
+}
+
+fn custom(kind: &str, json: &str) -> (GroupVersionResource, edge_hub_core::collection::Object) {
+    let raw = bytes::Bytes::copy_from_slice(json.as_bytes());
+    let meta = proto_kube::object::scan(Format::JSON, &raw).expect("an object");
+    let object = edge_hub_core::collection::Object {
+        key: meta.key(),
+        uid: "u".into(),
+        resource_version: 1,
+        raw: raw.clone(),
+    };
+    (GroupVersionResource::new("apps.openyurt.io", "v1beta2", kind), object)
+}
+
+#[test]
+fn pools_and_buckets_name_the_nodes_that_are_not_held() {
+    let (gvr, filter) = (slices(), Filter::ServiceTopology);
+    let all = slice("web", &EVERYWHERE);
+    let two = slice("web", &EVERYWHERE[..2]);
+    let pool = r#"{"metadata":{"name":"hangzhou"},"status":{"nodes":["here","near"],"readyNodeNum":2}}"#;
+    let bucket = format!(
+        r#"{{"metadata":{{"name":"b-1","labels":{{"{BUCKET_POOL_LABEL}":"hangzhou"}}}},"nodes":[{{"name":"here"}},{{"name":"near"}}]}}"#
+    );
+    for (kind, json) in [("nodepools", pool), ("nodebuckets", &bucket)] {
+        let mut inputs = asking(bare(), "openyurt.io/nodepool");
+        let (source, object) = custom(kind, json);
+        inputs.put(&source, Format::JSON, &object).expect("a good object");
+        check(kind, filter, &gvr, &inputs, &all, Want::Changed(&two));
+        // A node's own label counts first.
+        let moved = node("near", &[(NODE_POOL_LABEL, "shanghai")]).object(Format::PROTOBUF);
+        inputs.put(&core("nodes"), Format::PROTOBUF, &moved).expect("a node");
+        check("moved", filter, &gvr, &inputs, &all, Want::Changed(&slice("web", &EVERYWHERE[..1])));
+        inputs.remove(&core("nodes"), &moved.key);
+        check("back", filter, &gvr, &inputs, &all, Want::Changed(&two));
+        inputs.remove(&source, &object.key);
+        check("gone", filter, &gvr, &inputs, &all, Want::Changed(&slice("web", &EVERYWHERE[..1])));
+        inputs.remove(&core("services"), &ObjectKey { namespace: "ns".into(), name: "web".into() });
+        check("not asked any more", filter, &gvr, &inputs, &all, Want::Kept);
+    }
+    let (source, broken) = custom("nodepools", r#"{"metadata":{"name":"p"},"status":{"nodes":[1]}}"#);
+    let mut inputs = pooled();
+    inputs.put(&source, Format::JSON, &broken).expect_err("a name is a string");
+    assert_eq!(inputs, pooled(), "what cannot be read changes nothing");
+}
+
+#[test]
+fn the_api_servers_endpoints_are_the_hub() {
+    let (gvr, filter) = (slices(), Filter::ForwardKubeSvcTraffic);
+    let given = |namespace: &str, name: &str, family: &str, endpoints: Tree, port: u64| {
+        message([
+            metadata(namespace, name, 9, &[], &[]),
+            (2, "endpoints", endpoints),
+            (
+                3,
+                "ports",
+                Tree::List(vec![message([(1, "name", text("https")), (3, "port", Tree::Number(port))])]),
+            ),
+            (4, "addressType", text(family)),
+        ])
+    };
+    let endpoint = |address: &str| {
+        let conditions = message([(1, "ready", Tree::Bool(true))]);
+        message([(1, "addresses", Tree::List(vec![text(address)])), (2, "conditions", conditions)])
+    };
+    let masters = Tree::List(vec![endpoint("10.0.0.1"), endpoint("10.0.0.2")]);
+    let before = given("default", "kubernetes", "IPv4", masters.clone(), 6443);
+    let after = given("default", "kubernetes", "IPv4", Tree::List(vec![endpoint("169.254.2.1")]), 10268);
+    check("three servers", filter, &gvr, &bare(), &before, Want::Changed(&after));
+    check("the other family", filter, &gvr, &Inputs::new("here", hub("fd00::2:1")), &before, Want::Kept);
+    let six = given("default", "kubernetes", "IPv6", masters.clone(), 6443);
+    let after = given("default", "kubernetes", "IPv6", Tree::List(vec![endpoint("fd00::2:1")]), 10268);
+    check("IPv6", filter, &gvr, &Inputs::new("here", hub("fd00::2:1")), &six, Want::Changed(&after));
+    check(
+        "another slice",
+        filter,
+        &gvr,
+        &bare(),
+        &given("default", "web", "IPv4", masters, 6443),
+        Want::Kept,
+    );
+}
+
+#[test]
+fn kube_proxy_is_told_to_use_its_pods_credential() {
+    let (gvr, filter) = (core("configmaps"), Filter::InClusterConfig);
+    let given = |namespace: &str, name: &str, file: &str, value: &str| {
+        let data = strings(&[("a", "kubeconfig: stays"), (file, value)]);
+        message([metadata(namespace, name, 5, &[], &[]), (2, "data", data)])
+    };
+    let ours = |value| given("kube-system", "kube-proxy", "config.conf", value);
+    let before =
+        "clientConnection:\n  burst: 0\n  kubeconfig: /var/lib/kube-proxy/kubeconfig.conf\n  qps: 0\n";
+    let after =
+        "clientConnection:\n  burst: 0\n  #kubeconfig: /var/lib/kube-proxy/kubeconfig.conf\n  qps: 0\n";
+    check("kubeadm's", filter, &gvr, &bare(), &ours(before), Want::Changed(&ours(after)));
+    check("no such line", filter, &gvr, &bare(), &ours("mode: ipvs\n"), Want::Kept);
+    for (namespace, name, file) in [
+        ("kube-system", "kube-proxy", "kubeconfig.conf"),
+        ("kube-system", "coredns", "config.conf"),
+        ("ns", "kube-proxy", "config.conf"),
+    ] {
+        check("another file", filter, &gvr, &bare(), &given(namespace, name, file, before), Want::Kept);
+    }
+}
+
+#[test]
+fn explicit_addresses_of_the_api_server_in_a_pod_lead_to_the_hub() {
+    let (gvr, filter) = (core("pods"), Filter::ServiceEnvUpdater);
+    let variable =
+        |(name, value): &(&str, &str)| message([(1, "name", text(name)), (2, "value", text(value))]);
+    let container = |env: &[(&str, &str)]| {
+        message([(1, "name", text("c")), (7, "env", Tree::List(env.iter().map(variable).collect()))])
+    };
+    let pod = |containers: Vec<Tree>, init: Vec<Tree>| {
+        let spec =
+            message([(2, "containers", Tree::List(containers)), (20, "initContainers", Tree::List(init))]);
+        message([metadata("ns", "p", 5, &[], &[]), (2, "spec", spec)])
+    };
+    const HOST: &str = "KUBERNETES_SERVICE_HOST";
+    const PORT: &str = "KUBERNETES_SERVICE_PORT";
+    let before = container(&[("A", "1"), (HOST, "10.96.0.1"), (PORT, "443")]);
+    let after = container(&[("A", "1"), (HOST, "169.254.2.1"), (PORT, "10268")]);
+    let host = container(&[(HOST, "10.96.0.1")]);
+    let host_after = container(&[(HOST, "169.254.2.1")]);
+    let none = container(&[("KUBERNETES_SERVICE_PORT_HTTPS", "443")]);
+    let given = pod(vec![before.clone(), none.clone(), host], vec![before]);
+    let want = pod(vec![after.clone(), none.clone(), host_after], vec![after]);
+    check("every container", filter, &gvr, &bare(), &given, Want::Changed(&want));
+    check("no such variable", filter, &gvr, &bare(), &pod(vec![none], vec![]), Want::Kept);
+    check("no containers", filter, &gvr, &bare(), &node("p", &[]), Want::Kept);
+}
+
+#[test]
+fn noise_is_left_out_and_nothing_else() {
+    let condition = |beat: Option<u64>| {
+        let mut fields = vec![(1, "type", text("Ready")), (2, "status", text("True"))];
+        if let Some(beat) = beat {
+            fields.push((3, "lastHeartbeatTime", message([(1, "seconds", Tree::Number(beat))])));
+        }
+        fields.push((6, "message", text("fine")));
+        Tree::Message(fields)
+    };
+    let node = |beat| {
+        let conditions = Tree::List(vec![condition(beat), condition(beat)]);
+        message([metadata("", "n", 5, &[], &[]), (3, "status", message([(4, "conditions", conditions)]))])
+    };
+    let beats = Filter::NodeHeartbeats;
+    check("heartbeats", beats, &core("nodes"), &bare(), &node(Some(17)), Want::Changed(&node(None)));
+    check("none", beats, &core("nodes"), &bare(), &node(None), Want::Kept);
+
+    let managed = |with: bool| {
+        let (number, name, meta) = metadata("ns", "p", 5, &[("app", "a")], &[]);
+        let Tree::Message(mut fields) = meta else { panic!("metadata is a message") };
+        if with {
+            let entry = || message([(1, "manager", text("kubelet")), (2, "operation", text("Update"))]);
+            fields.push((17, "managedFields", Tree::List(vec![entry(), entry()])));
+        }
+        message([(number, name, Tree::Message(fields)), (2, "spec", message([(10, "nodeName", text("n"))]))])
+    };
+    let filter = Filter::ManagedFields;
+    check("managed", filter, &core("pods"), &bare(), &managed(true), Want::Changed(&managed(false)));
+    check("unmanaged", filter, &core("pods"), &bare(), &managed(false), Want::Kept);
+}
+
+#[test]
+fn a_chain_is_chosen_by_who_asks_and_for_what() {
+    let policy = Policy::usual("here");
+    let account = Principal::service_account;
+    let proxy = account("kube-system", "kube-proxy");
+    use Filter::*;
+    let cases: [(&Principal, GroupVersionResource, &[Filter]); 10] = [
+        (&Principal::node("here"), core("services"), &[MasterService]),
+        (&Principal::node("here"), core("configmaps"), &[InClusterConfig]),
+        (&Principal::node("here"), core("pods"), &[ServiceEnvUpdater]),
+        (&Principal::node("here"), core("secrets"), &[]),
+        (&Principal::node("elsewhere"), core("services"), &[]),
+        (&proxy, core("services"), &[DiscardCloudService, NodePortIsolation, ManagedFields]),
+        (&proxy, slices(), &[ServiceTopology, ForwardKubeSvcTraffic, ManagedFields]),
+        (&account("kube-system", "coredns"), slices(), &[ServiceTopology, ManagedFields]),
+        (&account("kube-flannel", "flannel"), core("nodes"), &[NodeHeartbeats, ManagedFields]),
+        (&account("ns", "kube-proxy"), slices(), &[]),
+    ];
+    for (principal, gvr, filters) in cases {
+        let chain = policy.chain(principal, &gvr);
+        assert_eq!(chain.filters().collect::<Vec<_>>(), filters, "{} {gvr}", principal.user);
+        let backwards = Chain::new(&gvr, filters.iter().rev().copied());
+        assert_eq!(backwards, chain, "the order is the same however it is written");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_not_shown() {
+    let gvr = core("services");
+    let chain = Chain::new(&gvr, [Filter::DiscardCloudService, Filter::MasterService]);
+    let key = ObjectKey { namespace: "default".into(), name: "kubernetes".into() };
+    for (format, raw) in [
+        (Format::JSON, &br#"{"metadata":{},"spec":{"clusterIP":"#[..]),
+        (Format::JSON, br#"{"metadata":{},"spec":7}"#),
+        (Format::JSON, br#"{"metadata":{},"spec":{"type":7}}"#),
+        (Format::PROTOBUF, b"\x0a\x00\x12\x7f"),
+        (Format::PROTOBUF, b"\x0a\x00\x12\x02\x22\x09"),
+    ] {
+        let subject = Subject { gvr: &gvr, format, key: &key, raw };
+        assert!(chain.apply(&bare(), &subject).is_err(), "{format:?} {}", String::from_utf8_lossy(raw));
+    }
+}
