@@ -162,8 +162,7 @@ async fn connection(
 ) {
     // Small frames must not wait for more: an event is news.
     let _ = stream.set_nodelay(true);
-    let mut guest =
-        Guest { peer: Peer::Anonymous, id, strangers, known: watch::Sender::new(false) };
+    let mut guest = Guest { peer: Peer::Anonymous, id, strangers, known: watch::Sender::new(false) };
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await else { return };
     guest.peer = hub.peer(stream.get_ref().1.peer_certificates());
     let guest = Arc::new(guest);

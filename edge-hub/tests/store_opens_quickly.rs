@@ -36,7 +36,7 @@ fn figures_of_opening_and_committing() {
         println!(
             "  opened and verified in {:?}, {} KiB more resident",
             started.elapsed(),
-            resident_kib() - before
+            resident_kib().saturating_sub(before)
         );
         assert!(recovered(&found, &spec("pods")).complete);
         assert_eq!(recovered(&found, &spec("pods")).objects.len() as u64, objects);

@@ -293,9 +293,7 @@ pub fn server_config(
         .map_err(|error| TlsError::Settings(error.into()))?;
     let builder = match client_roots {
         None => builder.with_no_client_auth(),
-        Some(roots) => builder.with_client_cert_verifier(
-            client_verifier(roots)?,
-        ),
+        Some(roots) => builder.with_client_cert_verifier(client_verifier(roots)?),
     };
     let mut config = builder.with_cert_resolver(certificate);
     config.alpn_protocols = alpn();
