@@ -9,6 +9,7 @@ use edge_hub_core::filter::{
     Outcome, Policy, Subject, TOPOLOGY_KEYS, ZONE_LABEL,
 };
 use edge_hub_core::identity::Principal;
+use proptest::prelude::*;
 use proto_kube::gvr::GroupVersionResource;
 use proto_kube::media_type::Format;
 use proto_kube::object::ObjectKey;
@@ -371,6 +372,27 @@ fn explicit_addresses_of_the_api_server_in_a_pod_lead_to_the_hub() {
     check("every container", filter, &gvr, &bare(), &given, Want::Changed(&want));
     check("no such variable", filter, &gvr, &bare(), &pod(vec![none], vec![]), Want::Kept);
     check("no containers", filter, &gvr, &bare(), &node("p", &[]), Want::Kept);
+
+    // A reference cannot stand beside a value, and an ephemeral container nests its fields in protobuf only.
+    let source = message([(1, "fieldRef", message([(2, "fieldPath", text("status.hostIP"))]))]);
+    let referred = message([(1, "name", text(HOST)), (3, "valueFrom", source)]);
+    let valued = message([(1, "name", text(HOST)), (2, "value", text("169.254.2.1"))]);
+    let debugger = |format: Format, variable: &Tree| {
+        let env = (7, "env", Tree::List(vec![variable.clone()]));
+        let container = match format {
+            Format::PROTOBUF => message([(1, "", message([env])), (2, "targetContainerName", text("c"))]),
+            _ => message([env, (2, "targetContainerName", text("c"))]),
+        };
+        let spec = message([(34, "ephemeralContainers", Tree::List(vec![container]))]);
+        message([metadata("ns", "p", 5, &[], &[]), (2, "spec", spec)])
+    };
+    for format in FORMATS {
+        let object = debugger(format, &referred).object(format);
+        let subject = Subject { gvr: &gvr, format, key: &object.key, raw: &object.raw };
+        let outcome = Chain::new(&gvr, [filter]).apply(&bare(), &subject).expect("a good object");
+        let Outcome::Replace(raw) = outcome else { panic!("{format:?}: the reference is replaced") };
+        assert!(is_same(format.encoding, &raw, &debugger(format, &valued)), "{format:?}");
+    }
 }
 
 #[test]
@@ -445,5 +467,73 @@ fn what_cannot_be_read_is_not_shown() {
     ] {
         let subject = Subject { gvr: &gvr, format, key: &key, raw };
         assert!(chain.apply(&bare(), &subject).is_err(), "{format:?} {}", String::from_utf8_lossy(raw));
+    }
+}
+
+/// A service or a slice that some filter may have to do with.
+fn any_object() -> impl Strategy<Value = (GroupVersionResource, Tree)> {
+    let name = prop::sample::select(vec![
+        ("default", "kubernetes"),
+        ("ns", "web"),
+        ("kube-system", "x-tunnel-server-internal-svc"),
+    ]);
+    let annotation = prop::sample::select(vec![
+        (DISCARD, "true"),
+        (NODE_PORT_LISTEN, "hangzhou"),
+        (NODE_PORT_LISTEN, "-hangzhou,*"),
+    ]);
+    let kind = prop::sample::select(vec!["ClusterIP", "NodePort", "LoadBalancer"]);
+    let ports =
+        prop::collection::vec((prop::sample::select(vec!["https", "metrics"]), 1..u64::from(u16::MAX)), 0..3);
+    let services = (name, annotation, kind, ports).prop_map(|(name, annotation, kind, ports)| {
+        (core("services"), service(name, &[annotation], kind, "10.96.0.1", &ports))
+    });
+    let endpoints = prop::collection::vec(prop::sample::select(EVERYWHERE.to_vec()), 0..6);
+    let of_web = endpoints.prop_map(|endpoints| (slices(), slice("web", &endpoints)));
+    prop_oneof![services, of_web]
+}
+
+fn any_inputs() -> impl Strategy<Value = Inputs> {
+    let reach = prop::sample::select(vec!["", "kubernetes.io/hostname", "openyurt.io/nodepool", ZONE_LABEL]);
+    (any::<bool>(), reach)
+        .prop_map(|(is_pooled, reach)| asking(if is_pooled { pooled() } else { bare() }, reach))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_second_application_changes_nothing((gvr, tree) in any_object(), inputs in any_inputs()) {
+        let chain = Chain::new(&gvr, Filter::ALL);
+        for format in FORMATS {
+            let object = tree.object(format);
+            let subject = Subject { gvr: &gvr, format, key: &object.key, raw: &object.raw };
+            if let Outcome::Replace(raw) = chain.apply(&inputs, &subject).expect("a good object") {
+                let again = chain.apply(&inputs, &Subject { raw: &raw, ..subject });
+                prop_assert_eq!(again.expect("its own outcome"), Outcome::Keep);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_from_outside_never_panic(
+        (gvr, tree) in any_object(),
+        inputs in any_inputs(),
+        at in any::<prop::sample::Index>(),
+        byte: u8,
+        cut: bool,
+    ) {
+        for format in FORMATS {
+            let object = tree.object(format);
+            let mut raw = object.raw.to_vec();
+            let at = at.index(raw.len());
+            raw[at] = byte;
+            raw.truncate(if cut { at } else { raw.len() });
+            for filter in Filter::ALL {
+                let subject = Subject { gvr: &gvr, format, key: &object.key, raw: &raw };
+                // Whatever it is, it is said; the assertion is that this returns.
+                let _ = Chain::new(&gvr, [filter]).apply(&inputs, &subject);
+            }
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use edge_hub_core::clock::Now;
 use edge_hub_core::collection::{
-    Collection, CollectionSpec, Envelope, Limits, Object, Refusal, RingLimits, Selection,
+    Collection, CollectionSpec, Envelope, Limits, Lookup, Object, Refusal, RingLimits, Selection, Uncovered,
 };
 use edge_hub_core::filter::{
     Chain, Filter, Inputs, NODE_POOL_LABEL, NODE_PORT_LISTEN, Outcome, Subject, TOPOLOGY_KEYS,
@@ -437,4 +437,72 @@ fn an_update_of_heartbeats_alone_is_kept_quiet() {
     world.collection.apply(at(0), EventType::Modified, node(13, 3, "False"));
     world.collection.apply(at(0), EventType::Deleted, node(14, 4, "False"));
     assert_eq!(words(&mut client, &world), ["ADDED n@11", "MODIFIED n@13", "DELETED n@14"]);
+}
+
+#[test]
+fn a_get_a_list_a_streamed_list_and_a_list_of_the_past_show_the_same() {
+    for format in [Format::JSON, Format::PROTOBUF] {
+        let mut world = World::new(services(), format, 100);
+        world.step(&Op::Inputs(1, 0));
+        world.step(&Op::Write(0, 1)); // p1
+        world.step(&Op::Write(1, 2)); // p2
+        let want = filtered(&world);
+        let past = world.version;
+        let mut client = world.list();
+        assert_eq!(want.len(), 1);
+        for (key, is_shown) in [("o0", true), ("o1", false), ("o9", false)] {
+            let key = ObjectKey { namespace: "ns".into(), name: key.into() };
+            match world.collection.get_filtered(&key, &world.chain).expect("readable") {
+                Lookup::Found(object) => assert_eq!(want.get(&key), Some(&unversioned(format, &object.raw))),
+                found => assert_eq!((found, is_shown), (Lookup::Absent, false)),
+            }
+        }
+        let request =
+            WatchRequest { send_initial_events: Some(true), allow_bookmarks: true, ..world.request(0) };
+        let view = open_filtered(&world.collection, request, world.chain.clone(), at(1));
+        client = Client { view: view.expect("complete"), held: State::new(), last: 0, ..client };
+        client.read(&world, 1);
+        assert!(client.held == want, "the streamed list");
+        world.step(&Op::Write(0, 2));
+        world.step(&Op::Inputs(2, 0));
+        let exact = world.collection.state_at_filtered(past, &Selection::default(), &world.chain);
+        let seen = |object: &Arc<Object>| (object.key.clone(), unversioned(format, &object.raw));
+        let exact: State = exact.expect("remembered").objects.iter().map(seen).collect();
+        assert!(exact == want, "the past is shown as it was then");
+    }
+}
+
+#[test]
+fn what_a_filter_leaves_as_it_is_is_encoded_once_and_a_summary_is_filtered_first() {
+    let mut world = World::new(services(), Format::PROTOBUF, 100);
+    world.step(&Op::Inputs(1, 0));
+    world.chain = Chain::new(&world.gvr, [Filter::NodePortIsolation]);
+    let mut views = [(); 2].map(|()| world.watch(10).expect("current"));
+    let plain = edge_hub_core::view::open(&world.collection, world.request(10), at(1));
+    let mut plain = plain.expect("current");
+    let summary = WatchRequest { projection: Form::PartialMetadata, ..world.request(10) };
+    let chain = Chain::new(&world.gvr, FILTERS);
+    let mut summary = open_filtered(&world.collection, summary, chain, at(1)).expect("made of whole objects");
+    world.step(&Op::Write(0, 1));
+    world.step(&Op::Write(1, 2));
+    let frame = |view: &mut WatchView| match view.poll(&world.collection, at(1)) {
+        Step::Frame(frame) => frame,
+        other => panic!("{other:?}"),
+    };
+    let first = frame(&mut plain);
+    for view in &mut views {
+        assert_eq!(frame(view).as_ptr(), first.as_ptr(), "one encoding for everybody");
+        assert!(matches!(view.poll(&world.collection, at(1)), Step::Idle { .. }), "o1 is hidden");
+    }
+    assert!(!frame(&mut summary).windows(6).any(|window| window == b"canary"));
+    assert!(matches!(summary.poll(&world.collection, at(1)), Step::Idle { .. }), "o1 is hidden");
+
+    // A collection of summaries does not carry what the filters read.
+    let format = Format { form: Form::PartialMetadata, ..Format::PROTOBUF };
+    let spec = CollectionSpec { format, ..world.collection.spec().clone() };
+    let mut narrow = Collection::new(spec, Limits::default());
+    narrow.replace(at(0), 10, envelope(), Vec::new()).expect("the first list");
+    narrow.set_filter_inputs(Arc::new(inputs(1, 0)));
+    let refused = narrow.list_filtered(&Selection::default(), &world.chain);
+    assert_eq!(refused, Err(Refusal::Uncovered(Uncovered::Form)));
 }
