@@ -28,10 +28,18 @@ pub(crate) fn replay_since(
         return Err(former.expired());
     }
     let mut replay = Vec::new();
-    for gone in collection.tombstones().after(since) {
+    // Of a key whose whole way is known each step is told: a client that is cut amid the replay resumes from there, and
+    // a step that was told later than it came would then be lost.
+    for event in collection.ring().events().filter(|event| event.resource_version > since) {
+        if former.is_known(&event.object.key) {
+            replay.extend(former.stepped(event)?);
+        }
+    }
+    for gone in collection.tombstones().after(since).filter(|gone| !former.is_known(&gone.key)) {
         replay.extend(former.deleted(gone)?);
     }
-    for object in collection.objects().filter(|object| object.resource_version > since) {
+    let changed = collection.objects().filter(|object| object.resource_version > since);
+    for object in changed.filter(|object| !former.is_known(&object.key)) {
         replay.extend(former.changed(object)?);
     }
     replay.sort_by_key(|(_, object)| object.resource_version);
@@ -45,13 +53,6 @@ struct Former<'a> {
     since: u64,
     /// First event of each key that the ring still holds; what it replaced may be the state that the client saw.
     earliest: BTreeMap<&'a ObjectKey, &'a RingEvent>,
-}
-
-/// Whether a client saw an object.
-enum Membership {
-    Inside(Arc<Object>),
-    Outside,
-    Unknown,
 }
 
 impl<'a> Former<'a> {
@@ -77,50 +78,51 @@ impl<'a> Former<'a> {
         Ok(self.lens.see(object)?.is_some())
     }
 
-    fn membership(&self, key: &ObjectKey) -> Result<Membership, Refusal> {
-        let Some(event) = self.earliest.get(key) else { return Ok(Membership::Unknown) };
-        Ok(match &event.previous {
-            Some(previous) if previous.resource_version <= self.since => {
-                if self.sees(previous)? {
-                    Membership::Inside(Arc::clone(previous))
-                } else {
-                    Membership::Outside
-                }
-            }
+    /// Whether the ring holds all that happened to this key after `since`.
+    fn is_known(&self, key: &ObjectKey) -> bool {
+        self.earliest.get(key).is_some_and(|event| match &event.previous {
+            Some(previous) => previous.resource_version <= self.since,
             // Created after `since`, and no deletion after `since` says that it existed before.
-            None if !self.was_deleted(key) => Membership::Outside,
-            _ => Membership::Unknown,
+            None => !self.was_deleted(key),
         })
     }
 
-    fn deleted(&self, gone: &Arc<Object>) -> Result<Option<Replayed>, Refusal> {
-        let selected = self.sees(gone)?;
-        match self.membership(&gone.key)? {
-            Membership::Inside(former) if !selected => self.left(&former, gone.resource_version).map(Some),
-            Membership::Inside(_) => Ok(Some((EventType::Deleted, Arc::clone(gone)))),
-            Membership::Outside => Ok(None),
-            Membership::Unknown if selected => Ok(Some((EventType::Deleted, Arc::clone(gone)))),
-            Membership::Unknown if self.lens.is_by_key() => Ok(None),
-            Membership::Unknown => Err(self.expired()),
-        }
+    /// One event of a known key, as the client sees it.
+    fn stepped(&self, event: &RingEvent) -> Result<Option<Replayed>, Refusal> {
+        let before = match &event.previous {
+            Some(previous) if self.sees(previous)? => Some(previous),
+            _ => None,
+        };
+        let is_deletion = event.event_type == EventType::Deleted;
+        Ok(match (before, self.sees(&event.object)?) {
+            (None, true) if !is_deletion => Some((EventType::Added, Arc::clone(&event.object))),
+            (None, _) => None,
+            (Some(_), true) if is_deletion => Some((EventType::Deleted, Arc::clone(&event.object))),
+            (Some(_), true) => Some((EventType::Modified, Arc::clone(&event.object))),
+            (Some(before), false) => Some(self.left(before, event.resource_version)?),
+        })
     }
 
+    /// A deletion of a key of which it is not known whether the client saw it.
+    fn deleted(&self, gone: &Arc<Object>) -> Result<Option<Replayed>, Refusal> {
+        if self.sees(gone)? {
+            return Ok(Some((EventType::Deleted, Arc::clone(gone))));
+        }
+        if self.lens.is_by_key() { Ok(None) } else { Err(self.expired()) }
+    }
+
+    /// The current state of a key of which it is not known whether the client saw it.
     fn changed(&self, object: &Arc<Object>) -> Result<Option<Replayed>, Refusal> {
         let selected = self.sees(object)?;
         if self.was_deleted(&object.key) {
             // The deletion is told by its tombstone; this is a new object.
             return Ok(selected.then(|| (EventType::Added, Arc::clone(object))));
         }
-        match self.membership(&object.key)? {
-            Membership::Inside(former) if !selected => self.left(&former, object.resource_version).map(Some),
-            Membership::Outside if !selected => Ok(None),
-            Membership::Outside => Ok(Some((EventType::Added, Arc::clone(object)))),
-            Membership::Inside(_) => Ok(Some((EventType::Modified, Arc::clone(object)))),
+        if selected {
             // A client that never saw the object takes a MODIFIED for its creation.
-            Membership::Unknown if selected => Ok(Some((EventType::Modified, Arc::clone(object)))),
-            Membership::Unknown if self.lens.is_by_key() => Ok(None),
-            Membership::Unknown => Err(self.expired()),
+            return Ok(Some((EventType::Modified, Arc::clone(object))));
         }
+        if self.lens.is_by_key() { Ok(None) } else { Err(self.expired()) }
     }
 
     fn left(&self, former: &Object, version: u64) -> Result<Replayed, Refusal> {
