@@ -13,7 +13,7 @@ use crate::lab::{
     cache_folder,
 };
 
-/// Edge autonomy for Kubernetes node pools: a lab on one machine.
+/// Edge autonomy for Kubernetes node pools: see it in a minute, or try it in a lab on one machine.
 #[derive(Debug, Parser)]
 #[command(name = "eyot", version, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
@@ -26,13 +26,27 @@ enum Top {
     /// A real Kubernetes whose nodes can be cut off, on this machine
     #[command(subcommand, long_about = LAB_ABOUT, after_help = LAB_EXAMPLE)]
     Lab(LabCommand),
-    /// Run an edge-hub; the lab starts its hubs by this
+    /// Three nodes live through a cut, and the bill for it; needs nothing but this program
+    #[command(long_about = DEMO_ABOUT)]
+    Demo(crate::demo::Options),
+    /// Run an edge-hub; the lab and the demo start their hubs by this
     #[command(hide = true, disable_help_flag = true)]
     Hub {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
 }
+
+const DEMO_ABOUT: &str = "\
+Three nodes live through a cut, and the bill for it.
+
+A model of the cloud, a real edge-hub process per node and a kubelet and two agents behind each, all on loopback: \
+they sync, streams break, every link is cut, a hub and a node's clients restart while cut, objects change in the \
+cloud, the links heal. At the same time the same clients go through the same schedule without hubs, against a second \
+model. Then both are counted. While cut off a hub serves reads from its store and refuses reports of status, because \
+nobody in the cloud has seen them.
+
+Exit status: 0 without violations, 1 with some, 130 when interrupted.";
 
 const LAB_ABOUT: &str = "\
 A real Kubernetes whose nodes can be cut off, on this machine.
@@ -194,6 +208,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let command = match cli.command {
         Top::Hub { arguments } => return run_hub(arguments),
+        Top::Demo(options) => return crate::demo::run(&options),
         Top::Lab(command) => command,
     };
     match run_lab(command) {
@@ -206,7 +221,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// The one place where the roof starts a hub.
-fn run_hub(arguments: Vec<OsString>) -> ExitCode {
+fn run_hub(mut arguments: Vec<OsString>) -> ExitCode {
+    if arguments.first().is_some_and(|first| first == "--exit-with-parent") {
+        arguments.remove(0);
+        // Whoever holds the other end of stdin has gone, by kill -9 perhaps; this process must not outlive it.
+        std::thread::spawn(|| {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            std::process::exit(1);
+        });
+    }
     edge_hub::main_with(std::iter::once(OsString::from("edge-hub")).chain(arguments))
 }
 
@@ -408,6 +431,9 @@ mod tests {
             "eyot lab traffic --json --dir /tmp/l",
             "eyot lab status --json --dir /tmp/l",
             "eyot lab down --dir /tmp/l",
+            "eyot demo",
+            "eyot demo --seed 7 --nodes 2 --minutes 0.2 --json",
+            "eyot hub --exit-with-parent --config /tmp/d/hub.yaml",
             "eyot hub --config /tmp/l/hub.yaml --check-config",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
@@ -421,7 +447,14 @@ mod tests {
 
     #[test]
     fn a_command_without_its_node_is_refused() {
-        for line in ["eyot lab cut", "eyot lab exec node-1", "eyot lab restart node-1 sun", "eyot lab"] {
+        for line in [
+            "eyot demo --minutes 0",
+            "eyot demo --nodes 0",
+            "eyot lab cut",
+            "eyot lab exec node-1",
+            "eyot lab restart node-1 sun",
+            "eyot lab",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -1,6 +1,7 @@
 //! The roof: what runs the houses together and proves them. [`lab`] puts a real Kubernetes around edge-hubs on one
-//! machine; [`cli`] is the `eyot` command.
+//! machine; [`cloud`] is a model of one; [`demo`] shows a cut in a minute; [`cli`] is the `eyot` command.
 
 pub mod cli;
 pub mod cloud;
+pub mod demo;
 pub mod lab;

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io::Write as _;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -39,23 +40,35 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     order: u64,
     pieces: mpsc::Sender<Bytes>,
+    connection: Arc<Connection>,
+    /// Bytes that the HTTP layer took while the link was silent: counted when it is not, never if the client has gone.
+    waiting: AtomicUsize,
 }
 
 /// The client has gone.
 struct Gone;
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, order: u64) -> (Self, Piped) {
+    pub(super) fn new(shared: Arc<Shared>, order: u64, connection: Arc<Connection>) -> (Self, Piped) {
         // One piece at a time: what is counted as sent is in the hands of the HTTP layer.
         let (sender, pieces) = mpsc::channel(1);
-        (Self { shared, order, pieces: sender }, Piped { pieces })
+        let waiting = AtomicUsize::new(0);
+        (Self { shared, order, pieces: sender, connection, waiting }, Piped { pieces })
     }
 
     async fn send(&self, bytes: Bytes) -> Result<(), Gone> {
         let length = bytes.len();
         self.pieces.send(bytes).await.map_err(|_| Gone)?;
-        self.shared.count_sent(self.order, length);
+        self.waiting.fetch_add(length, Ordering::Relaxed);
+        self.count();
         Ok(())
+    }
+
+    /// Count what has left.
+    fn count(&self) {
+        if !self.connection.switch.is_silent() && !self.pieces.is_closed() {
+            self.shared.count_sent(self.order, self.waiting.swap(0, Ordering::Relaxed));
+        }
     }
 
     /// Send nothing more until the client goes.
@@ -111,6 +124,7 @@ pub(super) async fn stream(
     let mut changes = shared.changes();
     loop {
         changes.borrow_and_update();
+        writer.count();
         let now = shared.now();
         let frames = cursor.poll(&shared.core(), now);
         let fault = shared.take_stream_fault(writer.order);

@@ -1,18 +1,21 @@
-//! A plain Kubernetes client for tests: one TLS connection for each request, answers as they come.
+//! A plain Kubernetes client for tests: one TLS connection for each request, or one that lasts; answers as they come.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
 use super::pki::{Identity, PkiError};
@@ -31,6 +34,14 @@ pub enum ClientError {
     Frame(Bytes),
 }
 
+/// How long client-go takes to dial; after how much silence it pings, and how long it waits for the answer.
+const DIAL_LIMIT: Duration = Duration::from_secs(10);
+const PING_AFTER: Duration = Duration::from_secs(30);
+const PING_LIMIT: Duration = Duration::from_secs(15);
+
+/// The lasting connection of a client and its clones.
+type Lasting = Arc<Mutex<Option<SendRequest<Full<Bytes>>>>>;
+
 /// A client with one identity.
 #[derive(Clone)]
 pub struct Client {
@@ -39,6 +50,7 @@ pub struct Client {
     name: ServerName<'static>,
     token: Option<String>,
     headers: HeaderMap,
+    lasting: Option<Lasting>,
 }
 
 impl Client {
@@ -64,7 +76,7 @@ impl Client {
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| rustls::Error::General(format!("{name:?} names no server")))?;
-        Ok(Self { address, tls: Arc::new(tls), name, token: None, headers: HeaderMap::new() })
+        Ok(Self { address, tls: Arc::new(tls), name, token: None, headers: HeaderMap::new(), lasting: None })
     }
 
     /// The same client with a bearer token.
@@ -88,6 +100,44 @@ impl Client {
         self
     }
 
+    /// The same client on one HTTP/2 connection of its own, as client-go keeps it: dialled when it is needed and
+    /// none is open, given up when a ping is not answered. Clones share it.
+    #[must_use]
+    pub fn over_one_connection(mut self) -> Self {
+        self.lasting = Some(Lasting::default());
+        self
+    }
+
+    async fn dial(&self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+        let tcp = TcpStream::connect(self.address).await?;
+        tcp.set_nodelay(true)?;
+        let tls = TlsConnector::from(self.tls.clone()).connect(self.name.clone(), tcp).await?;
+        let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_AFTER)
+            .keep_alive_timeout(PING_LIMIT)
+            .handshake(TokioIo::new(tls))
+            .await?;
+        tokio::spawn(driver);
+        Ok(sender)
+    }
+
+    async fn lasting(&self, held: &Lasting) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+        let (client, held) = (self.clone(), held.clone());
+        // In a task of its own: a caller that gives up does not undo the dialling for the next one.
+        let dialled = tokio::spawn(async move {
+            let mut held = held.lock().await;
+            if let Some(sender) = held.as_ref().filter(|sender| !sender.is_closed()) {
+                return Ok(sender.clone());
+            }
+            let late = |_| ClientError::Connect(io::ErrorKind::TimedOut.into());
+            let sender = tokio::time::timeout(DIAL_LIMIT, client.dial()).await.map_err(late)??;
+            *held = Some(sender.clone());
+            Ok(sender)
+        });
+        dialled.await.map_err(|error| ClientError::Connect(io::Error::other(error)))?
+    }
+
     /// Send a request and return as soon as the head of the answer is there.
     ///
     /// # Errors
@@ -99,6 +149,10 @@ impl Client {
         content_type: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
+        if let Some(held) = &self.lasting {
+            let request = self.request(method, path, content_type, body, true);
+            return Ok(self.lasting(held).await?.send_request(request).await?);
+        }
         let tcp = TcpStream::connect(self.address).await?;
         let tls = TlsConnector::from(self.tls.clone()).connect(self.name.clone(), tcp).await?;
         let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");

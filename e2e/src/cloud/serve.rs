@@ -115,7 +115,7 @@ async fn send(shared: Arc<Shared>, connection: &Arc<Connection>, answer: Answer)
     match kind {
         AnswerKind::Watch { content_type, cursor, gzip } => {
             shared.open_stream(order, fault.filter(|f| *f != Fault::GoAway));
-            let (writer, piped) = Writer::new(shared, order);
+            let (writer, piped) = Writer::new(shared, order, connection.clone());
             tokio::spawn(body::stream(writer, cursor, gzip, connection.clone()));
             let mut builder = Response::builder().status(200).header(header::CONTENT_TYPE, content_type);
             if gzip {
@@ -132,7 +132,7 @@ async fn send(shared: Arc<Shared>, connection: &Arc<Connection>, answer: Answer)
                 .filter(|f| matches!(f, Fault::StallMidFrame | Fault::Truncate | Fault::SlowBody { .. }));
             if let Some(fault) = faulty {
                 let body = std::mem::take(&mut response.body);
-                let (writer, piped) = Writer::new(shared, order);
+                let (writer, piped) = Writer::new(shared, order, connection.clone());
                 tokio::spawn(body::full(writer, body, fault));
                 return respond(&response, gzip).map(|_| piped.boxed());
             }

@@ -32,6 +32,11 @@ impl Switch {
         self.change(RESET);
     }
 
+    /// Nothing passes at the moment.
+    pub(super) fn is_silent(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == SILENT
+    }
+
     fn change(&self, state: u8) {
         self.state.store(state, Ordering::SeqCst);
         for waker in std::mem::take(&mut *self.wakers.lock().unwrap_or_else(PoisonError::into_inner)) {
