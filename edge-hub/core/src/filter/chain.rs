@@ -217,6 +217,7 @@ pub struct Rule {
     /// The authenticated user name, word for word. Never the User-Agent, which everybody can choose.
     pub user: Box<str>,
     /// API group, empty for core.
+    #[serde(default)]
     pub group: Box<str>,
     /// Resource, for example `services`.
     pub resource: Box<str>,
