@@ -51,13 +51,29 @@ fn the_unit_starts_before_the_kubelet_and_not_again_where_that_cannot_help() {
     assert_eq!(unit["RestartPreventExitStatus"], hopeless);
 }
 
+/// The documents of `rbac.yaml`.
+fn rights() -> Vec<serde_json::Value> {
+    let path = shipped("rbac.yaml");
+    let text = fs::read_to_string(&path).expect("it is readable");
+    let documents = text.split("\n---\n");
+    documents.map(|text| proto_daemon::config::parse(&path, text).expect("a YAML document")).collect()
+}
+
 #[test]
-fn the_binding_lets_nodes_read_the_keys_of_tokens_and_nothing_else() {
-    let binding: serde_json::Value =
-        proto_daemon::config::load(&shipped("rbac.yaml")).expect("one YAML document");
-    assert_eq!(binding["kind"], "ClusterRoleBinding");
-    assert_eq!(binding["roleRef"]["name"], "system:service-account-issuer-discovery");
-    let subjects = binding["subjects"].as_array().expect("a list");
-    assert_eq!(subjects.len(), 1);
-    assert_eq!((&subjects[0]["kind"], &subjects[0]["name"]), (&"Group".into(), &"system:nodes".into()));
+fn nodes_may_read_the_keys_of_tokens_and_the_pools_and_nothing_else() {
+    let rights = rights();
+    let of_kind = |kind: &str| rights.iter().filter(|object| object["kind"] == kind).collect::<Vec<_>>();
+    let (roles, bindings) = (of_kind("ClusterRole"), of_kind("ClusterRoleBinding"));
+    assert_eq!((roles.len(), bindings.len(), rights.len()), (1, 2, 3));
+    let bound: Vec<_> = bindings.iter().map(|binding| &binding["roleRef"]["name"]).collect();
+    assert_eq!(bound, ["system:service-account-issuer-discovery", "eyot:node-pool-reader"]);
+    for binding in bindings {
+        let subjects = binding["subjects"].as_array().expect("a list");
+        assert_eq!(subjects.len(), 1);
+        assert_eq!((&subjects[0]["kind"], &subjects[0]["name"]), (&"Group".into(), &"system:nodes".into()));
+    }
+    assert_eq!(roles[0]["metadata"]["name"], "eyot:node-pool-reader");
+    let pools = serde_json::json!([{ "apiGroups": ["apps.openyurt.io"],
+        "resources": ["nodepools", "nodebuckets"], "verbs": ["get", "list", "watch"] }]);
+    assert_eq!(roles[0]["rules"], pools);
 }

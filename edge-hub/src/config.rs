@@ -1,6 +1,8 @@
 //! What an operator writes, and what the hub makes of it: unknown keys are refused, defaults are sane, the rest is
 //! checked before anything starts.
 
+mod filters;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use edge_hub_core::{reflector::Protocol, token::ExpiredToken};
@@ -8,6 +10,7 @@ use proto_daemon::{telemetry::LogConfig, tls::CertificateFiles};
 use rustls_pki_types::ServerName;
 use serde::Deserialize;
 
+pub use self::filters::FiltersFile;
 use crate::upstream::Server;
 
 /// Largest `stateDirectory` unless the file says otherwise, in MiB.
@@ -50,6 +53,9 @@ pub struct ConfigFile {
     /// What is allowed while the cloud is away.
     #[serde(default)]
     pub offline: OfflineFile,
+    /// What some clients are shown differently.
+    #[serde(default)]
+    pub filters: FiltersFile,
     /// How collections are fetched: `list` or `watchList`.
     #[serde(default)]
     pub upstream_protocol: ProtocolName,
@@ -215,6 +221,7 @@ impl TryFrom<ConfigFile> for Config {
         if file.idle_watch < Duration::from_secs(30) {
             return Err(refuse("idleWatch", "must be at least 30s, or each read would list again"));
         }
+        file.filters.check(&file.listen)?;
         let servers = file.api_servers.iter().map(|url| parse_server(url)).collect::<Result<_, _>>()?;
         Ok(Self { file, servers })
     }
@@ -266,6 +273,11 @@ mod tests {
             (format!("{GOOD}lisen: []\n"), "lisen"),
             (format!("{GOOD}stateDirectory: here\n"), "stateDirectory"),
             (format!("{GOOD}idleWatch: 1s\n"), "idleWatch"),
+            (format!("{GOOD}filters: {{hubAddress: '127.0.0.1:10261'}}\n"), "filters.hubAddress"),
+            (
+                format!("{GOOD}filters: {{rules: [{{user: jo, resource: pods, filter: all}}]}}\n"),
+                "filters.rules",
+            ),
         ] {
             let error = parse(&text).expect_err("refused");
             assert!(error.contains(needle), "{error} should name {needle}");

@@ -33,6 +33,7 @@ use crate::{
     cell::Cell,
     clock::{Clock, random},
     config::Config,
+    filters::{Filters, inputs_key},
     metrics::Metrics,
     store::{BlobClass, BlobKey, Recovered, RecoveredCollection, Store},
     upstream::{Credential, Upstream},
@@ -82,6 +83,8 @@ pub struct Hub {
     pub spool: Mutex<EventSpool>,
     /// Credentials of those who left something to be sent later; in memory only.
     lent: Mutex<BTreeMap<Principal, Credential>>,
+    /// Who is shown what.
+    pub filters: Filters,
     /// Who a client is.
     pub authenticator: Authenticator,
     /// What outlives the process.
@@ -144,6 +147,7 @@ impl Hub {
             lease: Mutex::new(LeaseKeeper::new(&config.file.node_name)),
             spool: Mutex::new(EventSpool::new(SpoolLimits::default())),
             lent: Mutex::default(),
+            filters: Filters::new(&config),
             authenticator,
             store,
             metrics,
@@ -170,6 +174,7 @@ impl Hub {
                 BlobClass::Key => self.authenticator.restore(&key.key, &value),
                 BlobClass::Lease => lock(&self.lease).restore(&value).is_ok(),
                 BlobClass::Event => lock(&self.spool).restore(&value).is_ok(),
+                BlobClass::Filter => self.restore_filter(&key.key, &value),
             };
             if !restored {
                 tracing::warn!(class = ?key.class, "a stored record of an unknown layout is dropped");
@@ -228,6 +233,7 @@ impl Hub {
         tokio::spawn(Arc::clone(self).keep_issuer_keys());
         tokio::spawn(crate::replay::run(Arc::clone(self)));
         tokio::spawn(crate::store_care::run(Arc::clone(self)));
+        tokio::spawn(crate::filters::run(Arc::clone(self)));
     }
 
     /// Own Node and own Pods: what the hub needs itself to know which tokens belong here.
@@ -565,5 +571,8 @@ fn evict_longest_unread(cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>, store: 
     cells.remove(&victim.spec);
     victim.stop();
     store.apply(&victim.spec, vec![edge_hub_core::collection::Change::Reset]);
+    if victim.with(|inner| inner.collection.has_filter_inputs()) {
+        store.remove(inputs_key(&victim));
+    }
     true
 }

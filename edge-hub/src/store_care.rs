@@ -74,6 +74,7 @@ fn blobs(hub: &Hub, class: BlobClass) -> Vec<(Vec<u8>, Bytes)> {
         BlobClass::Lease => lock(&hub.lease).records(),
         BlobClass::Event => lock(&hub.spool).records(),
         BlobClass::Key => hub.authenticator.records(),
+        BlobClass::Filter => return hub.filter_records(),
         BlobClass::Single | BlobClass::Discovery => return documents(hub, class),
     };
     let put = |change| match change {

@@ -71,6 +71,15 @@ fn each_mistake_is_named() {
         (good.replace("node.key", "ca.crt"), "ca.crt"),
         (format!("{good}atRestKey: /does/not/exist\n"), "/does/not/exist"),
         (format!("{good}listen: ['here']\n"), "listen"),
+        (format!("{good}filters: {{hubAddress: '127.0.0.1:10261'}}\n"), "filters.hubAddress"),
+        (
+            format!("{good}filters: {{rules: [{{user: jo, resource: pods, filter: masterservice}}]}}\n"),
+            "services",
+        ),
+        (
+            format!("{good}filters: {{rules: [{{user: jo, resource: pods, filter: other}}]}}\n"),
+            "filters.rules",
+        ),
     ] {
         let output = check(folder.path(), &text);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

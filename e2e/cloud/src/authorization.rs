@@ -126,7 +126,7 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// What a stock cluster grants, and what Eyot's deployment adds for nodes (issuer discovery, NodePools).
+    /// What a stock cluster grants, and what Eyot's deployment adds for nodes (issuer discovery, NodePools, NodeBuckets).
     fn default() -> Self {
         let discovery =
             ["/api", "/api/*", "/apis", "/apis/*", "/openapi/*", "/version", "/healthz", "/livez", "/readyz"];
@@ -143,7 +143,7 @@ impl Default for Policy {
                 Rule::allow("group:system:authenticated", &["create"], &["selfsubjectaccessreviews"]),
                 Rule::allow_paths("group:system:serviceaccounts", &issuer),
                 Rule::allow_paths("group:system:nodes", &issuer),
-                Rule::allow("group:system:nodes", &["get", "list", "watch"], &["nodepools"]),
+                Rule::allow("group:system:nodes", &["get", "list", "watch"], &["nodepools", "nodebuckets"]),
             ],
         }
     }

@@ -1,7 +1,9 @@
 //! What a lab puts into the API server: the Nodes, the ServiceAccounts of its kubeconfigs, and one ordinary pod a node.
 
+use std::path::Path;
 use std::process::Command;
 
+use proto_daemon::config;
 use serde_json::{Value, json};
 
 use super::command::run;
@@ -73,9 +75,18 @@ pub(crate) fn node(name: &str, pod_network: &str) -> Value {
     })
 }
 
-/// Accounts and rights: an administrator, the ordinary pods' account, and issuer discovery for nodes, whose hubs
-/// read the keys of tokens with the node's own credential.
+/// What operators apply for hubs.
+const HUB_RIGHTS: &str = include_str!("../../../deploy/rbac.yaml");
+
+/// Accounts and rights: an administrator, the ordinary pods' account, and what deploy/ gives nodes for their hubs.
 pub(crate) fn accounts() -> Vec<Value> {
+    let parse = |text| config::parse(Path::new("deploy/rbac.yaml"), text).expect("a test reads it, too");
+    let mut objects = lab_accounts();
+    objects.extend(HUB_RIGHTS.split("\n---\n").map(parse));
+    objects
+}
+
+fn lab_accounts() -> Vec<Value> {
     vec![
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "eyot-lab" } }),
         json!({ "apiVersion": "v1", "kind": "ServiceAccount",
@@ -113,11 +124,6 @@ pub(crate) fn accounts() -> Vec<Value> {
             ],
         }),
         binding(POD_ACCOUNT, POD_ACCOUNT, &service_account(POD_NAMESPACE, POD_ACCOUNT)),
-        binding(
-            "eyot-lab-issuer-discovery",
-            "system:service-account-issuer-discovery",
-            &json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes" }),
-        ),
     ]
 }
 

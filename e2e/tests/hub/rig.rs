@@ -53,6 +53,8 @@ pub(crate) struct Rig {
     hub_address: SocketAddr,
     hub: Option<RunningHub>,
     protocol: &'static str,
+    filters: Value,
+    hub_for_pods: Option<SocketAddr>,
 }
 
 impl Rig {
@@ -86,6 +88,8 @@ impl Rig {
             hub_address: own_address(),
             hub: None,
             protocol: "list",
+            filters: json!({}),
+            hub_for_pods: None,
         };
         rig.put("a", "1");
         rig.put("b", "1");
@@ -102,6 +106,16 @@ impl Rig {
     /// The hub will fetch collections by WatchList.
     pub(crate) fn use_watch_list(&mut self) {
         self.protocol = "watchList";
+    }
+
+    /// What the hub's configuration says of filters.
+    pub(crate) fn set_filters(&mut self, filters: Value) {
+        self.filters = filters;
+    }
+
+    /// Pods are told to reach the hub at this address. Nobody listens there: it is only written into objects.
+    pub(crate) fn lead_pods_to(&mut self, address: &str) {
+        self.hub_for_pods = Some(address.parse().expect("an address"));
     }
 
     /// Create or change a ConfigMap in the cloud.
@@ -137,9 +151,13 @@ impl Rig {
             "credential": {"certificate": at("node.pem"), "key": at("node.key")},
             "serving": {"certificate": at("serving.pem"), "key": at("serving.key")},
             "stateDirectory": at("state"), "adminSocket": at("admin.sock"), "upstreamProtocol": self.protocol,
+            "filters": self.filters,
         });
         write("hub.yaml", &text.to_string());
-        Config::load(Path::new(&folder.join("hub.yaml"))).expect("good settings")
+        let mut config = Config::load(Path::new(&folder.join("hub.yaml"))).expect("good settings");
+        // A test without root has loopback only, which is refused as an address for pods.
+        config.file.filters.hub_address = self.hub_for_pods;
+        config
     }
 
     /// Start the hub on its own thread and wait until it accepts connections.
@@ -289,11 +307,15 @@ pub(crate) async fn eventually<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T 
     }
 }
 
-/// Keeps a copy of the ConfigMaps by WatchList, then WATCH, as client-go does.
+/// What of an object an informer keeps.
+pub(crate) type Show = fn(&Value) -> String;
+
+/// Keeps a copy of a collection by WatchList, then WATCH, as client-go does.
 pub(crate) struct Informer {
     client: Client,
     path: String,
-    /// Name to `data.v`.
+    show: Show,
+    /// Name to what is shown of the object.
     pub(crate) cache: BTreeMap<String, String>,
     resource_version: String,
     stream: Option<WatchStream>,
@@ -304,11 +326,16 @@ pub(crate) struct Informer {
 }
 
 impl Informer {
+    /// Of the ConfigMaps' `data.v`.
     pub(crate) fn new(client: Client) -> Self {
-        let path = CONFIG_MAPS.to_owned();
+        Self::of(client, CONFIG_MAPS, |object| object["data"]["v"].as_str().unwrap_or_default().to_owned())
+    }
+
+    pub(crate) fn of(client: Client, path: &str, show: Show) -> Self {
         Self {
             client,
-            path,
+            path: path.to_owned(),
+            show,
             cache: BTreeMap::new(),
             resource_version: String::new(),
             stream: None,
@@ -340,10 +367,12 @@ impl Informer {
         let path = if self.resource_version.is_empty() {
             self.full_syncs += 1;
             self.cache.clear();
-            format!("{}?{common}&sendInitialEvents=true&resourceVersionMatch=NotOlderThan", self.path)
+            format!("{common}&sendInitialEvents=true&resourceVersionMatch=NotOlderThan")
         } else {
-            format!("{}?{common}&resourceVersion={}", self.path, self.resource_version)
+            format!("{common}&resourceVersion={}", self.resource_version)
         };
+        let separator = if self.path.contains('?') { '&' } else { '?' };
+        let path = format!("{}{separator}{path}", self.path);
         let client = self.client.clone();
         let mut refusals = 0;
         let stream = eventually(async || match client.watch(&path).await {
@@ -368,7 +397,7 @@ impl Informer {
         let key = text(&object["metadata"]["name"]);
         match event["type"].as_str() {
             Some("ADDED" | "MODIFIED") => {
-                self.cache.insert(key, text(&object["data"]["v"]));
+                self.cache.insert(key, (self.show)(object));
             }
             Some("DELETED") => {
                 self.cache.remove(&key);

@@ -173,7 +173,7 @@ impl World {
         let ring = RingLimits { events: ring_events, relist_grace: Duration::ZERO, ..RingLimits::default() };
         let mut collection = Collection::new(spec, Limits { ring, ..Limits::default() });
         collection.replace(at(0), 10, envelope(), Vec::new()).expect("the first list");
-        collection.set_filter_inputs(Arc::new(inputs(0, 0)));
+        collection.set_filter_inputs(&Arc::new(inputs(0, 0)));
         let chain = Chain::new(&gvr, FILTERS);
         Self {
             gvr,
@@ -240,7 +240,7 @@ impl World {
             }
             Op::Inputs(pool, reach) => {
                 self.inputs = inputs(*pool, *reach);
-                if self.collection.set_filter_inputs(Arc::new(self.inputs.clone())) {
+                if self.collection.set_filter_inputs(&Arc::new(self.inputs.clone())) {
                     self.changed_at = self.collection.resource_version();
                 }
             }
@@ -395,10 +395,14 @@ fn inputs_that_a_restart_remembers_let_clients_resume() {
         let refused = open_filtered(&collection, world.request(20), world.chain.clone(), at(0));
         assert_eq!(refused.err(), Some(Refusal::Incomplete), "inputs are not known yet");
         if restored {
-            collection.restore_filter_inputs(Arc::new(inputs(1, 2)));
+            let mut predecessor = Collection::new(spec.clone(), Limits::default());
+            predecessor.replace(at(0), 20, envelope(), Vec::new()).expect("the first list");
+            predecessor.set_filter_inputs(&Arc::new(inputs(1, 2)));
+            let record = predecessor.filter_inputs_record().expect("a small record");
+            collection.restore_filter_inputs(&record).expect("its own record");
         }
         collection.apply(at(1), EventType::Modified, object(&gvr, Format::JSON, 0, 2, 21));
-        collection.set_filter_inputs(Arc::new(inputs(2, 2)));
+        collection.set_filter_inputs(&Arc::new(inputs(2, 2)));
         world.collection = collection;
         let view = world.watch(20);
         if restored {
@@ -502,7 +506,7 @@ fn what_a_filter_leaves_as_it_is_is_encoded_once_and_a_summary_is_filtered_first
     let spec = CollectionSpec { format, ..world.collection.spec().clone() };
     let mut narrow = Collection::new(spec, Limits::default());
     narrow.replace(at(0), 10, envelope(), Vec::new()).expect("the first list");
-    narrow.set_filter_inputs(Arc::new(inputs(1, 0)));
+    narrow.set_filter_inputs(&Arc::new(inputs(1, 0)));
     let refused = narrow.list_filtered(&Selection::default(), &world.chain);
     assert_eq!(refused, Err(Refusal::Uncovered(Uncovered::Form)));
 }

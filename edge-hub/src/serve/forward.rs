@@ -120,7 +120,7 @@ impl Call {
     }
 
     /// The answer as it comes, streamed.
-    fn relay(mut self, response: Response<UpstreamBody>) -> Response<Body> {
+    pub(super) fn relay(mut self, response: Response<UpstreamBody>) -> Response<Body> {
         let slot = self.slot.take();
         let (mut head, body) = response.into_parts();
         strip_hop_headers(&mut head.headers);
@@ -133,15 +133,24 @@ impl Call {
     }
 
     /// Reads a small answer whole, unpacked, so that it can be kept.
-    async fn read_answer(
+    pub(super) async fn read_answer(
         &self,
         response: Response<UpstreamBody>,
+    ) -> Option<(http::response::Parts, bytes::Bytes)> {
+        self.read_answer_of(response, MAX_DOCUMENT_BYTES).await
+    }
+
+    /// Reads an answer of at most `limit` bytes whole, unpacked.
+    pub(super) async fn read_answer_of(
+        &self,
+        response: Response<UpstreamBody>,
+        limit: usize,
     ) -> Option<(http::response::Parts, bytes::Bytes)> {
         let (mut head, body) = response.into_parts();
         strip_hop_headers(&mut head.headers);
         let mut inflate = Inflate::for_headers(&head.headers)?;
-        let packed = read_all(body, MAX_DOCUMENT_BYTES, BODY_PATIENCE).await.ok()?;
-        let plain = inflate.whole(packed, MAX_DOCUMENT_BYTES).ok()?;
+        let packed = read_all(body, limit, BODY_PATIENCE).await.ok()?;
+        let plain = inflate.whole(packed, limit).ok()?;
         head.headers.remove(header::CONTENT_ENCODING);
         head.headers.remove(header::CONTENT_LENGTH);
         Some((head, plain))
@@ -206,7 +215,7 @@ impl Call {
                 if request.verb == Verb::Delete && response.status().is_success() {
                     forget_single(&self.hub, self.head.uri.path());
                 }
-                self.relay(response)
+                self.relay_filtered(&request, response).await
             }
             // A read may be asked again, of the cache; a write may have arrived, and only its sender knows what then.
             Err(error) if request.verb.is_read() && !self.hub.is_connected() => {
@@ -276,18 +285,7 @@ impl Call {
             return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
         };
         let content_type = header_text(&head.headers, &header::CONTENT_TYPE);
-        let asked = proto_kube::media_type::Acceptable::parse(
-            self.header(header::ACCEPT),
-            self.header(header::USER_AGENT),
-        );
-        // The server does not name the form in its answer; the first wish with that encoding is what came.
-        let format = Format::from_content_type(&content_type).and_then(|came| {
-            let wishes = asked.ok()?;
-            if wishes.wants_other() {
-                return None;
-            }
-            wishes.formats().iter().copied().find(|wish| wish.encoding == came.encoding)
-        });
+        let format = self.format_of(&content_type);
         if let Some(format) = format {
             let document = Document {
                 content_type: content_type.into(),
@@ -297,7 +295,15 @@ impl Call {
             };
             self.hub.keep_document(BlobClass::Single, &single_key(&self.head.uri, format), document);
         }
-        Response::from_parts(head, full(body))
+        // Kept as it came: each client is shown it through its own filters.
+        match format {
+            Some(format) => match self.shown(request, format, &body) {
+                Ok(shown) => Response::from_parts(head, full(shown)),
+                Err(status) => answer::refuse(&status),
+            },
+            None if self.chain.is_empty() => Response::from_parts(head, full(body)),
+            None => answer::refuse(&Status::internal("the answer of the cloud cannot be filtered")),
+        }
     }
 
     async fn keep_token(self, request: &ResourceRequest, response: Response<UpstreamBody>) -> Response<Body> {
@@ -419,7 +425,7 @@ fn is_whole_lease(verb: Verb) -> bool {
     matches!(verb, Verb::Get | Verb::Create | Verb::Update | Verb::Patch)
 }
 
-fn header_text(headers: &HeaderMap, name: &HeaderName) -> String {
+pub(super) fn header_text(headers: &HeaderMap, name: &HeaderName) -> String {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 

@@ -1,6 +1,7 @@
 //! One request from head to answer: who asks, what for, and which of the hub's ways leads there.
 
 mod answer;
+mod filtered;
 mod forward;
 mod offline;
 mod read;
@@ -16,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use edge_hub_core::{access::AccessKey, identity::Principal, lease::is_own_lease};
+use edge_hub_core::{access::AccessKey, filter::Chain, identity::Principal, lease::is_own_lease};
 use http::{HeaderMap, Method, Request, Response, header, request::Parts};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -65,6 +66,8 @@ pub struct Call {
     credential: Credential,
     head: Parts,
     body: Bytes,
+    /// What this client is shown of the resource that it asks for.
+    chain: Chain,
     slot: Option<Slot>,
 }
 
@@ -116,7 +119,12 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
         Ok(info) => info,
         Err(status) => return answer::refuse(&status),
     };
-    if is_upgrade(&head.headers) && body.is_end_stream() {
+    let chain = match &info {
+        RequestInfo::Resource(request) => hub.filters.chain(&principal, &request.gvr),
+        RequestInfo::NonResource(_) => Chain::default(),
+    };
+    // An upgrade is a wish. Of a read that is filtered it is not granted, because nobody could look into it.
+    if is_upgrade(&head.headers) && body.is_end_stream() && !filtered::is_shown(&info, &chain) {
         let request = Request::from_parts(head, body);
         return upgrade::pass(&hub, &credential, request, slot).await;
     }
@@ -133,15 +141,21 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
         }
         Err(error) => return answer::refuse(&Status::bad_request(error.to_string())),
     };
-    let call = Call { hub, principal, credential, head, body, slot: Some(slot) };
+    let call = Call { hub, principal, credential, head, body, chain, slot: Some(slot) };
     call.route(info).await
 }
 
 impl Call {
-    async fn route(self, info: RequestInfo) -> Response<Body> {
+    async fn route(mut self, info: RequestInfo) -> Response<Body> {
         if is_impersonating(&self.head.headers) {
             // Whose rights these are only the API server can tell, so nothing of it is ever kept.
             return self.forward_uncached().await;
+        }
+        if filtered::is_shown(&info, &self.chain) {
+            if let Err(status) = self.ask_for_what_can_be_filtered(&info) {
+                return answer::refuse(&status);
+            }
+            self.hub.await_filter_inputs(&self.chain).await;
         }
         match info {
             // The API server knows no HEAD of objects; an answer without a body is nothing to keep.

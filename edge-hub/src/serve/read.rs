@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use edge_hub_core::{
     collection::{CollectionSpec, Lookup, Refusal, Selection},
+    documents::Document,
     offline::{Held, Holding},
-    view::{WatchRequest, open},
+    view::{WatchRequest, open_filtered},
 };
 use http::{Response, header};
 use proto_kube::{
@@ -80,7 +81,9 @@ impl Call {
         let json_only = self.hub.is_json_only(&request.gvr);
         let usable = |format: &&Format| {
             let has_protobuf = !json_only || format.encoding == proto_kube::media_type::Encoding::Json;
-            has_protobuf && (format.form != Form::Table || tables == IncludeObject::Metadata)
+            has_protobuf
+                && self.chain.can_read(format.form)
+                && (format.form != Form::Table || tables == IncludeObject::Metadata)
         };
         Ok(acceptable.formats().iter().filter(usable).copied().collect())
     }
@@ -330,11 +333,12 @@ impl Call {
             // "Most recent" is a promise that only the cloud can keep.
             return self.forward_resource(request).await;
         }
+        self.give_inputs(&ready.cell);
         let outcome = ready.cell.with(|inner| {
             let collection = &inner.collection;
             let listing = match exact {
-                Some(version) => collection.state_at(version, &selection),
-                None => collection.list(&selection),
+                Some(version) => collection.state_at_filtered(version, &selection, &self.chain),
+                None => collection.list_filtered(&selection, &self.chain),
             };
             let behind =
                 exact.is_none() && version.is_some_and(|version| version > collection.resource_version());
@@ -382,14 +386,17 @@ impl Call {
         let patience = tokio::time::Instant::now() + CATCH_UP;
         loop {
             let now = self.hub.clock.now();
+            self.give_inputs(&ready.cell);
             let outcome = ready.cell.with(|inner| {
                 let age = inner.collection.staleness(now);
-                open(&inner.collection, watch.clone(), now).map(|view| (view, age))
+                let view = open_filtered(&inner.collection, watch.clone(), self.chain.clone(), now);
+                view.map(|view| (view, age))
             });
             match outcome {
                 Ok((view, age)) => {
                     let staleness = self.staleness(age);
-                    let body = WatchBody::body(Arc::clone(&self.hub), reader, view, self.slot.take());
+                    let held = (self.slot.take(), self.hub.hold_filter_inputs(&self.chain));
+                    let body = WatchBody::body(Arc::clone(&self.hub), reader, view, held);
                     return answer::stream(ready.format, body, staleness);
                 }
                 Err(refusal @ Refusal::Expired { .. }) => {
@@ -470,9 +477,14 @@ impl Call {
     fn look_up(&self, cell: &Cell, key: &ObjectKey, format: Format) -> (Holding, Option<Response<Body>>) {
         let now = self.hub.clock.now();
         let named = cell.spec.labels.is_empty() && cell.spec.fields.single_name() == Some(&*key.name);
+        self.give_inputs(cell);
         cell.with(|inner| {
             let collection = &inner.collection;
-            match collection.get(key) {
+            let found = match collection.get_filtered(key, &self.chain) {
+                Ok(found) => found,
+                Err(refusal) => return (Holding::Present, Some(answer::refuse(&refusal.status()))),
+            };
+            match found {
                 Lookup::Found(object) => {
                     self.hub.metrics.served_from_cache.inc();
                     let staleness = self.staleness(collection.staleness(now));
@@ -515,19 +527,27 @@ impl Call {
 
     fn get_from_documents(&self, request: &ResourceRequest, formats: &[Format]) -> Response<Body> {
         let mut documents = lock(&self.hub.documents);
-        let keys = formats.iter().map(|format| super::forward::single_key(&self.head.uri, *format));
-        let found = keys.into_iter().find(|key| documents.get(key).is_some());
+        let keys =
+            formats.iter().map(|format| (*format, super::forward::single_key(&self.head.uri, *format)));
+        let found = keys.into_iter().find(|(_, key)| documents.get(key).is_some());
         let held = Held {
             access: self.access_offline(&resource_access(request), None),
             object: if found.is_some() { Holding::Present } else { Holding::Unknown },
             ..Held::default()
         };
         let decision = self.decide_offline(&RequestInfo::Resource(request.clone()), &held);
-        match (decision, found.as_deref().and_then(|key| documents.get(key))) {
-            (Ok(_), Some(document)) => {
+        let found = found.and_then(|(format, key)| Some((format, documents.get(&key)?)));
+        match (decision, found) {
+            (Ok(_), Some((format, document))) => {
                 let age = self.hub.clock.now().unix.saturating_sub(document.fetched_unix);
                 self.hub.metrics.served_from_cache.inc();
-                answer::document(document, None, self.staleness(Some(age)))
+                match self.shown(request, format, &document.body) {
+                    Ok(body) => {
+                        let shown = Document { body, ..document.clone() };
+                        answer::document(&shown, None, self.staleness(Some(age)))
+                    }
+                    Err(status) => answer::refuse(&status),
+                }
             }
             (Err(status), _) => answer::refuse(&status),
             (Ok(_), None) => answer::refuse(&super::forward::cut_off("no copy of that is kept on this node")),

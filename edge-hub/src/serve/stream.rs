@@ -28,14 +28,17 @@ pub(super) struct WatchBody {
     draining: Pin<Box<dyn Future<Output = ()> + Send>>,
     finishing: bool,
     refusals: u64,
-    /// Keeps the principal's slot.
-    _slot: Option<super::Slot>,
+    /// Keeps the principal's slot, and what its filters read.
+    _held: Held,
 }
+
+/// What an open stream holds on to.
+pub(super) type Held = (Option<super::Slot>, Option<crate::filters::InUse>);
 
 impl WatchBody {
     /// A stream that shows `view`.
     #[must_use]
-    pub(super) fn body(hub: Arc<Hub>, reader: Reader, view: WatchView, slot: Option<super::Slot>) -> Body {
+    pub(super) fn body(hub: Arc<Hub>, reader: Reader, view: WatchView, held: Held) -> Body {
         hub.metrics.open_watches.inc();
         let shutdown = hub.shutdown.clone();
         let refusals = reader.cell.with(|inner| inner.refusals);
@@ -47,7 +50,7 @@ impl WatchBody {
             draining: Box::pin(async move { shutdown.draining().await }),
             finishing: false,
             refusals,
-            _slot: slot,
+            _held: held,
         };
         body.boxed_unsync()
     }

@@ -70,12 +70,22 @@ pub enum BlobClass {
     Discovery,
     /// An event or another write that waits for the cloud. First to go on a full disk.
     Event,
+    /// Under which inputs of filters clients were shown what they hold. Never evicted.
+    Filter,
 }
 
 impl BlobClass {
     /// Every class, in the order of the byte that stands for it on disk.
-    pub const ALL: [Self; 7] =
-        [Self::Token, Self::Access, Self::Key, Self::Lease, Self::Single, Self::Discovery, Self::Event];
+    pub const ALL: [Self; 8] = [
+        Self::Token,
+        Self::Access,
+        Self::Key,
+        Self::Lease,
+        Self::Single,
+        Self::Discovery,
+        Self::Event,
+        Self::Filter,
+    ];
 
     /// True for the classes that the boot snapshot keeps.
     pub fn is_critical(self) -> bool {
@@ -91,6 +101,7 @@ impl BlobClass {
             Self::Single => 4,
             Self::Discovery => 5,
             Self::Event => 6,
+            Self::Filter => 7,
         }
     }
 

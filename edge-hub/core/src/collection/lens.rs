@@ -11,13 +11,21 @@ use std::sync::Arc;
 use proto_kube::gvr::GroupVersionResource;
 use proto_kube::media_type::Format;
 use proto_kube::object::ObjectKey;
+use serde::{Deserialize, Serialize};
 
 use super::spec::{Filter, Selection, Uncovered};
 use super::{Collection, Listing, Lookup, Object, Refusal};
 use crate::filter::{Chain, FilterError, Inputs};
+use crate::record::{self, DamagedRecord};
 
 /// Former inputs remembered; a client from before them starts over.
 const FORMER_INPUTS: usize = 8;
+/// Bytes of the record that a restart reads; former inputs beyond that are not kept.
+const RECORD_BYTES: usize = 256 * 1024;
+
+/// Inputs, and the versions of the collection from and until which they counted. Both ends belong to them, because
+/// nobody knows whether a client at the last version was already told of the change.
+type Span<I> = (I, u64, u64);
 
 /// The inputs of a collection's filters, and the ones before.
 #[derive(Debug)]
@@ -25,23 +33,59 @@ pub(crate) struct Epochs {
     current: Arc<Inputs>,
     /// Resource version of the collection when they took effect.
     since: u64,
-    /// Each with the versions from and until which it counted; both ends belong to it, because nobody knows whether a
-    /// client at the last version was already told of the change.
-    former: VecDeque<(Arc<Inputs>, u64, u64)>,
+    former: VecDeque<Span<Arc<Inputs>>>,
+    /// The highest version at which a client was given what these filters made of the cloud's own answer.
+    told: u64,
+}
+
+/// [`Epochs`] as they are stored.
+#[derive(Serialize, Deserialize)]
+struct Record<I> {
+    current: I,
+    since: u64,
+    former: Vec<Span<I>>,
 }
 
 impl Epochs {
     fn new(inputs: Arc<Inputs>, since: u64) -> Self {
-        Self { current: inputs, since, former: VecDeque::new() }
+        Self { current: inputs, since, former: VecDeque::new(), told: 0 }
     }
 
-    fn change(&mut self, inputs: Arc<Inputs>, since: u64) {
+    fn change(&mut self, inputs: Arc<Inputs>, now: u64) {
+        let now = now.max(self.told);
         let former = std::mem::replace(&mut self.current, inputs);
-        self.former.push_back((former, self.since, since));
-        self.since = since;
+        self.former.push_back((former, self.since, now));
+        self.since = now;
         if self.former.len() > FORMER_INPUTS {
             self.former.pop_front();
         }
+    }
+
+    fn record(&self) -> Option<Vec<u8>> {
+        let mut former: Vec<Span<&Inputs>> =
+            self.former.iter().map(|(inputs, from, until)| (&**inputs, *from, *until)).collect();
+        loop {
+            let record = Record { current: &*self.current, since: self.since, former: former.clone() };
+            let text = record::encode(&record, b"");
+            if text.len() <= RECORD_BYTES {
+                return Some(text);
+            }
+            if former.is_empty() {
+                return None;
+            }
+            former.remove(0);
+        }
+    }
+
+    fn restore(text: &[u8]) -> Result<Self, DamagedRecord> {
+        let (record, _) = record::decode::<Record<Inputs>>(text)?;
+        let former = record.former.into_iter().map(|(inputs, from, until)| (Arc::new(inputs), from, until));
+        Ok(Self {
+            current: Arc::new(record.current),
+            since: record.since,
+            former: former.collect(),
+            told: record.since,
+        })
     }
 
     pub(crate) fn current(&self) -> &Arc<Inputs> {
@@ -52,25 +96,33 @@ impl Epochs {
         self.since
     }
 
-    /// The inputs under which a client may have got what it holds at this version, oldest first: those that counted
-    /// then and all since, because a slow reader is sent what is old under the inputs of the day. Empty when they are
-    /// not known any more.
-    pub(crate) fn at(&self, version: u64) -> Vec<Arc<Inputs>> {
-        let oldest = self.former.front().map_or(self.since, |(_, from, _)| *from);
-        if version < oldest {
-            return Vec::new();
+    /// The inputs under which a client of this chain may have got what it holds at this version, oldest first: those
+    /// that counted then and all since, because a slow reader is sent what is old under the inputs of the day. Empty
+    /// when they are not known any more, or when nothing was shown then.
+    pub(crate) fn at(&self, version: u64, chain: &Chain) -> Vec<Arc<Inputs>> {
+        let former = self.former.iter().filter(|(_, _, until)| version <= *until);
+        let spans = former.map(|(inputs, from, _)| (inputs, *from)).chain([(&self.current, self.since)]);
+        let mut shown = spans.filter(|(inputs, _)| can_show(chain, inputs)).peekable();
+        match shown.peek() {
+            Some((_, from)) if *from <= version => shown.map(|(inputs, _)| Arc::clone(inputs)).collect(),
+            _ => Vec::new(),
         }
-        let later = self.former.iter().filter(|(_, _, until)| version <= *until);
-        later.map(|(inputs, ..)| inputs).chain([&self.current]).cloned().collect()
     }
 
-    /// The inputs that counted at this version in the end.
-    fn counted_at(&self, version: u64) -> Option<&Arc<Inputs>> {
-        if self.since <= version {
-            return Some(&self.current);
-        }
-        self.former.iter().rev().find(|(_, from, _)| *from <= version).map(|(inputs, ..)| inputs)
+    /// The inputs that counted at this version in the end; `None` when they are not known, or nothing was shown then.
+    fn counted_at(&self, version: u64, chain: &Chain) -> Option<&Arc<Inputs>> {
+        let former = self.former.iter().rev().find(|(_, from, _)| *from <= version);
+        let counted = match former {
+            _ if self.since <= version => Some(&self.current),
+            former => former.map(|(inputs, ..)| inputs),
+        };
+        counted.filter(|inputs| can_show(chain, inputs))
     }
+}
+
+/// Whether a client of this chain can be shown anything under these inputs.
+fn can_show(chain: &Chain, inputs: &Inputs) -> bool {
+    inputs.is_complete() || !chain.reads_sources()
 }
 
 /// A client's selector and filters.
@@ -98,6 +150,7 @@ impl Lens {
         }
         let inputs = match collection.epochs() {
             _ if chain.is_empty() => None,
+            Some(epochs) if !can_show(&chain, epochs.current()) => return Err(Refusal::Incomplete),
             Some(epochs) => Some(Arc::clone(epochs.current())),
             None if chain.reads_inputs() => return Err(Refusal::Incomplete),
             None => Some(Arc::new(Inputs::new("", None))),
@@ -113,6 +166,11 @@ impl Lens {
     /// Whether the outcome may depend on inputs at all.
     pub(crate) fn reads_inputs(&self) -> bool {
         self.inputs.is_some() && self.chain.reads_inputs()
+    }
+
+    /// Its filters.
+    pub(crate) fn chain(&self) -> &Chain {
+        &self.chain
     }
 
     /// The inputs that it looks through.
@@ -164,22 +222,48 @@ impl Lens {
 
 impl Collection {
     /// The inputs of filters changed, or became known. Open views tell their clients what that changes; true when any
-    /// may have something to say. What has nothing to do with this resource is no change.
-    pub fn set_filter_inputs(&mut self, inputs: Arc<Inputs>) -> bool {
-        let since = self.resource_version;
+    /// may have something to say, and [`Self::filter_inputs_record`] is another one. What has nothing to do with this
+    /// resource is no change.
+    pub fn set_filter_inputs(&mut self, inputs: &Arc<Inputs>) -> bool {
+        let now = self.resource_version;
         match &mut self.epochs {
-            Some(epochs) if epochs.current.is_same_for(&self.spec.gvr, &inputs) => return false,
-            Some(epochs) => epochs.change(inputs, since),
-            None => self.epochs = Some(Epochs::new(inputs, since)),
+            Some(epochs) if Arc::ptr_eq(&epochs.current, inputs) => return false,
+            Some(epochs) if epochs.current.is_same_for(&self.spec.gvr, inputs) => return false,
+            Some(epochs) => epochs.change(Arc::clone(inputs), now),
+            None => self.epochs = Some(Epochs::new(Arc::clone(inputs), now)),
         }
         self.revision += 1;
         true
     }
 
-    /// The inputs that counted when this process's predecessor ended, before the first [`Self::set_filter_inputs`].
-    /// Without them clients of input-dependent filters can resume from the collection's very version only.
-    pub fn restore_filter_inputs(&mut self, inputs: Arc<Inputs>) {
-        self.epochs.get_or_insert_with(|| Epochs::new(inputs, 0));
+    /// Whether a client behind filters was ever served from here, so that a change of inputs concerns it.
+    #[must_use]
+    pub fn has_filter_inputs(&self) -> bool {
+        self.epochs.is_some()
+    }
+
+    /// A client was given the cloud's own answer at this version through filters under the inputs of now: when they
+    /// change before the collection has come that far, that client is told, too.
+    pub fn note_filtered_answer(&mut self, resource_version: u64) {
+        if let Some(epochs) = &mut self.epochs {
+            epochs.told = epochs.told.max(resource_version);
+        }
+    }
+
+    /// The inputs that count and that counted, for the store; `None` while there are none, or they are too large.
+    #[must_use]
+    pub fn filter_inputs_record(&self) -> Option<Vec<u8>> {
+        self.epochs.as_ref().and_then(Epochs::record)
+    }
+
+    /// What this process's predecessor left, before the first [`Self::set_filter_inputs`]. Without it clients of
+    /// input-dependent filters can resume from the collection's very version only.
+    ///
+    /// # Errors
+    /// When the record is damaged.
+    pub fn restore_filter_inputs(&mut self, record: &[u8]) -> Result<(), DamagedRecord> {
+        self.epochs = Some(Epochs::restore(record)?);
+        Ok(())
     }
 
     pub(crate) fn epochs(&self) -> Option<&Epochs> {
@@ -225,7 +309,7 @@ impl Collection {
         let mut lens = Lens::new(self, selection, chain.clone())?;
         if let (true, Some(epochs)) = (lens.reads_inputs(), &self.epochs) {
             let expired = || Refusal::Expired { requested: resource_version, oldest: epochs.since };
-            lens = lens.under(epochs.counted_at(resource_version).ok_or_else(expired)?);
+            lens = lens.under(epochs.counted_at(resource_version, chain).ok_or_else(expired)?);
         }
         self.filter_listing(listing, &lens)
     }

@@ -50,33 +50,50 @@ impl Filter {
         Self::ManagedFields,
     ];
 
-    /// Whether the filter has anything to do with this resource.
+    /// The only resource that the filter has to do with, as group, version and name; `None` when any will do.
     #[must_use]
-    pub fn is_for(self, gvr: &GroupVersionResource) -> bool {
-        let resource = (gvr.group.as_ref(), gvr.version.as_ref(), gvr.resource.as_ref());
+    pub fn resource(self) -> Option<(&'static str, &'static str, &'static str)> {
         match self {
             Self::DiscardCloudService | Self::NodePortIsolation | Self::MasterService => {
-                resource == ("", "v1", "services")
+                Some(("", "v1", "services"))
             }
             Self::ServiceTopology | Self::ForwardKubeSvcTraffic => {
-                resource == ("discovery.k8s.io", "v1", "endpointslices")
+                Some(("discovery.k8s.io", "v1", "endpointslices"))
             }
-            Self::InClusterConfig => resource == ("", "v1", "configmaps"),
-            Self::ServiceEnvUpdater => resource == ("", "v1", "pods"),
-            Self::NodeHeartbeats => resource == ("", "v1", "nodes"),
-            Self::ManagedFields => true,
+            Self::InClusterConfig => Some(("", "v1", "configmaps")),
+            Self::ServiceEnvUpdater => Some(("", "v1", "pods")),
+            Self::NodeHeartbeats => Some(("", "v1", "nodes")),
+            Self::ManagedFields => None,
         }
     }
 
-    fn reads_inputs(self) -> bool {
+    /// Whether the filter has anything to do with this resource.
+    #[must_use]
+    pub fn is_for(self, gvr: &GroupVersionResource) -> bool {
+        let own = (gvr.group.as_ref(), gvr.version.as_ref(), gvr.resource.as_ref());
+        self.resource().is_none_or(|resource| resource == own)
+    }
+
+    /// Whether the filter leads pods to the hub, and so has no meaning without an address at which they reach it.
+    #[must_use]
+    pub fn leads_to_hub(self) -> bool {
         matches!(
             self,
-            Self::NodePortIsolation
-                | Self::MasterService
-                | Self::ServiceTopology
+            Self::MasterService
                 | Self::ForwardKubeSvcTraffic
+                | Self::InClusterConfig
                 | Self::ServiceEnvUpdater
         )
+    }
+
+    fn reads_inputs(self) -> bool {
+        self.reads_sources()
+            || matches!(self, Self::MasterService | Self::ForwardKubeSvcTraffic | Self::ServiceEnvUpdater)
+    }
+
+    /// Whether it reads more of the inputs than the hub's address, which is known from the start.
+    fn reads_sources(self) -> bool {
+        matches!(self, Self::NodePortIsolation | Self::ServiceTopology)
     }
 
     fn apply(self, inputs: &Inputs, object: &Subject<'_>) -> Result<Outcome, FilterError> {
@@ -126,6 +143,12 @@ impl Chain {
         self.filters().any(Filter::reads_inputs)
     }
 
+    /// Whether the outcome depends on other objects, so that nothing can be shown before these are known.
+    #[must_use]
+    pub fn reads_sources(&self) -> bool {
+        self.filters().any(Filter::reads_sources)
+    }
+
     /// Whether an object can be hidden by its content.
     pub(crate) fn may_drop(&self) -> bool {
         self.filters().any(|filter| matches!(filter, Filter::DiscardCloudService | Filter::NodePortIsolation))
@@ -137,7 +160,8 @@ impl Chain {
     }
 
     /// Whether objects of this form carry what these filters read.
-    pub(crate) fn can_read(&self, form: Form) -> bool {
+    #[must_use]
+    pub fn can_read(&self, form: Form) -> bool {
         form == Form::Object || self.filters().all(|filter| filter == Filter::ManagedFields)
     }
 
@@ -193,6 +217,7 @@ pub struct Rule {
     /// The authenticated user name, word for word. Never the User-Agent, which everybody can choose.
     pub user: Box<str>,
     /// API group, empty for core.
+    #[serde(default)]
     pub group: Box<str>,
     /// Resource, for example `services`.
     pub resource: Box<str>,

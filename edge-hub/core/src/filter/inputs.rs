@@ -70,6 +70,10 @@ struct Bucket {
 pub struct Inputs {
     node: Box<str>,
     hub: Option<HubAddress>,
+    /// False while only this node's name and the hub's address are known.
+    is_complete: bool,
+    /// This node's pool by configuration, which counts before everything else.
+    own_pool: Option<Box<str>>,
     zone: Option<Box<str>>,
     /// Pools by node, from nodes' labels.
     labelled: BTreeMap<Box<str>, Box<str>>,
@@ -88,12 +92,38 @@ impl Inputs {
         Self {
             node: node.into(),
             hub,
+            is_complete: true,
+            own_pool: None,
             zone: None,
             labelled: BTreeMap::new(),
             buckets: BTreeMap::new(),
             pools: BTreeMap::new(),
             services: BTreeMap::new(),
         }
+    }
+
+    /// The same while nothing else is known of the cluster: filters that read more than the hub's address show nothing.
+    #[must_use]
+    pub fn pending(node: impl Into<Box<str>>, hub: Option<HubAddress>) -> Self {
+        Self { is_complete: false, ..Self::new(node, hub) }
+    }
+
+    /// With this node's pool by configuration, whatever labels and pools say.
+    #[must_use]
+    pub fn with_own_pool(mut self, pool: Option<Box<str>>) -> Self {
+        self.own_pool = pool;
+        self
+    }
+
+    /// From now on everything that filters read is known.
+    pub fn complete(&mut self) {
+        self.is_complete = true;
+    }
+
+    /// Whether everything that filters read is known.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
     }
 
     /// Takes over what a Service, a Node, a `NodePool` or a `NodeBucket` (group `apps.openyurt.io`) says; anything
@@ -166,7 +196,9 @@ impl Inputs {
     #[must_use]
     pub fn is_same_for(&self, gvr: &GroupVersionResource, other: &Self) -> bool {
         match (gvr.group.as_ref(), gvr.resource.as_ref()) {
-            ("", "services") => self.hub == other.hub && self.pool() == other.pool(),
+            ("", "services") => {
+                self.is_complete == other.is_complete && self.hub == other.hub && self.pool() == other.pool()
+            }
             ("", "pods") => self.hub == other.hub,
             ("discovery.k8s.io", "endpointslices") => self == other,
             _ => true,
@@ -178,7 +210,8 @@ impl Inputs {
     }
 
     /// The pool of this node.
-    pub(super) fn pool(&self) -> Option<&str> {
+    #[must_use]
+    pub fn pool(&self) -> Option<&str> {
         self.pool_of(&self.node)
     }
 
@@ -199,6 +232,9 @@ impl Inputs {
 
     /// A node's own label counts first; pools and buckets speak for the nodes that are not held here.
     fn pool_of(&self, node: &str) -> Option<&str> {
+        if let Some(pool) = self.own_pool.as_deref().filter(|_| *node == *self.node) {
+            return Some(pool);
+        }
         if let Some(pool) = self.labelled.get(node) {
             return Some(pool);
         }

@@ -6,6 +6,7 @@
 //! always in the same order; the [`Policy`] says which. Views and lists apply a chain after the client's selector,
 //! which sees the object as it is upstream.
 
+mod answer;
 mod chain;
 mod endpoints;
 mod inputs;
@@ -18,9 +19,11 @@ use bytes::Bytes;
 use proto_kube::edit::EditError;
 use proto_kube::gvr::GroupVersionResource;
 use proto_kube::json::JsonError;
+use proto_kube::list::ListError;
 use proto_kube::media_type::{Encoding, Format};
 use proto_kube::object::{ObjectKey, ScanError};
 
+pub use answer::ShownList;
 pub use chain::{Chain, Filter, Policy, Rule};
 pub use inputs::{BUCKET_POOL_LABEL, HubAddress, Inputs, NODE_POOL_LABEL, Reach, TOPOLOGY_KEYS, ZONE_LABEL};
 pub use services::{DISCARD, NODE_PORT_LISTEN};
@@ -78,6 +81,9 @@ pub enum FilterError {
     /// The object is malformed where it would be changed.
     #[error("the object cannot be changed: {0}")]
     Edit(#[from] EditError),
+    /// The cloud's answer is not what was asked for.
+    #[error("the answer cannot be read: {0}")]
+    Answer(#[from] ListError),
     /// The bytes do not carry what the filter reads.
     #[error("the object is held in a form that cannot be filtered")]
     Form,

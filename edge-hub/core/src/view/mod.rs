@@ -265,7 +265,7 @@ impl WatchView {
             return self.continue_after(collection, since);
         };
         let expired = || Refusal::Expired { requested: since, oldest: epochs.since() };
-        let mut held_under = epochs.at(since);
+        let mut held_under = epochs.at(since, self.lens.chain());
         let oldest = if held_under.is_empty() { return Err(expired()) } else { held_under.remove(0) };
         self.lens = self.lens.under(&oldest);
         self.doubts = held_under;
@@ -289,9 +289,9 @@ impl WatchView {
     /// ones it knows. Before that, nothing from after the change was sent, so a client that resumes from after it
     /// knows of it.
     fn take_over_inputs(&mut self, collection: &Collection) -> Result<bool, Break> {
-        let Some(epochs) = collection.epochs().filter(|_| self.is_outdated(collection)) else {
-            return Ok(false);
-        };
+        // Ahead of the collection no state is known; it has nothing to send before it has come that far.
+        let epochs = collection.epochs().filter(|_| !self.is_ahead && self.is_outdated(collection));
+        let Some(epochs) = epochs else { return Ok(false) };
         let ring = collection.ring();
         if ring.jump_over(self.position).is_some() && ring.get(self.cursor).is_some() {
             // Amid the events of a relist no state is known; they came before the change.
