@@ -120,7 +120,7 @@ impl Call {
     }
 
     /// The answer as it comes, streamed.
-    fn relay(mut self, response: Response<UpstreamBody>) -> Response<Body> {
+    pub(super) fn relay(mut self, response: Response<UpstreamBody>) -> Response<Body> {
         let slot = self.slot.take();
         let (mut head, body) = response.into_parts();
         strip_hop_headers(&mut head.headers);
@@ -133,7 +133,7 @@ impl Call {
     }
 
     /// Reads a small answer whole, unpacked, so that it can be kept.
-    async fn read_answer(
+    pub(super) async fn read_answer(
         &self,
         response: Response<UpstreamBody>,
     ) -> Option<(http::response::Parts, bytes::Bytes)> {
@@ -158,7 +158,7 @@ impl Call {
     }
 
     /// Admission and quota answer a write with 403, too: only a review tells whether it was the right that lacked.
-    fn learn_of_write(&self, key: &AccessKey, status: StatusCode) {
+    pub(super) fn learn_of_write(&self, key: &AccessKey, status: StatusCode) {
         if status != StatusCode::FORBIDDEN {
             return self.learn(key, status);
         }
@@ -196,6 +196,9 @@ impl Call {
                 }
                 if request.verb == Verb::Create && request.subresource.as_deref() == Some("token") {
                     return self.keep_token(&request, response).await;
+                }
+                if let Some(kind) = self.own_review(&request) {
+                    return self.keep_review(kind, &request, response).await;
                 }
                 if self.writes_own_csi_node(&request) {
                     return self.keep_written_csi_node(response).await;
@@ -419,7 +422,7 @@ fn is_whole_lease(verb: Verb) -> bool {
     matches!(verb, Verb::Get | Verb::Create | Verb::Update | Verb::Patch)
 }
 
-fn header_text(headers: &HeaderMap, name: &HeaderName) -> String {
+pub(super) fn header_text(headers: &HeaderMap, name: &HeaderName) -> String {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 

@@ -4,6 +4,7 @@ mod answer;
 mod forward;
 mod offline;
 mod read;
+mod review;
 mod stream;
 mod upgrade;
 
