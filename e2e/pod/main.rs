@@ -89,15 +89,22 @@ fn variable(name: &str) -> String {
 fn answer(mut stream: TcpStream, page: &str) -> std::io::Result<String> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut request = [0; 4096];
-    let length = stream.read(&mut request)?;
-    let text = String::from_utf8_lossy(&request[..length]);
-    write!(
-        stream,
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{page}",
+    let mut request = Vec::new();
+    // To its end: a connection that is closed over unread bytes is reset, and the answer lost.
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut piece = [0; 4096];
+        let length = stream.read(&mut piece)?;
+        request.extend_from_slice(&piece[..length]);
+        if length == 0 || request.len() as u64 > LARGEST {
+            return Err(std::io::Error::other("no request"));
+        }
+    }
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         page.len()
-    )?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    );
+    stream.write_all((head + page).as_bytes())?;
+    Ok(String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned())
 }
 
 /// What this pod knows, as it is now: files are read anew for each page.
@@ -169,7 +176,8 @@ fn fetch(target: &str) -> Outcome<String> {
         let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        write!(stream, "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+        let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
         let mut answer = Vec::new();
         stream.take(LARGEST).read_to_end(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer).into_owned())

@@ -35,9 +35,18 @@ pub(crate) fn pod_name(node: &str) -> String {
 }
 
 /// Applies `objects`; `kubectl` is one that may do everything.
-pub(crate) fn apply(mut kubectl: Command, objects: &[Value]) -> Result<()> {
+pub(crate) fn apply(kubectl: Command, objects: &[Value]) -> Result<()> {
+    apply_with(kubectl, objects, &[])
+}
+
+/// As [`apply`] for what the objects hold as their status.
+pub(crate) fn apply_status(kubectl: Command, objects: &[Value]) -> Result<()> {
+    apply_with(kubectl, objects, &["--subresource=status"])
+}
+
+fn apply_with(mut kubectl: Command, objects: &[Value], flags: &[&str]) -> Result<()> {
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
-    run(kubectl.args(["apply", "--server-side", "-f", "-"]), &list.to_string()).map(drop)
+    run(kubectl.args(["apply", "--server-side", "-f", "-"]).args(flags), &list.to_string()).map(drop)
 }
 
 /// Asks the API server for a token by TokenRequest. `bound` is the kind and name of the object that it dies with;
@@ -78,6 +87,18 @@ pub(crate) fn node(name: &str, pod_network: &str) -> Value {
             },
         },
         "spec": { "podCIDR": pod_network, "podCIDRs": [pod_network] },
+    })
+}
+
+/// What a kubelet on `node` told in a former life. One that finds its Node without it would refuse its static pods for
+/// want of room, and would not ask again.
+pub(crate) fn node_status(node: &str) -> Value {
+    let room = json!({ "cpu": "2", "memory": "4Gi", "pods": "110" });
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": { "name": node },
+        "status": { "capacity": room, "allocatable": room },
     })
 }
 

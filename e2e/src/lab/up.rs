@@ -209,7 +209,12 @@ fn populate(cloud: &Cloud<'_>, state: &State) -> Result<()> {
     let numbered = (1..).zip(&state.nodes);
     let nodes: Vec<Value> =
         numbered.map(|(index, name)| objects::node(name, &network::pod_network(index))).collect();
-    objects::apply(cloud.kubectl()?, &nodes)
+    objects::apply(cloud.kubectl()?, &nodes)?;
+    if !state.kubelets {
+        return Ok(());
+    }
+    let statuses: Vec<Value> = state.nodes.iter().map(|name| objects::node_status(name)).collect();
+    objects::apply_status(cloud.kubectl()?, &statuses)
 }
 
 /// Makes the ordinary pods, and each node's `pod.kubeconfig` with a token that is bound to its own.
@@ -318,7 +323,10 @@ fn start_nodes(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, steps: &Step
         let arguments = ["rollout", "status", "-n", objects::POD_NAMESPACE, &workload, &limit];
         run(cloud.kubectl()?.args(arguments), "")?;
     }
-    // The static pods are there as well: a kubelet that makes any pod has told of them.
+    let fixed: Vec<String> =
+        lab.state.nodes.iter().map(|node| format!("pod/{}-{node}", samples::STATIC_POD)).collect();
+    let created = ["wait", "--for=create", "-n", objects::POD_NAMESPACE, &limit];
+    run(cloud.kubectl()?.args(created).args(&fixed), "")?;
     let pods = ["wait", "--for=condition=Ready", "pod", "--all", "-n", objects::POD_NAMESPACE, &limit];
     run(cloud.kubectl()?.args(pods), "")?;
     steps.done("all sample pods Running");
