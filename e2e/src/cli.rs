@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::lab::{
-    Assets, HubKind, Lab, LabError, NodePart, Nodes, Status, UpOptions, all_programs, build_judges,
-    cache_folder,
+    Assets, Cut, HubKind, Lab, LabError, NodePart, Nodes, Status, UpOptions, Way, all_programs, build_judges,
+    cache_root,
 };
 
 /// Edge autonomy for Kubernetes node pools: see it in a minute, or try it in a lab on one machine.
@@ -113,14 +113,48 @@ enum LabCommand {
         #[arg(long, value_enum, default_value = "edge-hub")]
         hub: HubKind,
     },
-    /// Cut a node off from the cloud: every packet vanishes, both ways, without a reset
+    /// Cut a node off from the cloud: packets vanish without a reset; all of them, both ways, unless told otherwise
     Cut {
         /// A node's name, or `all`
+        node: String,
+        /// Only what comes from the cloud (in) or goes there (out)
+        #[arg(long, value_enum, value_name = "WAY")]
+        one_way: Option<Way>,
+        /// Only TCP and UDP with this port at either end; 6443 is the API server's, 10250 the kubelet's
+        #[arg(long, value_name = "PORT")]
+        port: Option<u16>,
+        /// Only this many of a hundred packets, at random
+        #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=100))]
+        percent: u8,
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// Let no more than a rate through a node's link, each way; what comes faster waits 400 ms and is then dropped
+    Slow {
+        /// A node's name, or `all`
+        node: String,
+        /// The rate, such as 256kbit or 10mbit
+        #[arg(long, value_name = "RATE")]
+        rate: String,
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// Stop every process of a node where it stands, containers too, as a host that hangs; `heal` lets them go on
+    Freeze {
+        /// The node's name
         node: String,
         #[command(flatten)]
         dir: Dir,
     },
-    /// End a cut
+    /// Restart a whole node: all processes and containers killed, the disk kept, everything started as at boot; a cut
+    /// stays
+    Reboot {
+        /// The node's name
+        node: String,
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// End what cut, slow and freeze did
     Heal {
         /// A node's name, or `all`
         #[arg(default_value = "all")]
@@ -240,10 +274,31 @@ fn run_lab(command: LabCommand) -> Result<(), LabError> {
             let kubelets = !without.contains(&Part::Kubelet);
             up(&UpOptions { kubelets, hub, verbose: true, ..UpOptions::new(dir.dir, nodes) })
         }
-        LabCommand::Cut { node, dir } => {
+        LabCommand::Cut { node, one_way, port, percent, dir } => {
             let lab = Lab::open(&dir.dir)?;
-            lab.cut(&Nodes::from(node.as_str()))?;
+            let cut = Cut { way: one_way.unwrap_or_default(), port, percent };
+            lab.cut_partly(&Nodes::from(node.as_str()), &cut)?;
             say(&format!("cut: {node}; `eyot lab heal {node} --dir {}` ends it", lab.dir().display()));
+            Ok(())
+        }
+        LabCommand::Slow { node, rate, dir } => {
+            let lab = Lab::open(&dir.dir)?;
+            lab.slow(&Nodes::from(node.as_str()), &rate)?;
+            say(&format!(
+                "slow: {node}, {rate} each way; `eyot lab heal {node} --dir {}` ends it",
+                lab.dir().display()
+            ));
+            Ok(())
+        }
+        LabCommand::Freeze { node, dir } => {
+            let lab = Lab::open(&dir.dir)?;
+            lab.freeze(&node)?;
+            say(&format!("frozen: {node}; `eyot lab heal {node} --dir {}` ends it", lab.dir().display()));
+            Ok(())
+        }
+        LabCommand::Reboot { node, dir } => {
+            Lab::open(&dir.dir)?.reboot(&node)?;
+            say(&format!("rebooted: {node}; its kubelet is healthy"));
             Ok(())
         }
         LabCommand::Heal { node, dir } => {
@@ -277,7 +332,7 @@ fn run_lab(command: LabCommand) -> Result<(), LabError> {
 }
 
 fn assets() -> Result<(), LabError> {
-    eprintln!("building into {}", cache_folder()?.display());
+    eprintln!("building into {}", cache_root()?.display());
     let mut lines = String::new();
     for (name, path) in Assets::build(&all_programs())?.iter() {
         lines.push_str(&format!("{name} {}\n", path.display()));
@@ -420,6 +475,12 @@ mod tests {
             "eyot lab up --nodes 3 --dir /tmp/l --without kubelet --hub none",
             "eyot lab cut node-1 --dir /tmp/l",
             "eyot lab cut all --dir /tmp/l",
+            "eyot lab cut node-1 --one-way in --port 6443 --percent 30 --dir /tmp/l",
+            "eyot lab slow node-1 --rate 256kbit --dir /tmp/l",
+            "eyot lab freeze node-1 --dir /tmp/l",
+            "eyot lab reboot node-1 --dir /tmp/l",
+            "eyot lab kill node-1 kube-proxy --dir /tmp/l",
+            "eyot lab restart node-1 coredns --dir /tmp/l",
             "eyot lab heal --dir /tmp/l",
             "eyot lab heal node-1 --dir /tmp/l",
             "eyot lab restart node-1 hub --dir /tmp/l",
@@ -451,6 +512,8 @@ mod tests {
             "eyot demo --minutes 0",
             "eyot demo --nodes 0",
             "eyot lab cut",
+            "eyot lab cut node-1 --percent 0",
+            "eyot lab slow node-1",
             "eyot lab exec node-1",
             "eyot lab restart node-1 sun",
             "eyot lab",

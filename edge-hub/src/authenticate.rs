@@ -270,6 +270,28 @@ impl Hub {
         keys.zip(Jwt::parse(token).ok()).is_some_and(|(keys, jwt)| signature::holds(&jwt, keys))
     }
 
+    /// What the API server said of a token when this node's kubelet asked, as good as if the hub had asked.
+    pub fn learn_token(&self, token: &str, verdict: &TokenVerdict) {
+        let hash = hash_of(token);
+        match verdict {
+            TokenVerdict::Accepted(principal) => self.accept_token(token, hash, principal),
+            TokenVerdict::Refused => {
+                let changes = lock(&self.authenticator.accepted).refuse(hash);
+                self.save_records(BlobClass::Key, changes);
+            }
+        }
+    }
+
+    /// Whose token this is while cut, and how long ago the API server said so, if it ever did.
+    ///
+    /// # Errors
+    /// 401 for a token that is nobody's, 503 where nobody can tell.
+    pub fn remembered_token(&self, token: &str) -> Result<(Principal, Option<Duration>), Status> {
+        let hash = hash_of(token);
+        let principal = self.token_principal_offline(token, hash)?;
+        Ok((principal, lock(&self.authenticator.accepted).age(self.clock.now(), hash)))
+    }
+
     fn accept_token(&self, token: &str, hash: TokenHash, principal: &Principal) {
         let expires_seconds = Jwt::parse(token).ok().and_then(|jwt| jwt.claims.exp);
         let accepted = AcceptedToken { principal: principal.clone(), expires_seconds };

@@ -462,6 +462,11 @@ impl Hub {
         }
     }
 
+    /// How long ago the cloud said what [`Hub::known_access`] finds.
+    pub fn access_age(&self, principal: &Principal, key: &AccessKey) -> Option<Duration> {
+        lock(&self.access).age(self.clock.now(), principal, key)
+    }
+
     /// Writes what a memory wants kept.
     pub fn save_records(&self, class: BlobClass, changes: Vec<RecordChange>) {
         for change in changes {

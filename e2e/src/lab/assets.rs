@@ -24,7 +24,8 @@ pub(super) struct Module {
     pub(super) programs: &'static [(&'static str, &'static str)],
 }
 
-const MODULES: [Module; 3] = [
+/// Kubernetes and what it stands on.
+const KUBERNETES: [Module; 3] = [
     Module {
         name: "etcd",
         go_mod: include_str!("../../kube/etcd/go.mod"),
@@ -62,12 +63,26 @@ const MODULES: [Module; 3] = [
     },
 ];
 
+/// In a cache folder of its own, so that a change of CoreDNS never builds Kubernetes anew, nor the other way round.
+const COREDNS: [Module; 1] = [Module {
+    name: "coredns",
+    go_mod: include_str!("../../kube/coredns/go.mod"),
+    go_sum: include_str!("../../kube/coredns/go.sum"),
+    versioned: "github.com/coredns/coredns",
+    tags: "",
+    programs: &[("coredns", "github.com/coredns/coredns")],
+}];
+
+/// All modules, by the prefix of the cache folder that they share.
+const FOLDERS: [(&str, &[Module]); 2] = [("kube", &KUBERNETES), ("coredns", &COREDNS)];
+
 /// What a control plane without kubelets needs.
 pub(crate) const CONTROL_PLANE: [&str; 5] =
     ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"];
 
 /// What each whole node needs beside the control plane.
-pub(crate) const NODE: [&str; 5] = ["kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr"];
+pub(crate) const NODE: [&str; 6] =
+    ["kubelet", "kube-proxy", "coredns", "containerd", "containerd-shim-runc-v2", "ctr"];
 
 /// Where the binaries stand: program name to absolute path.
 #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
@@ -92,10 +107,11 @@ impl Assets {
     /// For each, the first that holds wins: `TEST_ASSET_<NAME>` (upper case, dashes as underscores), a file of that
     /// name in `KUBEBUILDER_ASSETS`, the cache folder. Errors: a variable that names no file.
     pub fn locate(programs: &[&'static str]) -> Result<std::result::Result<Assets, MissingAssets>> {
-        let cache = cache_folder()?;
+        let root = cache_root()?;
         let mut found = Assets::default();
         let mut missing = Vec::new();
         for program in programs {
+            let cache = folder_of(&root, program);
             match find(program, &cache, |name| std::env::var_os(name).map(PathBuf::from))? {
                 Some(path) => drop(found.paths.insert((*program).to_owned(), path)),
                 None => missing.push(*program),
@@ -110,13 +126,20 @@ impl Assets {
     /// same time wait for each other.
     pub fn build(programs: &[&'static str]) -> Result<Assets> {
         let Err(missing) = Assets::locate(programs)? else { return Self::located(programs) };
-        let cache = cache_folder()?;
-        std::fs::create_dir_all(&cache).map_err(LabError::io("create", &cache))?;
-        let _lock = lock(&cache)?;
-        for module in &MODULES {
-            for (program, package) in module.programs {
+        let root = cache_root()?;
+        for (prefix, modules) in FOLDERS {
+            let all =
+                modules.iter().flat_map(|module| module.programs.iter().map(move |each| (module, each)));
+            let wanted: Vec<_> = all.filter(|(_, (program, _))| missing.0.contains(program)).collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let cache = folder(&root, prefix, modules);
+            std::fs::create_dir_all(&cache).map_err(LabError::io("create", &cache))?;
+            let _lock = lock(&cache)?;
+            for (module, (program, package)) in wanted {
                 // Another build may have made it while this one waited for the lock.
-                if missing.0.contains(program) && !cache.join("bin").join(program).exists() {
+                if !cache.join("bin").join(program).exists() {
                     build_program(module, program, package, &cache)?;
                 }
             }
@@ -144,14 +167,17 @@ impl Assets {
 
 /// Every program that the lab knows to build, in the order in which it builds them.
 pub fn all_programs() -> Vec<&'static str> {
-    MODULES.iter().flat_map(|module| module.programs.iter().map(|(name, _)| *name)).collect()
+    modules().flat_map(|module| module.programs.iter().map(|(name, _)| *name)).collect()
 }
 
-/// The cache folder of this version of the module files.
+fn modules() -> impl Iterator<Item = &'static Module> {
+    FOLDERS.into_iter().flat_map(|(_, modules)| modules)
+}
+
+/// The folder for everything that is built once: `$EYOT_CACHE`, else `$XDG_CACHE_HOME/eyot`, else `~/.cache/eyot`.
 ///
-/// `$EYOT_CACHE`, else `$XDG_CACHE_HOME/eyot`, else `~/.cache/eyot`; below it one folder per content of the module
-/// files, so that a changed version never meets old binaries.
-pub fn cache_folder() -> Result<PathBuf> {
+/// Below it stands one folder per content of some module files, so that a changed version never meets old binaries.
+pub fn cache_root() -> Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let root = set("EYOT_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|folder| folder.join("eyot")))
@@ -161,14 +187,26 @@ pub fn cache_folder() -> Result<PathBuf> {
                 "a cache folder: set EYOT_CACHE (neither XDG_CACHE_HOME nor HOME is set)".into(),
             )
         })?;
-    let root = std::path::absolute(&root).map_err(LabError::io("resolve", &root))?;
-    Ok(root.join(format!("kube-{}", module_hash())))
+    std::path::absolute(&root).map_err(LabError::io("resolve", &root))
 }
 
-/// The first 12 hex digits of the SHA-256 over all module files.
-fn module_hash() -> String {
+fn folder(root: &Path, prefix: &str, modules: &[Module]) -> PathBuf {
+    root.join(format!("{prefix}-{}", module_hash(modules)))
+}
+
+/// The cache folder of the modules that build `program`.
+fn folder_of(root: &Path, program: &str) -> PathBuf {
+    let builds = |modules: &[Module]| {
+        modules.iter().any(|module| module.programs.iter().any(|(name, _)| *name == program))
+    };
+    let (prefix, modules) = FOLDERS.into_iter().find(|(_, modules)| builds(modules)).unwrap_or(FOLDERS[0]);
+    folder(root, prefix, modules)
+}
+
+/// The first 12 hex digits of the SHA-256 over the files of `modules`.
+fn module_hash(modules: &[Module]) -> String {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    for module in &MODULES {
+    for module in modules {
         for part in [module.name, module.tags, module.go_mod, module.go_sum] {
             context.update(part.as_bytes());
             context.update(&[0]);
@@ -394,7 +432,7 @@ mod tests {
 
     #[test]
     fn every_program_is_a_tool_of_its_module_and_has_a_version() {
-        for module in &MODULES {
+        for module in modules() {
             for (program, package) in module.programs {
                 let listed =
                     module.go_mod.lines().any(|line| line.trim().trim_start_matches("tool ") == *package);

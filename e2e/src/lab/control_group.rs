@@ -29,21 +29,36 @@ pub(crate) fn folders(lab_id: &str) -> Vec<PathBuf> {
 
 /// The processes of the lab's groups.
 pub(crate) fn processes(lab_id: &str) -> Vec<i32> {
-    let mut ids = Vec::new();
-    for group in folders(lab_id).iter().flat_map(|folder| descendants(folder)) {
-        let listed = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-        ids.extend(listed.lines().filter_map(|line| line.parse::<i32>().ok()));
+    folders(lab_id).iter().flat_map(|folder| processes_below(folder)).collect()
+}
+
+/// The processes of one node's groups.
+pub(crate) fn processes_of(lab_id: &str, node: &str) -> Vec<i32> {
+    folders(lab_id).iter().flat_map(|folder| processes_below(&folder.join(node))).collect()
+}
+
+fn processes_below(folder: &Path) -> Vec<i32> {
+    let listed = |group: &PathBuf| fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let texts: Vec<String> = descendants(folder).iter().map(listed).collect();
+    texts.iter().flat_map(|text| text.lines()).filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Removes one node's groups; they must be empty.
+pub(crate) fn remove_node(lab_id: &str, node: &str) {
+    folders(lab_id).iter().for_each(|folder| remove_below(&folder.join(node)));
+}
+
+fn remove_below(folder: &Path) {
+    for group in descendants(folder).iter().rev() {
+        // A group that will not go holds a process of somebody else; it is left to them.
+        let _ = fs::remove_dir(group);
     }
-    ids
 }
 
 /// Removes the lab's groups; they must be empty.
 pub(crate) fn remove(lab_id: &str) {
     for folder in folders(lab_id) {
-        for group in descendants(&folder).iter().rev() {
-            // A group that will not go holds a process of somebody else; it is left to them.
-            let _ = fs::remove_dir(group);
-        }
+        remove_below(&folder);
         if let Some(parent) = folder.parent() {
             // Fails, as it should, while another lab stands.
             let _ = fs::remove_dir(parent);

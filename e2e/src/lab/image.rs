@@ -1,37 +1,35 @@
-//! The image of a lab's pods, made on the spot from a static busybox: an OCI archive that containerd imports, so that
-//! no registry is needed. The sandbox of every pod is the same image that only sleeps.
+//! The image of a lab's pods, made on the spot from the static program that this one carries: an OCI archive that
+//! containerd imports, so that no registry is needed. The sandbox of every pod is the same image that only waits.
 
 use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::error::{LabError, Result};
-use super::objects::{POD_IMAGE, SANDBOX_IMAGE};
+use super::objects::{POD_IMAGE, POD_PROGRAM, SANDBOX_IMAGE};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// Writes both images into one OCI archive at `path`. `busybox` is a static binary.
-pub(crate) fn write_archive(path: &Path, busybox: &Path) -> Result<()> {
-    let program = fs::read(busybox).map_err(LabError::io("read", busybox))?;
-    let layer = layer(&program).map_err(LabError::io("write", path))?;
+/// The program of the pods; `pod/main.rs` says what it does.
+const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/eyot-pod"));
+
+/// Writes both images into one OCI archive at `path`.
+pub(crate) fn write_archive(path: &Path) -> Result<()> {
+    let layer = layer(PROGRAM).map_err(LabError::io("write", path))?;
     let mut blobs = Blobs::default();
     let layer_descriptor = blobs.add(LAYER, layer);
     let diff_id = layer_descriptor["digest"].clone();
     let mut manifests = Vec::new();
-    for (name, command) in [
-        (POD_IMAGE, vec!["/bin/busybox", "sh"]),
-        // As long as sleep can count; a sandbox ends by a signal.
-        (SANDBOX_IMAGE, vec!["/bin/busybox", "sleep", "2147483647"]),
-    ] {
+    for (name, command) in [(POD_IMAGE, [POD_PROGRAM, "serve"]), (SANDBOX_IMAGE, [POD_PROGRAM, "pause"])] {
         let config = json!({
             "architecture": architecture(),
             "os": "linux",
-            "config": { "Entrypoint": command, "Env": ["PATH=/bin"], "WorkingDir": "/" },
+            "config": { "Entrypoint": command, "WorkingDir": "/" },
             "rootfs": { "type": "layers", "diff_ids": [diff_id] },
         });
         let config = blobs.add(CONFIG, config.to_string().into_bytes());
@@ -80,21 +78,15 @@ fn archive(path: &Path, blobs: &Blobs, index: &Value) -> std::io::Result<()> {
     archive.into_inner()?.flush()
 }
 
-/// The one layer: the program, its links, and the folders that a program expects.
+/// The one layer: the program, and the folders that a container expects.
 fn layer(program: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut layer = tar::Builder::new(Vec::new());
-    for (folder, mode) in [("bin/", 0o755), ("etc/", 0o755), ("tmp/", 0o1777), ("root/", 0o700)] {
+    for (folder, mode) in [("etc/", 0o755), ("state/", 0o755), ("tmp/", 0o1777)] {
         let mut header = header(0, mode);
         header.set_entry_type(tar::EntryType::Directory);
         layer.append_data(&mut header, folder, std::io::empty())?;
     }
-    append(&mut layer, "bin/busybox", program, 0o755)?;
-    for applet in ["sh", "cat", "ls", "wget", "sleep", "nslookup", "kill", "ps", "env"] {
-        let mut header = header(0, 0o777);
-        header.set_entry_type(tar::EntryType::Symlink);
-        layer.append_link(&mut header, PathBuf::from("bin").join(applet), "busybox")?;
-    }
-    append(&mut layer, "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n", 0o644)?;
+    append(&mut layer, POD_PROGRAM.trim_start_matches('/'), program, 0o755)?;
     layer.into_inner()
 }
 
@@ -136,10 +128,8 @@ mod tests {
     #[test]
     fn every_descriptor_of_the_archive_leads_to_the_bytes_it_names() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let busybox = folder.path().join("busybox");
-        fs::write(&busybox, "a program").expect("written");
         let path = folder.path().join("images.tar");
-        write_archive(&path, &busybox).expect("archive");
+        write_archive(&path).expect("archive");
 
         let mut files = BTreeMap::new();
         let mut archive = tar::Archive::new(fs::File::open(&path).expect("written"));

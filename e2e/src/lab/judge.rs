@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::assets::{Module, build_program, cache_folder, lock};
+use super::assets::{Module, build_program, cache_root, lock};
 use super::error::{LabError, Result};
 
 const SOURCE: &str = include_str!("../../judge/main.go");
@@ -88,7 +88,7 @@ fn folder() -> Result<PathBuf> {
         context.update(&[0]);
     }
     let hash = super::hex(&context.finish().as_ref()[..6]);
-    Ok(cache_folder()?.with_file_name(format!("judge-{hash}")))
+    Ok(cache_root()?.join(format!("judge-{hash}")))
 }
 
 #[cfg(test)]

@@ -2,12 +2,14 @@
 //! namespace of its own with an edge-hub, and faults on purpose. Needs root; needs no images and no internet once the
 //! binaries are built. `eyot lab` is its command line, [`Lab`] the same for tests.
 
+mod agents;
 mod assets;
 mod certificates;
 mod cloud;
 mod command;
 mod control_group;
 mod error;
+mod fault;
 mod hub;
 mod image;
 mod judge;
@@ -18,6 +20,7 @@ mod objects;
 mod probe;
 mod process;
 mod requirements;
+mod samples;
 mod shared;
 mod state;
 mod status;
@@ -27,8 +30,9 @@ mod up;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-pub use assets::{Assets, MissingAssets, all_programs, cache_folder};
+pub use assets::{Assets, MissingAssets, all_programs, cache_root};
 pub use error::{LabError, Result};
+pub use fault::{Cut, Way};
 pub use judge::{Judge, build_judges, locate_judges};
 pub use network::LinkTraffic;
 pub use node::Container;
@@ -40,6 +44,7 @@ pub use status::{NodeStatus, ProcessStatus, Status};
 pub use sweep::Swept;
 pub use up::UpOptions;
 
+use agents::{Agent, Agents};
 use cloud::Cloud;
 use hub::Hub;
 use network::Names;
@@ -65,6 +70,10 @@ pub enum NodePart {
     Kubelet,
     /// The container runtime; the containers live on without it.
     Containerd,
+    /// kube-proxy; the rules that it wrote live on without it.
+    KubeProxy,
+    /// The node's DNS server.
+    Coredns,
     /// The main container of the node's ordinary pod; the kubelet restarts it.
     Pod,
 }
@@ -186,13 +195,42 @@ impl Lab {
 
     /// Cuts nodes off from the cloud: a black hole both ways, no resets.
     pub fn cut(&self, nodes: &Nodes) -> Result<()> {
-        let cloud = self.state.subnet.cloud();
-        self.chosen(nodes)?.iter().try_for_each(|node| network::cut(&self.names.node(node), cloud))
+        self.cut_partly(nodes, &Cut::default())
     }
 
-    /// Ends the cut of nodes.
+    /// Swallows what `cut` says of what passes between nodes and the cloud, in place of an older cut.
+    pub fn cut_partly(&self, nodes: &Nodes, cut: &Cut) -> Result<()> {
+        let cloud = self.state.subnet.cloud();
+        self.chosen(nodes)?.iter().try_for_each(|node| network::cut(&self.names.node(node), cloud, cut))
+    }
+
+    /// Lets at most `rate` (`256kbit`, `10mbit`) through the links of nodes, each way.
+    pub fn slow(&self, nodes: &Nodes, rate: &str) -> Result<()> {
+        self.chosen(nodes)?.iter().try_for_each(|node| fault::slow(self, node, rate))
+    }
+
+    /// Ends what [`Lab::cut`], [`Lab::slow`] and [`Lab::freeze`] did to nodes.
     pub fn heal(&self, nodes: &Nodes) -> Result<()> {
-        self.chosen(nodes)?.iter().try_for_each(|node| network::heal(&self.names.node(node)))
+        for node in self.chosen(nodes)? {
+            network::heal(&self.names.node(&node))?;
+            fault::unslow(self, &node)?;
+            fault::thaw(self, &node);
+        }
+        Ok(())
+    }
+
+    /// Stops every process of a node where it stands, containers too, as a host that hangs would.
+    pub fn freeze(&self, node: &str) -> Result<()> {
+        self.check(node)?;
+        fault::freeze(self, node);
+        Ok(())
+    }
+
+    /// Restarts a whole node as a power cycle would: every process and container killed, what a disk holds kept,
+    /// everything started again in the order of a boot. A cut stays. Returns when the kubelet is healthy.
+    pub fn reboot(&self, node: &str) -> Result<()> {
+        self.check(node)?;
+        fault::reboot(self, node)
     }
 
     /// Whether the node is cut off.
@@ -223,6 +261,12 @@ impl Lab {
             }
             NodePart::Kubelet => self.node_of(node, &namespace)?.start_kubelet(),
             NodePart::Containerd => self.node_of(node, &namespace)?.start_containerd(),
+            NodePart::KubeProxy | NodePart::Coredns => {
+                let agents = self.agents_of(node, &namespace)?;
+                let agent = if part == NodePart::Coredns { Agent::CoreDns } else { Agent::KubeProxy };
+                agents.start(agent)?;
+                agents.wait_ready(agent)
+            }
             NodePart::Pod => unreachable!("process_name refuses a pod"),
         }
     }
@@ -250,6 +294,8 @@ impl Lab {
             NodePart::Hub => Ok(self.hub_of(node, &namespace)?.process()),
             NodePart::Kubelet => Ok(self.node_of(node, &namespace)?.kubelet_process()),
             NodePart::Containerd => Ok(self.node_of(node, &namespace)?.containerd_process()),
+            NodePart::KubeProxy => Ok(self.agents_of(node, &namespace)?.process(Agent::KubeProxy)),
+            NodePart::Coredns => Ok(self.agents_of(node, &namespace)?.process(Agent::CoreDns)),
             NodePart::Pod => Err(LabError::Invalid(
                 "a pod cannot be restarted from outside: kill it, and the kubelet starts it again".to_owned(),
             )),
@@ -306,6 +352,12 @@ impl Lab {
             assets: &self.state.assets,
             processes: &self.processes,
         })
+    }
+
+    /// The node's kube-proxy and CoreDNS; an error if the lab has none.
+    fn agents_of<'a>(&'a self, node: &'a str, namespace: &'a str) -> Result<Agents<'a>> {
+        self.node_of(node, namespace)?;
+        Ok(Agents { dir: &self.dir, node, namespace, assets: &self.state.assets, processes: &self.processes })
     }
 
     /// The node's number, counted from 1.

@@ -10,12 +10,19 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{run, run_unchecked};
 use super::error::{LabError, Result};
+use super::fault::Cut;
 
 /// The table whose presence is the cut.
-const CUT_TABLE: &str = "eyot_cut";
+pub(crate) const CUT_TABLE: &str = "eyot_cut";
 
 /// A node's end of its link.
 pub(crate) const LINK: &str = "eth0";
+
+/// The networks of all nodes' pods.
+pub(crate) const POD_NETWORKS: &str = "10.244.0.0/16";
+
+/// The cluster's DNS server. Every node has this address on its own loopback, so that names resolve while it is cut.
+pub(crate) const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
 /// The addresses of one lab: a /24 that overlaps no route of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,6 +172,7 @@ fn build_node(namespace: &str, subnet: Subnet, index: u8, count: u8) -> Result<(
         Some(namespace),
         &format!(
             "link set lo up\n\
+             addr add {DNS_ADDRESS}/32 dev lo\n\
              link set {LINK} addrgenmode none\n\
              addr add {}/24 dev {LINK}\n\
              link set {LINK} up gso_max_segs 1\n\
@@ -202,17 +210,10 @@ fn batch(namespace: Option<&str>, lines: &str) -> Result<()> {
     run(ip.args(["-batch", "-"]), lines).map(drop)
 }
 
-/// Drops everything between the node and `cloud`, both ways, without a word to either side. Twice is once.
-pub(crate) fn cut(namespace: &str, cloud: Ipv4Addr) -> Result<()> {
-    let mut rules =
-        format!("table inet {CUT_TABLE}\ndelete table inet {CUT_TABLE}\ntable inet {CUT_TABLE} {{\n");
-    // The forward hook is for pods, whose packets pass the node.
-    for hook in ["input", "output", "forward"] {
-        rules.push_str(&format!("chain {hook} {{\ntype filter hook {hook} priority -300; policy accept;\n"));
-        rules.push_str(&format!("ip saddr {cloud} counter drop\nip daddr {cloud} counter drop\n}}\n"));
-    }
-    rules.push_str("}\n");
-    run(inside(namespace).args(["nft", "-f", "-"]), &rules).map(drop)
+/// Drops what `cut` says of everything between the node and `cloud`, without a word to either side. The newest cut
+/// takes the place of an older one.
+pub(crate) fn cut(namespace: &str, cloud: Ipv4Addr, cut: &Cut) -> Result<()> {
+    run(inside(namespace).args(["nft", "-f", "-"]), &cut.rules(cloud)).map(drop)
 }
 
 /// Ends a cut. Does nothing where there is none.

@@ -14,7 +14,7 @@ use super::command::run;
 use super::error::{LabError, Result};
 use super::objects::{SANDBOX_IMAGE, pod_name};
 use super::process::{Processes, Start};
-use super::{control_group, image, network, probe};
+use super::{control_group, image, network, probe, samples};
 
 /// How long containerd may take until it answers.
 const CONTAINERD_LIMIT: Duration = Duration::from_secs(60);
@@ -56,13 +56,9 @@ pub(crate) fn image_archive(dir: &Path) -> PathBuf {
     dir.join("images").join("lab.tar")
 }
 
-/// Makes the image archive from the machine's static busybox.
+/// Makes the image archive.
 pub(crate) fn prepare_images(dir: &Path) -> Result<()> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let busybox =
-        std::env::split_paths(&path).map(|folder| folder.join("busybox")).find(|file| file.is_file());
-    let busybox = busybox.ok_or_else(|| LabError::Missing("a static `busybox`".to_owned()))?;
-    image::write_archive(&image_archive(dir), &busybox)
+    image::write_archive(&image_archive(dir))
 }
 
 impl Node<'_> {
@@ -103,6 +99,7 @@ impl Node<'_> {
             ("kubelet.yaml", self.kubelet_config(&serving, &pki.join("ca.crt"), &control_group)),
             // The machine's own resolvers cannot be reached from the namespace.
             ("resolv.conf", String::new()),
+            ("manifests/fixed.json", samples::static_pod().to_string()),
         ] {
             let path = folder.join(file);
             fs::write(&path, content).map_err(LabError::io("write", path))?;
@@ -271,10 +268,14 @@ state = {state}
             "address": "0.0.0.0",
             "authentication": {
                 "anonymous": { "enabled": false },
-                "webhook": { "enabled": false },
+                // The kubelet's own memory is kept short, so that who calls it meets what the hub says.
+                "webhook": { "enabled": true, "cacheTTL": "1s" },
                 "x509": { "clientCAFile": client_ca },
             },
-            "authorization": { "mode": "AlwaysAllow" },
+            "authorization": {
+                "mode": "Webhook",
+                "webhook": { "cacheAuthorizedTTL": "1s", "cacheUnauthorizedTTL": "1s" },
+            },
             "tlsCertFile": serving.certificate,
             "tlsPrivateKeyFile": serving.key,
             "containerRuntimeEndpoint": format!("unix://{}", self.containerd_socket().display()),
@@ -283,7 +284,7 @@ state = {state}
             "volumePluginDir": folder.join("kubelet/volume-plugins"),
             "resolvConf": folder.join("resolv.conf"),
             "clusterDomain": "cluster.local",
-            "clusterDNS": ["10.96.0.10"],
+            "clusterDNS": [network::DNS_ADDRESS],
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": control_group,
             // Version 1 still runs on many edge machines; a kubelet since 1.35 refuses it unless told otherwise.

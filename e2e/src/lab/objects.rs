@@ -1,4 +1,5 @@
-//! What a lab puts into the API server: the Nodes, the ServiceAccounts of its kubeconfigs, and one ordinary pod a node.
+//! What a lab puts into the API server: the Nodes, the ServiceAccounts of its kubeconfigs and of each node's agents, and
+//! one ordinary pod a node. What whole nodes run beside it is in [`super::samples`].
 
 use std::path::Path;
 use std::process::Command;
@@ -19,10 +20,16 @@ pub(crate) const POD_ACCOUNT: &str = "eyot-lab-pod";
 pub(crate) const ADMIN_USER: &str = "system:serviceaccount:eyot-lab:admin";
 
 /// The image of the ordinary pods; nodes with a kubelet import it from an archive.
-pub(crate) const POD_IMAGE: &str = "eyot.io/lab/busybox:1";
+pub(crate) const POD_IMAGE: &str = "eyot.io/lab/pod:1";
 
 /// The image of every pod's sandbox, from the same archive.
 pub(crate) const SANDBOX_IMAGE: &str = "eyot.io/lab/pause:1";
+
+/// The program inside these images.
+pub(crate) const POD_PROGRAM: &str = "/eyot-pod";
+
+/// The namespace of the ServiceAccounts of kube-proxy and CoreDNS.
+pub(crate) const SYSTEM_NAMESPACE: &str = "kube-system";
 
 /// The name of the ordinary pod of `node`.
 pub(crate) fn pod_name(node: &str) -> String {
@@ -30,22 +37,32 @@ pub(crate) fn pod_name(node: &str) -> String {
 }
 
 /// Applies `objects`; `kubectl` is one that may do everything.
-pub(crate) fn apply(mut kubectl: Command, objects: &[Value]) -> Result<()> {
-    let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
-    run(kubectl.args(["apply", "--server-side", "-f", "-"]), &list.to_string()).map(drop)
+pub(crate) fn apply(kubectl: Command, objects: &[Value]) -> Result<()> {
+    apply_with(kubectl, objects, &[])
 }
 
-/// Asks the API server for a token by TokenRequest. `pod` binds it to that pod; `seconds` is its lifetime.
+/// As [`apply`] for what the objects hold as their status.
+pub(crate) fn apply_status(kubectl: Command, objects: &[Value]) -> Result<()> {
+    apply_with(kubectl, objects, &["--subresource=status"])
+}
+
+fn apply_with(mut kubectl: Command, objects: &[Value], flags: &[&str]) -> Result<()> {
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
+    run(kubectl.args(["apply", "--server-side", "-f", "-"]).args(flags), &list.to_string()).map(drop)
+}
+
+/// Asks the API server for a token by TokenRequest. `bound` is the kind and name of the object that it dies with;
+/// `seconds` is its lifetime.
 pub(crate) fn token(
     mut kubectl: Command,
     namespace: &str,
     account: &str,
-    pod: Option<&str>,
+    bound: Option<(&str, &str)>,
     seconds: u32,
 ) -> Result<String> {
     let mut spec = json!({ "expirationSeconds": seconds });
-    if let Some(name) = pod {
-        spec["boundObjectRef"] = json!({ "apiVersion": "v1", "kind": "Pod", "name": name });
+    if let Some((kind, name)) = bound {
+        spec["boundObjectRef"] = json!({ "apiVersion": "v1", "kind": kind, "name": name });
     }
     let request = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec });
     let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
@@ -75,6 +92,18 @@ pub(crate) fn node(name: &str, pod_network: &str) -> Value {
     })
 }
 
+/// What a kubelet on `node` told in a former life. One that finds its Node without it would refuse its static pods for
+/// want of room, and would not ask again.
+pub(crate) fn node_status(node: &str) -> Value {
+    let room = json!({ "cpu": "2", "memory": "4Gi", "pods": "110" });
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": { "name": node },
+        "status": { "capacity": room, "allocatable": room },
+    })
+}
+
 /// What operators apply for hubs.
 const HUB_RIGHTS: &str = include_str!("../../../deploy/rbac.yaml");
 
@@ -89,11 +118,9 @@ pub(crate) fn accounts() -> Vec<Value> {
 fn lab_accounts() -> Vec<Value> {
     vec![
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "eyot-lab" } }),
-        json!({ "apiVersion": "v1", "kind": "ServiceAccount",
-                "metadata": { "name": "admin", "namespace": "eyot-lab" } }),
+        account("eyot-lab", "admin"),
         binding("eyot-lab-admin", "cluster-admin", &service_account("eyot-lab", "admin")),
-        json!({ "apiVersion": "v1", "kind": "ServiceAccount",
-                "metadata": { "name": POD_ACCOUNT, "namespace": POD_NAMESPACE } }),
+        account(POD_NAMESPACE, POD_ACCOUNT),
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "Role",
@@ -124,12 +151,32 @@ fn lab_accounts() -> Vec<Value> {
             ],
         }),
         binding(POD_ACCOUNT, POD_ACCOUNT, &service_account(POD_NAMESPACE, POD_ACCOUNT)),
+        account(SYSTEM_NAMESPACE, "kube-proxy"),
+        binding(
+            "eyot-lab-kube-proxy",
+            "system:node-proxier",
+            &service_account(SYSTEM_NAMESPACE, "kube-proxy"),
+        ),
+        account(SYSTEM_NAMESPACE, "coredns"),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": { "name": "eyot-lab-coredns" },
+            "rules": [
+                { "apiGroups": [""], "resources": ["endpoints", "services", "pods", "namespaces"],
+                  "verbs": ["list", "watch"] },
+                { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"] },
+            ],
+        }),
+        binding("eyot-lab-coredns", "eyot-lab-coredns", &service_account(SYSTEM_NAMESPACE, "coredns")),
     ]
 }
 
-/// An ordinary pod on `node`. Its tolerations have no end, so that no taint ever evicts the owner of the token.
+/// An ordinary pod on `node`, the owner of the token in the node's `pod.kubeconfig`.
 pub(crate) fn pod(node: &str) -> Value {
-    let forever = |key: &str| json!({ "key": key, "operator": "Exists", "effect": "NoExecute" });
+    let mut spec = pod_spec();
+    spec["nodeName"] = node.into();
+    spec["serviceAccountName"] = POD_ACCOUNT.into();
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -138,29 +185,40 @@ pub(crate) fn pod(node: &str) -> Value {
             "namespace": POD_NAMESPACE,
             "labels": { "app": "eyot-lab", "eyot.io/node": node },
         },
-        "spec": {
-            "nodeName": node,
-            "serviceAccountName": POD_ACCOUNT,
-            "terminationGracePeriodSeconds": 1,
-            "tolerations": [
-                forever("node.kubernetes.io/not-ready"),
-                forever("node.kubernetes.io/unreachable"),
-            ],
-            "containers": [{
-                "name": "main",
-                "image": POD_IMAGE,
-                "imagePullPolicy": "Never",
-                "command": ["/bin/busybox", "sh", "-c", POD_PROGRAM],
-                "env": [{ "name": "NODE", "value": node }],
-                "ports": [{ "name": "http", "containerPort": 8080 }],
-            }],
-        },
+        "spec": spec,
     })
 }
 
-/// Serves one page that names the node, until it is told to end.
-const POD_PROGRAM: &str = "trap 'exit 0' TERM; mkdir -p /tmp/www; echo \"$NODE\" > /tmp/www/index.html; \
-                           /bin/busybox httpd -f -p 8080 -h /tmp/www & wait";
+/// What all pods of a lab have in common: one container `main` that serves its page and counts its starts. Their
+/// tolerations have no end, so that no taint ever evicts them.
+pub(crate) fn pod_spec() -> Value {
+    let forever = |key: &str| json!({ "key": key, "operator": "Exists", "effect": "NoExecute" });
+    let field =
+        |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
+    json!({
+        "terminationGracePeriodSeconds": 1,
+        "tolerations": [
+            forever("node.kubernetes.io/not-ready"),
+            forever("node.kubernetes.io/unreachable"),
+        ],
+        "containers": [{
+            "name": "main",
+            "image": POD_IMAGE,
+            "imagePullPolicy": "Never",
+            "env": [field("POD", "metadata.name"), field("NODE", "spec.nodeName")],
+            "ports": [{ "name": "http", "containerPort": POD_PORT }],
+            "volumeMounts": [{ "name": "state", "mountPath": "/state" }],
+        }],
+        "volumes": [{ "name": "state", "emptyDir": {} }],
+    })
+}
+
+/// Where every pod serves its page.
+pub(crate) const POD_PORT: u16 = 8080;
+
+fn account(namespace: &str, name: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name, "namespace": namespace } })
+}
 
 fn service_account(namespace: &str, name: &str) -> Value {
     json!({ "kind": "ServiceAccount", "namespace": namespace, "name": name })

@@ -13,8 +13,7 @@ const TOOLS: [(&str, &str); 4] =
     [("ip", "iproute2"), ("nft", "nftables"), ("nsenter", "util-linux"), ("setsid", "util-linux")];
 
 /// The tools that nodes with a kubelet need beside them.
-const NODE_TOOLS: [(&str, &str); 3] =
-    [("runc", "runc"), ("conntrack", "conntrack"), ("busybox", "busybox-static")];
+const NODE_TOOLS: [(&str, &str); 2] = [("runc", "runc"), ("conntrack", "conntrack")];
 
 /// What is missing on this machine to run a lab, binaries aside; one phrase each.
 pub fn missing(kubelets: bool) -> Vec<String> {

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum as _;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::error::{LabError, Result};
@@ -52,11 +53,7 @@ impl ClaimedNode {
         let status = self.lab.status()?;
         let Some(node) = status.nodes.iter().find(|node| node.name == self.name) else { return Ok(()) };
         for process in node.processes.iter().filter(|process| process.pid.is_none()) {
-            let part = match process.name.as_str() {
-                "hub" => NodePart::Hub,
-                "containerd" => NodePart::Containerd,
-                _ => NodePart::Kubelet,
-            };
+            let part = NodePart::from_str(&process.name, false).map_err(LabError::Invalid)?;
             self.lab.restart(&self.name, part)?;
         }
         Ok(())

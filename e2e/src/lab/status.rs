@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::agents::Agent;
 use super::error::Result;
 use super::network::LinkTraffic;
 use super::state::HubKind;
@@ -83,6 +84,10 @@ pub(super) fn status(lab: &Lab) -> Result<Status> {
             let node = lab.node_of(name, &namespace)?;
             processes.push(process(&node.containerd_process(), None));
             processes.push(process(&node.kubelet_process(), Some(node.healthy().is_ok())));
+            let agents = lab.agents_of(name, &namespace)?;
+            for agent in Agent::ALL {
+                processes.push(process(&agents.process(agent), Some(agents.ready(agent).is_ok())));
+            }
         }
         nodes.push(NodeStatus {
             name: name.clone(),

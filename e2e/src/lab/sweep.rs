@@ -70,7 +70,7 @@ fn everything(processes: &Processes, names: &Names, lab_id: &str) -> Vec<Identit
 }
 
 /// This process and its ancestors: a shell inside a node's namespace may call `down`, too.
-fn own_line() -> BTreeSet<i32> {
+pub(crate) fn own_line() -> BTreeSet<i32> {
     let mut line = BTreeSet::new();
     let mut pid = i32::try_from(std::process::id()).expect("Linux process ids fit an i32");
     while pid > 0 && line.insert(pid) {
@@ -84,17 +84,20 @@ fn own_line() -> BTreeSet<i32> {
 /// Removes the sockets of the lab's container shims. They stand at a place of the whole machine, whatever containerd
 /// is told; only the shims' own notes below the lab's folder say which are ours.
 fn remove_shim_sockets(dir: &Path) {
-    for node in entries(&dir.join("nodes")) {
-        let shims = node.join("containerd/state/io.containerd.runtime.v2.task/k8s.io");
-        for note in entries(&shims).into_iter().map(|shim| shim.join("bootstrap.json")) {
-            let note =
-                fs::read(note).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
-            let address = note.as_ref().and_then(|note| note["address"].as_str());
-            let socket = address.and_then(|address| address.strip_prefix("unix://")).map(Path::new);
-            // A shim that ended in good order has removed it itself.
-            if let Some(socket) = socket.filter(|socket| socket.starts_with("/run/containerd/s")) {
-                let _ = fs::remove_file(socket);
-            }
+    entries(&dir.join("nodes")).iter().for_each(|node| remove_shim_sockets_of(node));
+}
+
+/// The same for the node whose folder is `node`.
+pub(crate) fn remove_shim_sockets_of(node: &Path) {
+    let shims = node.join("containerd/state/io.containerd.runtime.v2.task/k8s.io");
+    for note in entries(&shims).into_iter().map(|shim| shim.join("bootstrap.json")) {
+        let note =
+            fs::read(note).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+        let address = note.as_ref().and_then(|note| note["address"].as_str());
+        let socket = address.and_then(|address| address.strip_prefix("unix://")).map(Path::new);
+        // A shim that ended in good order has removed it itself.
+        if let Some(socket) = socket.filter(|socket| socket.starts_with("/run/containerd/s")) {
+            let _ = fs::remove_file(socket);
         }
     }
 }
@@ -104,7 +107,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Lazily undoes every mount below `dir`, the latest first; returns how many.
-fn unmount_below(dir: &Path) -> Result<usize> {
+pub(crate) fn unmount_below(dir: &Path) -> Result<usize> {
     let mut count = 0;
     // Mounts may be stacked and may propagate: look again until none is left.
     for _ in 0..10 {

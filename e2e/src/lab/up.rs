@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use super::agents::Agent;
 use super::assets::{Assets, CONTROL_PLANE, NODE};
 use super::certificates::{Authority, KeyPairFiles, Subject};
 use super::cloud::Cloud;
@@ -17,7 +18,7 @@ use super::kubeconfig::{self, Credential};
 use super::network::{self, Names, Subnet};
 use super::objects;
 use super::state::{self, HubKind, State};
-use super::{Lab, node, requirements, sweep};
+use super::{Lab, node, requirements, samples, sweep};
 
 /// The most nodes that a lab may have; the addresses of a /24 are the limit.
 const MOST_NODES: u8 = 200;
@@ -163,9 +164,10 @@ fn build(
     cloud.start()?;
     steps.done("etcd and kube-apiserver ready");
     populate(&cloud, &state)?;
-    steps.done("Nodes, ServiceAccounts and pods made");
-    for node in &state.nodes {
-        node_files(&lab, &cloud, &authority, node)?;
+    steps.done("Nodes and ServiceAccounts made");
+    state.nodes.iter().try_for_each(|node| node_files(&lab, &cloud, &authority, node))?;
+    if !state.kubelets {
+        make_pods(&lab, &cloud, &authority)?;
     }
     steps.done("kubeconfigs written");
     if state.hub == HubKind::EdgeHub {
@@ -201,42 +203,75 @@ fn link_assets(dir: &Path, assets: &Assets, program: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Puts accounts, Nodes and pods into the API server; pods last, because they need both.
+/// Puts accounts and Nodes into the API server.
 fn populate(cloud: &Cloud<'_>, state: &State) -> Result<()> {
     objects::apply(cloud.kubectl()?, &objects::accounts())?;
     let numbered = (1..).zip(&state.nodes);
     let nodes: Vec<Value> =
         numbered.map(|(index, name)| objects::node(name, &network::pod_network(index))).collect();
     objects::apply(cloud.kubectl()?, &nodes)?;
-    let pods: Vec<Value> = state.nodes.iter().map(|name| objects::pod(name)).collect();
-    objects::apply(cloud.kubectl()?, &pods)
+    if !state.kubelets {
+        return Ok(());
+    }
+    let statuses: Vec<Value> = state.nodes.iter().map(|name| objects::node_status(name)).collect();
+    objects::apply_status(cloud.kubectl()?, &statuses)
 }
 
-/// The node's certificate and its three kubeconfigs.
+/// Makes the ordinary pods, and each node's `pod.kubeconfig` with a token that is bound to its own.
+fn make_pods(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority) -> Result<()> {
+    let pods: Vec<Value> = lab.state.nodes.iter().map(|name| objects::pod(name)).collect();
+    objects::apply(cloud.kubectl()?, &pods)?;
+    for node in &lab.state.nodes {
+        let bound = objects::pod_name(node);
+        let pod = objects::token(
+            cloud.kubectl()?,
+            objects::POD_NAMESPACE,
+            objects::POD_ACCOUNT,
+            Some(("Pod", &bound)),
+            TOKEN_SECONDS,
+        )?;
+        let path = lab.node_file(node, "pod.kubeconfig");
+        let server = server(lab, cloud);
+        kubeconfig::write(&path, &server, authority.pem(), objects::POD_NAMESPACE, &Credential::Token(&pod))?;
+    }
+    Ok(())
+}
+
+/// The URL by which the components of a node reach the API.
+fn server(lab: &Lab, cloud: &Cloud<'_>) -> String {
+    match lab.state.hub {
+        HubKind::EdgeHub => Hub::server(),
+        HubKind::None => cloud.server(),
+    }
+}
+
+/// The node's certificate and its kubeconfigs: two, and with a kubelet one for each agent.
 fn node_files(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, node: &str) -> Result<()> {
     let folder = lab.dir.join("nodes").join(node);
     fs::create_dir_all(&folder).map_err(LabError::io("create", &folder))?;
-    let server = match lab.state.hub {
-        HubKind::EdgeHub => Hub::server(),
-        HubKind::None => cloud.server(),
-    };
+    let server = server(lab, cloud);
     let certificate = KeyPairFiles::at(&folder, "node");
     let user = format!("system:node:{node}");
     authority.issue(&Subject::Client { user: &user, groups: &["system:nodes"] }, &certificate)?;
-    let pod = objects::token(
-        cloud.kubectl()?,
-        objects::POD_NAMESPACE,
-        objects::POD_ACCOUNT,
-        Some(&objects::pod_name(node)),
-        TOKEN_SECONDS,
-    )?;
     let admin = objects::token(cloud.kubectl()?, "eyot-lab", "admin", None, TOKEN_SECONDS)?;
-    for (file, namespace, credential) in [
-        ("kubelet.kubeconfig", "default", Credential::Certificate(&certificate)),
-        ("pod.kubeconfig", objects::POD_NAMESPACE, Credential::Token(&pod)),
-        ("admin.kubeconfig", "default", Credential::Token(&admin)),
+    for (file, credential) in [
+        ("kubelet.kubeconfig", Credential::Certificate(&certificate)),
+        ("admin.kubeconfig", Credential::Token(&admin)),
     ] {
-        kubeconfig::write(&folder.join(file), &server, authority.pem(), namespace, &credential)?;
+        kubeconfig::write(&folder.join(file), &server, authority.pem(), "default", &credential)?;
+    }
+    let agents = Agent::ALL.iter().filter(|_| lab.state.kubelets);
+    for agent in agents {
+        let token = objects::token(
+            cloud.kubectl()?,
+            objects::SYSTEM_NAMESPACE,
+            agent.name(),
+            Some(("Node", node)),
+            TOKEN_SECONDS,
+        )?;
+        let credential = Credential::Token(&token);
+        let path = folder.join(agent.kubeconfig());
+        kubeconfig::write(&path, &server, authority.pem(), "default", &credential)?;
     }
     Ok(())
 }
@@ -256,24 +291,45 @@ fn start_hubs(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, steps: &Steps
     Ok(())
 }
 
-/// Starts containerd and kubelet of every node; returns when all nodes are Ready and all ordinary pods run.
+/// Starts containerd, kubelet and agents of every node; returns when all nodes are Ready and all sample pods run.
 fn start_nodes(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, steps: &Steps) -> Result<()> {
     node::prepare_images(&lab.dir)?;
     for name in &lab.state.nodes {
         let namespace = lab.names.node(name);
         let node = lab.node_of(name, &namespace)?;
         node.prepare(authority, &lab.dir.join("pki"))?;
+        let agents = lab.agents_of(name, &namespace)?;
+        agents.prepare()?;
         node.start_containerd()?;
         node.start_kubelet()?;
+        Agent::ALL.iter().try_for_each(|agent| agents.start(*agent))?;
     }
-    steps.done("containerd and kubelet run on every node");
+    steps.done("containerd, kubelet, kube-proxy and CoreDNS run on every node");
     let limit = format!("--timeout={NODES_READY_SECONDS}s");
     run(cloud.kubectl()?.args(["wait", "--for=condition=Ready", "node", "--all", &limit]), "")?;
     steps.done("all nodes Ready");
-    let pods =
-        ["wait", "--for=condition=Ready", "pod", "-n", objects::POD_NAMESPACE, "-l", "app=eyot-lab", &limit];
+    // Not before: a kubelet that has not told its capacity yet refuses a pod that is bound to it, for ever.
+    make_pods(lab, cloud, authority)?;
+    objects::apply(cloud.kubectl()?, &samples::objects(lab.state.nodes.len()))?;
+    for name in &lab.state.nodes {
+        let namespace = lab.names.node(name);
+        let agents = lab.agents_of(name, &namespace)?;
+        Agent::ALL.iter().try_for_each(|agent| agents.wait_ready(*agent))?;
+    }
+    steps.done("kube-proxy and CoreDNS have synced");
+    let deployment = format!("deployment/{}", samples::DEPLOYMENT);
+    let daemon_set = format!("daemonset/{}", samples::DAEMON_SET);
+    for workload in [deployment, daemon_set] {
+        let arguments = ["rollout", "status", "-n", objects::POD_NAMESPACE, &workload, &limit];
+        run(cloud.kubectl()?.args(arguments), "")?;
+    }
+    let fixed: Vec<String> =
+        lab.state.nodes.iter().map(|node| format!("pod/{}-{node}", samples::STATIC_POD)).collect();
+    let created = ["wait", "--for=create", "-n", objects::POD_NAMESPACE, &limit];
+    run(cloud.kubectl()?.args(created).args(&fixed), "")?;
+    let pods = ["wait", "--for=condition=Ready", "pod", "--all", "-n", objects::POD_NAMESPACE, &limit];
     run(cloud.kubectl()?.args(pods), "")?;
-    steps.done("all pods Running");
+    steps.done("all sample pods Running");
     Ok(())
 }
 

@@ -124,7 +124,7 @@ fn late_world(node: &str) -> Vec<Value> {
         "metadata": { "name": "keeper", "namespace": "random-b" },
         "spec": { "nodeName": node, "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0,
             "tolerations": [{ "operator": "Exists" }],
-            "containers": [{ "name": "main", "image": "eyot.io/lab/busybox:1" }],
+            "containers": [{ "name": "main", "image": "eyot.io/lab/pod:1" }],
             "volumes": [{ "name": "s", "secret": { "secretName": "mounted" } }] } }));
     objects
 }

@@ -19,6 +19,9 @@ use crate::record::{self, DamagedRecord, RecordChange};
 pub const ALLOWED_VALIDITY: Duration = Duration::from_secs(10 * 60);
 /// How long a denial holds while the API server can be asked again.
 pub const DENIED_VALIDITY: Duration = Duration::from_secs(30);
+/// A word that is only said again is written again this long after it was written last: so its age after a restart is
+/// too great by no more than this.
+const REWRITE_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// One exact thing that may be allowed. Absent parts are empty texts, as in a SubjectAccessReview.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -102,6 +105,8 @@ struct Entry {
     allowed: bool,
     /// On the monotonic clock of this process; `None` for one from before a restart.
     learned: Option<Duration>,
+    /// Since 1970, as the store has it; `None` for a record of a version that did not write it.
+    written: Option<Duration>,
     used: u64,
 }
 
@@ -116,10 +121,13 @@ struct RecordHead {
     principal: Principal,
     key: AccessKey,
     allowed: bool,
+    #[serde(default)]
+    written_seconds: Option<u64>,
 }
 
-fn put(principal: &Principal, key: &AccessKey, allowed: bool) -> RecordChange {
-    let head = RecordHead { principal: principal.clone(), key: key.clone(), allowed };
+fn put(principal: &Principal, key: &AccessKey, allowed: bool, written: Option<Duration>) -> RecordChange {
+    let written_seconds = written.map(|written| written.as_secs());
+    let head = RecordHead { principal: principal.clone(), key: key.clone(), allowed, written_seconds };
     RecordChange::Put { key: store_key(principal, key), value: record::encode(&head, &[]) }
 }
 
@@ -182,6 +190,13 @@ impl AccessMemory {
         if allowed { Access::Allowed } else { Access::Denied }
     }
 
+    /// How long ago the API server said what [`AccessMemory::check`] finds; never too little. `None` if it is not known.
+    pub fn age(&self, now: Now, principal: &Principal, key: &AccessKey) -> Option<Duration> {
+        let entry = self.principals.get(principal)?.entries.get(key)?;
+        let since_start = entry.learned.map(|learned| now.monotonic.saturating_sub(learned));
+        since_start.or_else(|| entry.written.map(|written| now.unix.saturating_sub(written)))
+    }
+
     /// A SubjectAccessReview said so just now.
     pub fn learn(
         &mut self,
@@ -190,7 +205,7 @@ impl AccessMemory {
         key: &AccessKey,
         allowed: bool,
     ) -> Vec<RecordChange> {
-        self.insert(principal, key, allowed, Some(now.monotonic))
+        self.insert(principal, key, allowed, Some(now.monotonic), Some(now.unix))
     }
 
     /// The API server itself just answered 2xx (or 404 after authorization) to this principal, with its own
@@ -207,9 +222,9 @@ impl AccessMemory {
     /// Every entry as a record, for a store that begins anew.
     pub fn records(&self) -> Vec<RecordChange> {
         let entries = self.principals.iter().flat_map(|(principal, of)| {
-            of.entries.iter().map(move |(key, entry)| (principal, key, entry.allowed))
+            of.entries.iter().map(move |(key, entry)| put(principal, key, entry.allowed, entry.written))
         });
-        entries.map(|(principal, key, allowed)| put(principal, key, allowed)).collect()
+        entries.collect()
     }
 
     /// Takes a record over from the store. It counts while cut; online the API server is asked again first.
@@ -218,7 +233,8 @@ impl AccessMemory {
     /// [`DamagedRecord`] if it is none of this memory's.
     pub fn restore(&mut self, value: &[u8]) -> Result<Vec<RecordChange>, DamagedRecord> {
         let (head, _) = record::decode::<RecordHead>(value)?;
-        let changes = self.insert(&head.principal, &head.key, head.allowed, None);
+        let written = head.written_seconds.map(Duration::from_secs);
+        let changes = self.insert(&head.principal, &head.key, head.allowed, None, written);
         Ok(changes.into_iter().filter(|change| matches!(change, RecordChange::Remove { .. })).collect())
     }
 
@@ -228,6 +244,7 @@ impl AccessMemory {
         key: &AccessKey,
         allowed: bool,
         learned: Option<Duration>,
+        said: Option<Duration>,
     ) -> Vec<RecordChange> {
         self.uses += 1;
         let used = self.uses;
@@ -238,13 +255,17 @@ impl AccessMemory {
         let of = self.principals.entry(Arc::clone(&shared)).or_default();
         let key =
             of.entries.get_key_value(key).map_or_else(|| Arc::new(key.clone()), |(key, _)| Arc::clone(key));
-        let previous = of.entries.insert(Arc::clone(&key), Entry { allowed, learned, used });
+        // What the store has of the same word stays there for a while.
+        let kept = of.entries.get(&key).filter(|held| held.allowed == allowed).and_then(|held| held.written);
+        let kept = kept.filter(|kept| said.is_none_or(|said| said.saturating_sub(*kept) < REWRITE_AFTER));
+        let written = kept.or(said);
+        let previous = of.entries.insert(Arc::clone(&key), Entry { allowed, learned, written, used });
         of.by_use.insert(used, Arc::clone(&key));
         let held = of.entries.len();
         self.by_use.insert(used, shared);
         let mut changes = Vec::new();
-        if previous.as_ref().is_none_or(|previous| previous.allowed != allowed) {
-            changes.push(put(principal, &key, allowed));
+        if previous.is_none() || kept.is_none() {
+            changes.push(put(principal, &key, allowed, written));
         }
         if let Some(previous) = previous {
             self.by_use.remove(&previous.used);
@@ -366,13 +387,20 @@ mod tests {
 
     #[test]
     fn a_restored_word_counts_while_cut_only() {
-        let changes = memory().learn(at(0), &jo(), &pods(), true);
+        let changes = memory().learn(at(100), &jo(), &pods(), true);
         let [RecordChange::Put { value, .. }] = changes.as_slice() else { panic!("one record: {changes:?}") };
         let mut restored = memory();
         assert_eq!(restored.restore(value), Ok(Vec::new()));
         assert_eq!(restored.check(at(0), Reach::Cut, &jo(), &pods()), Access::Allowed);
         assert_eq!(restored.check(at(0), Reach::Online, &jo(), &pods()), Access::Unknown);
         assert_eq!(restored.restore(b"not a record"), Err(DamagedRecord));
+        let later = Now { monotonic: Duration::ZERO, unix: at(0).unix + Duration::from_secs(500) };
+        assert_eq!(restored.age(later, &jo(), &pods()), Some(Duration::from_secs(500)));
+        let old = String::from_utf8(value.clone()).expect("a line of JSON");
+        let old = old.replace(",\"written_seconds\":1795521600", "");
+        assert!(!old.contains("1795521600"), "{old}");
+        assert_eq!(restored.restore(old.as_bytes()), Ok(Vec::new()));
+        assert_eq!(restored.check(at(0), Reach::Cut, &jo(), &pods()), Access::Allowed);
     }
 
     #[test]
@@ -382,6 +410,18 @@ mod tests {
         assert_eq!(memory.learn(at(300), &jo(), &pods(), true).len(), 0);
         assert_eq!(memory.check(at(900), Reach::Online, &jo(), &pods()), Access::Allowed);
         assert_eq!(memory.learn(at(901), &jo(), &pods(), false).len(), 1);
+    }
+
+    #[test]
+    fn a_word_has_the_age_of_its_last_saying_and_is_written_again_after_an_hour() {
+        let mut memory = memory();
+        let moment = |seconds| Now { unix: at(0).unix + Duration::from_secs(seconds), ..at(seconds) };
+        assert_eq!(memory.age(moment(0), &jo(), &pods()), None);
+        assert_eq!(memory.learn(moment(0), &jo(), &pods(), true).len(), 1);
+        assert_eq!(memory.learn(moment(3599), &jo(), &pods(), true).len(), 0);
+        assert_eq!(memory.age(moment(3605), &jo(), &pods()), Some(Duration::from_secs(6)));
+        assert_eq!(memory.learn(moment(3600), &jo(), &pods(), true).len(), 1);
+        assert_eq!(memory.learn(moment(3601), &jo(), &pods(), true).len(), 0);
     }
 
     #[test]

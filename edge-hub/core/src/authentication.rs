@@ -40,6 +40,8 @@ struct Accepted {
     token: AcceptedToken,
     /// On the monotonic clock of this process; `None` for one from before a restart.
     verified: Option<Duration>,
+    /// When it was accepted first, since 1970; `None` for a record of a version that did not write it.
+    first: Option<Duration>,
     used: u64,
 }
 
@@ -47,10 +49,13 @@ struct Accepted {
 struct RecordHead {
     hash: TokenHash,
     token: AcceptedToken,
+    #[serde(default)]
+    first_seconds: Option<u64>,
 }
 
-fn put(hash: TokenHash, token: &AcceptedToken) -> RecordChange {
-    let head = RecordHead { hash, token: token.clone() };
+fn put(hash: TokenHash, token: &AcceptedToken, first: Option<Duration>) -> RecordChange {
+    let first_seconds = first.map(|first| first.as_secs());
+    let head = RecordHead { hash, token: token.clone(), first_seconds };
     RecordChange::Put { key: hash.0.to_vec(), value: record::encode(&head, &[]) }
 }
 
@@ -81,12 +86,13 @@ impl AcceptedTokens {
 
     /// The API server accepted this token just now (a TokenReview said so).
     pub fn accept(&mut self, now: Now, hash: TokenHash, token: AcceptedToken) -> Vec<RecordChange> {
-        let known = self.tokens.get(&hash).is_some_and(|accepted| accepted.token == token);
+        let known = self.tokens.get(&hash).filter(|accepted| accepted.token == token);
+        let first = known.and_then(|accepted| accepted.first);
         let mut changes = Vec::new();
-        if !known {
-            changes.push(put(hash, &token));
+        if first.is_none() {
+            changes.push(put(hash, &token, Some(now.unix)));
         }
-        self.insert(hash, token, Some(now.monotonic));
+        self.insert(hash, token, Some(now.monotonic), first.or(Some(now.unix)));
         while self.tokens.len() > self.limit {
             let Some((_, oldest)) = self.by_use.pop_first() else { break };
             self.tokens.remove(&oldest);
@@ -108,7 +114,7 @@ impl AcceptedTokens {
 
     /// Every token's record, for a store that begins anew.
     pub fn records(&self) -> Vec<RecordChange> {
-        self.tokens.iter().map(|(hash, accepted)| put(*hash, &accepted.token)).collect()
+        self.tokens.iter().map(|(hash, accepted)| put(*hash, &accepted.token, accepted.first)).collect()
     }
 
     /// Takes a record over from the store. It counts while cut; online the API server is asked again first.
@@ -118,7 +124,7 @@ impl AcceptedTokens {
     pub fn restore(&mut self, value: &[u8]) -> Result<(), DamagedRecord> {
         let (head, _) = record::decode::<RecordHead>(value)?;
         if self.tokens.len() < self.limit || self.tokens.contains_key(&head.hash) {
-            self.insert(head.hash, head.token, None);
+            self.insert(head.hash, head.token, None, head.first_seconds.map(Duration::from_secs));
         }
         Ok(())
     }
@@ -135,15 +141,29 @@ impl AcceptedTokens {
         self.tokens.get(&hash).map(|accepted| &accepted.token.principal)
     }
 
+    /// How long ago the API server accepted this token; never too little. Of a time before a restart only the first
+    /// acceptance is known.
+    pub fn age(&self, now: Now, hash: TokenHash) -> Option<Duration> {
+        let accepted = self.tokens.get(&hash)?;
+        let since_start = accepted.verified.map(|verified| now.monotonic.saturating_sub(verified));
+        since_start.or_else(|| accepted.first.map(|first| now.unix.saturating_sub(first)))
+    }
+
     /// What the API server last said of this token, however long ago: for [`decide_offline`].
     pub fn held(&mut self, hash: TokenHash) -> Option<&AcceptedToken> {
         self.touch(hash);
         self.tokens.get(&hash).map(|accepted| &accepted.token)
     }
 
-    fn insert(&mut self, hash: TokenHash, token: AcceptedToken, verified: Option<Duration>) {
+    fn insert(
+        &mut self,
+        hash: TokenHash,
+        token: AcceptedToken,
+        verified: Option<Duration>,
+        first: Option<Duration>,
+    ) {
         self.uses += 1;
-        let accepted = Accepted { token, verified, used: self.uses };
+        let accepted = Accepted { token, verified, first, used: self.uses };
         if let Some(previous) = self.tokens.insert(hash, accepted) {
             self.by_use.remove(&previous.used);
         }

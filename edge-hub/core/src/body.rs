@@ -164,6 +164,19 @@ impl<'a> Document<'a> {
         }
     }
 
+    /// The whole body with the value at `path` set: `literal` in JSON, `message` in protobuf.
+    pub(crate) fn with_value(
+        &self,
+        path: Path,
+        literal: &[u8],
+        message: &[u8],
+    ) -> Result<Vec<u8>, BodyError> {
+        match self.encoding {
+            Encoding::Json => json_set(self.body, path.json, literal),
+            Encoding::Protobuf => self.with_message(path, message),
+        }
+    }
+
     fn with_message(&self, path: Path, value: &[u8]) -> Result<Vec<u8>, BodyError> {
         let content = wire_set(self.content, path.wire, value)?;
         let unknown = self.body.strip_prefix(MAGIC).ok_or(BodyError::Malformed)?;

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod authentication;
 pub mod body;
+pub mod client_review;
 pub mod clock;
 pub mod collection;
 pub mod documents;

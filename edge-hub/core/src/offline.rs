@@ -8,6 +8,7 @@ use proto_kube::request_info::{NonResourceRequest, RequestInfo, ResourceRequest,
 use proto_kube::status::Status;
 
 use crate::access::Access;
+use crate::client_review::ReviewKind;
 use crate::identity::Principal;
 use crate::lease;
 
@@ -107,6 +108,8 @@ pub enum OfflineAnswer {
     LocalLease,
     /// [`crate::token::TokenCache`] answers; 503 if it holds nothing for this very request.
     CachedToken,
+    /// A review by this node's own kubelet, of somebody who calls it: the remembered word, or 503 if there is none.
+    RememberedReview,
     /// [`crate::spool::EventSpool`] takes it and the answer is 201, or 503 if it refuses.
     SpoolEvent,
     /// 503 after the body was read: this node's own status tells the pool the new state of its pods.
@@ -121,7 +124,11 @@ impl OfflineAnswer {
         let unavailable =
             |reason: &str| Status::service_unavailable(format!("the API server is cut off: {reason}"));
         let status = match self {
-            Self::ServeFromCache | Self::LocalLease | Self::CachedToken | Self::SpoolEvent => return None,
+            Self::ServeFromCache
+            | Self::LocalLease
+            | Self::CachedToken
+            | Self::RememberedReview
+            | Self::SpoolEvent => return None,
             Self::NotComplete429 => Status::too_many_requests(
                 "the API server is cut off and this collection is not complete on this node",
                 RETRY_INCOMPLETE_SECONDS,
@@ -186,11 +193,18 @@ fn special_case(
     from_node: bool,
     held: &Held<'_>,
 ) -> Option<OfflineAnswer> {
-    use OfflineAnswer::{AlreadyExists409, CachedToken, LocalLease, ReadThenUnavailable503, Unavailable503};
+    use OfflineAnswer::{
+        AlreadyExists409, CachedToken, LocalLease, ReadThenUnavailable503, RememberedReview, Unavailable503,
+    };
     let subresource = request.subresource.as_deref();
     match (&*request.gvr.group, &*request.gvr.resource, subresource, request.verb) {
         ("certificates.k8s.io", "certificatesigningrequests", ..) => {
             Some(Unavailable503(Unavailable::CertificateRequest))
+        }
+        (group, resource, None, Verb::Create)
+            if from_node && ReviewKind::of(group, &request.gvr.version, resource).is_some() =>
+        {
+            Some(RememberedReview)
         }
         (_, _, Some("exec" | "attach" | "portforward" | "proxy" | "log"), _) => {
             Some(Unavailable503(Unavailable::Connection))

@@ -9,7 +9,7 @@ use proto_kube::request_info::RequestInfo;
 
 use OfflineAnswer::{
     AlreadyExists409, CachedToken, Forbidden403, LocalLease, NotComplete429, NotFound404,
-    ReadThenUnavailable503, ServeFromCache, SpoolEvent, Unavailable503,
+    ReadThenUnavailable503, RememberedReview, ServeFromCache, SpoolEvent, Unavailable503,
 };
 use Unavailable::{AccessUnknown, CertificateRequest, Connection, ForeignLease, NotHeld, Write};
 
@@ -231,8 +231,15 @@ fn post_of_mirror_pods_and_delete_of_pods() {
 
 #[test]
 fn post_of_tokenreviews_and_subjectaccessreviews() {
-    kubelet("POST /apis/authentication.k8s.io/v1/tokenreviews", all(), Unavailable503(Write));
-    kubelet("POST /apis/authorization.k8s.io/v1/subjectaccessreviews", all(), Unavailable503(Write));
+    for line in [
+        "POST /apis/authentication.k8s.io/v1/tokenreviews",
+        "POST /apis/authorization.k8s.io/v1/subjectaccessreviews",
+    ] {
+        kubelet(line, all(), RememberedReview);
+        pod(line, all(), Unavailable503(Write));
+    }
+    // These are about the asker, whom only the API server knows wholly.
+    kubelet("POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews", all(), Unavailable503(Write));
 }
 
 #[test]

@@ -167,7 +167,7 @@ impl Call {
     }
 
     /// Admission and quota answer a write with 403, too: only a review tells whether it was the right that lacked.
-    fn learn_of_write(&self, key: &AccessKey, status: StatusCode) {
+    pub(super) fn learn_of_write(&self, key: &AccessKey, status: StatusCode) {
         if status != StatusCode::FORBIDDEN {
             return self.learn(key, status);
         }
@@ -205,6 +205,9 @@ impl Call {
                 }
                 if request.verb == Verb::Create && request.subresource.as_deref() == Some("token") {
                     return self.keep_token(&request, response).await;
+                }
+                if let Some(kind) = self.own_review(&request) {
+                    return self.keep_review(kind, &request, response).await;
                 }
                 if self.writes_own_csi_node(&request) {
                     return self.keep_written_csi_node(response).await;

@@ -5,6 +5,7 @@ mod filtered;
 mod forward;
 mod offline;
 mod read;
+mod review;
 mod stream;
 mod upgrade;
 

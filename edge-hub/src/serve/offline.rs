@@ -40,7 +40,7 @@ impl Call {
         self.answer_offline(request).await
     }
 
-    fn body_encoding(&self) -> Encoding {
+    pub(super) fn body_encoding(&self) -> Encoding {
         let offered = self.header(header::CONTENT_TYPE).unwrap_or_default();
         Format::from_content_type(offered).map_or(Encoding::Json, |format| format.encoding)
     }
@@ -81,6 +81,7 @@ impl Call {
             Err(status) => answer::refuse(&status),
             Ok(OfflineAnswer::LocalLease) => self.local_lease(request),
             Ok(OfflineAnswer::CachedToken) => self.cached_token(request),
+            Ok(OfflineAnswer::RememberedReview) => self.remembered_review(request),
             Ok(OfflineAnswer::SpoolEvent) => self.spool_event(request).await,
             // Reads have ways of their own; whatever else ends here has no copy on this node.
             Ok(_) => answer::refuse(&forward::cut_off("no copy of that is kept on this node")),

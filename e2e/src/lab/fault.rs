@@ -1,0 +1,255 @@
+//! What can be done to a node on purpose: its link cut or slowed, its processes stopped, the whole node restarted. All of
+//! it lives in the node's own namespace and processes, so `down` removes it with them, whatever was killed before.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
+use super::command::run;
+use super::error::{LabError, Result};
+use super::network::{self, CUT_TABLE, LINK};
+use super::process::{Identity, kill_all};
+use super::sweep::{own_line, remove_shim_sockets_of, unmount_below};
+use super::{Lab, control_group, state};
+
+/// Which packets a cut swallows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Way {
+    /// Both ways.
+    #[default]
+    Both,
+    /// From the cloud to the node.
+    In,
+    /// From the node to the cloud.
+    Out,
+}
+
+/// A cut: a black hole, no resets. The default swallows everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Which way.
+    pub way: Way,
+    /// Only TCP and UDP from or to this port, at either end.
+    pub port: Option<u16>,
+    /// This many of a hundred packets, at random: 1 to 100.
+    pub percent: u8,
+}
+
+impl Default for Cut {
+    fn default() -> Self {
+        Cut { way: Way::Both, port: None, percent: 100 }
+    }
+}
+
+impl Cut {
+    /// The nft script that makes this cut the only one.
+    pub(crate) fn rules(&self, cloud: Ipv4Addr) -> String {
+        let chance = match self.percent {
+            100.. => String::new(),
+            percent => format!("numgen random mod 100 < {percent} "),
+        };
+        let ports = match self.port {
+            None => vec![String::new()],
+            Some(port) => {
+                ["sport", "dport"].map(|end| format!("meta l4proto {{ tcp, udp }} th {end} {port} ")).into()
+            }
+        };
+        let mut rules =
+            format!("table inet {CUT_TABLE}\ndelete table inet {CUT_TABLE}\ntable inet {CUT_TABLE} {{\n");
+        // The forward hook is for pods, whose packets pass the node.
+        for hook in ["input", "output", "forward"] {
+            rules.push_str(&format!(
+                "chain {hook} {{\ntype filter hook {hook} priority -300; policy accept;\n"
+            ));
+            for (end, swallowed) in [("saddr", self.way != Way::Out), ("daddr", self.way != Way::In)] {
+                for port in ports.iter().filter(|_| swallowed) {
+                    rules.push_str(&format!("ip {end} {cloud} {port}{chance}counter drop\n"));
+                }
+            }
+            rules.push_str("}\n");
+        }
+        rules.push_str("}\n");
+        rules
+    }
+}
+
+/// Lets at most `rate` (as tc writes it: `256kbit`, `10mbit`) through the node's link, each way, and queues up to 400 ms.
+pub(super) fn slow(lab: &Lab, node: &str, rate: &str) -> Result<()> {
+    if !is_rate(rate) {
+        return Err(LabError::Invalid(format!("{rate}: no rate; write it like 256kbit or 10mbit")));
+    }
+    for (namespace, device) in ends(lab, node) {
+        let shape = ["root", "tbf", "rate", rate, "burst", "32kb", "latency", "400ms"];
+        run(Command::new("tc").args(["-n", &namespace, "qdisc", "replace", "dev", &device]).args(shape), "")?;
+    }
+    Ok(())
+}
+
+/// Ends a slowness. Does nothing where there is none.
+pub(super) fn unslow(lab: &Lab, node: &str) -> Result<()> {
+    for (namespace, device) in ends(lab, node) {
+        let shown = run(Command::new("tc").args(["-n", &namespace, "qdisc", "show", "dev", &device]), "")?;
+        if shown.contains("qdisc tbf") {
+            run(Command::new("tc").args(["-n", &namespace, "qdisc", "delete", "dev", &device, "root"]), "")?;
+        }
+    }
+    Ok(())
+}
+
+/// Both ends of a node's link, as (namespace, device): what leaves one end arrives at the other.
+fn ends(lab: &Lab, node: &str) -> [(String, String); 2] {
+    [(lab.names.node(node), LINK.to_owned()), (lab.names.cloud(), node.to_owned())]
+}
+
+fn is_rate(text: &str) -> bool {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    (1..=6).contains(&digits) && ["kbit", "mbit", "gbit"].contains(&&text[digits..]) && !text.starts_with('0')
+}
+
+/// Every process of a node, its containers' too, but not this one and its callers.
+fn processes(lab: &Lab, node: &str) -> Vec<Identity> {
+    let inside = network::processes_inside(&lab.names.node(node));
+    let contained = control_group::processes_of(&lab.state.id, node);
+    let own = own_line();
+    let ids: BTreeSet<i32> = inside.into_iter().chain(contained).filter(|pid| !own.contains(pid)).collect();
+    ids.into_iter().filter_map(Identity::of).collect()
+}
+
+/// Stops every process of the node where it stands, as a host that hangs would.
+pub(super) fn freeze(lab: &Lab, node: &str) {
+    let mut stopped = BTreeSet::new();
+    // What is stopped starts nothing new, so a round without a new process is the last.
+    loop {
+        let found = processes(lab, node);
+        let new: Vec<_> = found.into_iter().filter(|process| stopped.insert(process.pid)).collect();
+        if new.is_empty() {
+            return;
+        }
+        new.iter().for_each(|process| process.signal(Signal::SIGSTOP));
+    }
+}
+
+/// Lets a frozen node go on. Nothing happens to one that is not frozen.
+pub(super) fn thaw(lab: &Lab, node: &str) {
+    processes(lab, node).iter().for_each(|process| process.signal(Signal::SIGCONT));
+}
+
+/// Ends every process of the node at once and forgets what a restart of a machine forgets: mounts, `/run`, pods' links,
+/// firewall rules. The disk stays, and so does what is done to the link.
+pub(super) fn power_off(lab: &Lab, node: &str) -> Result<()> {
+    for _ in 0..5 {
+        let found = processes(lab, node);
+        if found.is_empty() {
+            break;
+        }
+        kill_all(&found);
+    }
+    if let Some(process) = processes(lab, node).first() {
+        return Err(LabError::Invalid(format!("{node}: process {} survives SIGKILL", process.pid)));
+    }
+    let folder = lab.dir.join("nodes").join(node);
+    remove_shim_sockets_of(&folder);
+    unmount_below(&folder)?;
+    for volatile in ["containerd/state", "runc"] {
+        remove_folder(&folder.join(volatile))?;
+    }
+    let namespace = lab.names.node(node);
+    forget_links(&namespace)?;
+    forget_rules(&namespace)?;
+    control_group::remove_node(&lab.state.id, node);
+    if lab.state.kubelets {
+        control_group::create(&lab.state.id, node)?;
+    }
+    Ok(())
+}
+
+fn remove_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(LabError::io("remove", folder)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes the pods' bridge; the pods' ends of its links went with their namespaces.
+fn forget_links(namespace: &str) -> Result<()> {
+    let shown = run(Command::new("ip").args(["-n", namespace, "-o", "link", "show", "type", "bridge"]), "")?;
+    if shown.contains(": cni0") {
+        run(Command::new("ip").args(["-n", namespace, "link", "delete", "cni0"]), "")?;
+    }
+    Ok(())
+}
+
+/// Removes every nft table but those of the lab itself, which stand for things outside the node.
+fn forget_rules(namespace: &str) -> Result<()> {
+    let tables = run(network::inside(namespace).args(["nft", "list", "tables"]), "")?;
+    let foreign = tables.lines().filter(|line| !line.contains(" eyot_"));
+    let script: String = foreign.map(|line| format!("delete {line}\n")).collect();
+    if !script.is_empty() {
+        run(network::inside(namespace).args(["nft", "-f", "-"]), &script)?;
+    }
+    run(network::inside(namespace).args(["conntrack", "-F"]), "").map(drop)
+}
+
+/// Starts everything of the node in the order of a boot and does not wait for the cloud, which may be away.
+pub(super) fn power_on(lab: &Lab, node: &str) -> Result<()> {
+    let namespace = lab.names.node(node);
+    if lab.state.hub == super::HubKind::EdgeHub {
+        lab.hub_of(node, &namespace)?.start(&lab.program())?;
+    }
+    if !lab.state.kubelets {
+        return Ok(());
+    }
+    let machine = lab.node_of(node, &namespace)?;
+    machine.start_containerd()?;
+    machine.start_kubelet()?;
+    let agents = lab.agents_of(node, &namespace)?;
+    super::agents::Agent::ALL.iter().try_for_each(|agent| agents.start(*agent))
+}
+
+/// [`power_off`] and [`power_on`], with the node held.
+pub(super) fn reboot(lab: &Lab, node: &str) -> Result<()> {
+    let _lock = state::lock_node(&lab.dir, node)?;
+    power_off(lab, node)?;
+    power_on(lab, node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 161, 7, 1);
+
+    #[test]
+    fn the_whole_cut_swallows_both_ways_at_every_hook() {
+        let rules = Cut::default().rules(CLOUD);
+        for end in ["saddr", "daddr"] {
+            assert_eq!(rules.matches(&format!("ip {end} 10.161.7.1 counter drop\n")).count(), 3, "{rules}");
+        }
+    }
+
+    #[test]
+    fn a_partial_cut_swallows_no_more_than_it_says() {
+        let cut = Cut { way: Way::In, port: Some(6443), percent: 30 };
+        let rules = cut.rules(CLOUD);
+        assert!(!rules.contains("daddr"), "{rules}");
+        let lines: Vec<&str> = rules.lines().filter(|line| line.contains("drop")).collect();
+        assert_eq!(lines.len(), 6);
+        assert!(lines.iter().all(|line| line.contains(" 6443 numgen random mod 100 < 30 counter drop")));
+    }
+
+    #[test]
+    fn a_rate_is_a_number_and_a_unit() {
+        for rate in ["1kbit", "256kbit", "10mbit", "1gbit"] {
+            assert!(is_rate(rate), "{rate}");
+        }
+        for rate in ["", "10", "mbit", "0kbit", "10 mbit", "10mbit root", "-1mbit", "1000000mbit0"] {
+            assert!(!is_rate(rate), "{rate}");
+        }
+    }
+}
