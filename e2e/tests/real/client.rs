@@ -3,8 +3,10 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sched::{CloneFlags, setns};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -264,4 +266,14 @@ pub(crate) fn audit(lab: &Lab, from: u64) -> Vec<Asked> {
 /// The length of the audit log now.
 pub(crate) fn audit_end(lab: &Lab) -> u64 {
     fs::metadata(lab.audit_log()).map_or(0, |log| log.len())
+}
+
+/// Makes these objects as the administrator.
+pub(crate) fn apply(lab: &Lab, objects: &[Value]) {
+    let mut kubectl = lab.kubectl().expect("the lab has kubectl");
+    kubectl.args(["apply", "--server-side", "--force-conflicts", "-f", "-"]);
+    let mut child = kubectl.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("kubectl starts");
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string();
+    child.stdin.take().expect("it is piped").write_all(list.as_bytes()).expect("kubectl reads");
+    assert!(child.wait().expect("kubectl ends").success(), "the world of this test is made");
 }

@@ -3,8 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write as _;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,7 +18,7 @@ use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::client::{Answer, Client, ClientPair, Door, audit, audit_end, kubeconfig, text, tls};
+use super::client::{Answer, Client, ClientPair, Door, apply, audit, audit_end, kubeconfig, text, tls};
 use super::random_request::{RandomRequest, Shape, draw};
 
 /// How many requests are drawn; `EYOT_REQUESTS` says otherwise.
@@ -127,15 +125,6 @@ fn late_world(node: &str) -> Vec<Value> {
             "containers": [{ "name": "main", "image": "eyot.io/lab/pod:1" }],
             "volumes": [{ "name": "s", "secret": { "secretName": "mounted" } }] } }));
     objects
-}
-
-fn apply(lab: &Lab, objects: &[Value]) {
-    let mut kubectl = lab.kubectl().expect("the lab has kubectl");
-    kubectl.args(["apply", "--server-side", "--force-conflicts", "-f", "-"]);
-    let mut child = kubectl.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("kubectl starts");
-    let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string();
-    child.stdin.take().expect("it is piped").write_all(list.as_bytes()).expect("kubectl reads");
-    assert!(child.wait().expect("kubectl ends").success(), "the world of this test is made");
 }
 
 fn kubectl(lab: &Lab, arguments: &[&str]) -> String {
