@@ -119,9 +119,15 @@ pub fn run(options: &Options) -> ExitCode {
             } else {
                 format!("\n{}", report.table())
             };
-            // A reader that went away is no failure.
-            let _ = io::stdout().write_all(text.as_bytes());
-            if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            match io::stdout().write_all(text.as_bytes()) {
+                // A reader that went away is no failure.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    complain(&format!("cannot write to stdout: {error}"));
+                    ExitCode::FAILURE
+                }
+                _ if report.violations.is_empty() => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            }
         }
         Ok(None) => {
             complain("interrupted");

@@ -21,6 +21,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 const READ_EVERY: Duration = Duration::from_secs(1);
 const RENEW_EVERY: Duration = Duration::from_secs(2);
 const REPORT_EVERY: Duration = Duration::from_secs(4);
+/// How often a renewal is tried at a time, reads included.
+const RENEW_ATTEMPTS: usize = 5;
 /// How often something happens that is worth an Event.
 const POST_EVERY: Duration = Duration::from_secs(3);
 
@@ -65,7 +67,8 @@ pub(super) const AGENTS: [&str; 2] = ["proxy", "dns"];
 /// The running clients of one node; they end when this is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
-    informers: JoinSet<()>,
+    /// Informers, and the renewal of the Lease, which no informer watches.
+    lasting: JoinSet<()>,
     chores: JoinSet<()>,
 }
 
@@ -76,7 +79,7 @@ impl Clients {
         let kubelet = kubelet.clone().over_one_connection();
         let mut follow = |client: &Client, all: Vec<Watched>| {
             for watched in all {
-                clients.informers.spawn(Informer::new(client.clone(), watched, tally.clone()).run());
+                clients.lasting.spawn(Informer::new(client.clone(), watched, tally.clone()).run());
             }
         };
         follow(&kubelet, watched(node, None));
@@ -84,14 +87,14 @@ impl Clients {
             follow(&agent.clone().over_one_connection(), watched(node, Some(name)));
         }
         let chores = Chores { name: node_name(node), client: kubelet, tally: tally.clone() };
+        clients.lasting.spawn(chores.clone().renew_lease());
         clients.chores.spawn(chores.clone().read_node());
-        clients.chores.spawn(chores.clone().renew_lease());
         clients.chores.spawn(chores.clone().post_events());
         clients.chores.spawn(chores.report_status());
         clients
     }
 
-    /// End what the kubelet does all the time; the informers go on.
+    /// End what changes or reads objects that informers watch.
     pub(super) async fn stop_chores(&mut self) {
         self.chores.shutdown().await;
     }
@@ -99,7 +102,7 @@ impl Clients {
     /// End everything.
     pub(super) async fn stop(&mut self) {
         self.stop_chores().await;
-        self.informers.shutdown().await;
+        self.lasting.shutdown().await;
     }
 }
 
@@ -149,43 +152,56 @@ impl Chores {
     }
 
     async fn renew_lease(self) {
-        let own = format!("{LEASES}/{}", self.name);
         let mut held: Option<Value> = None;
         let mut rhythm = rhythm(RENEW_EVERY);
         loop {
             rhythm.tick().await;
-            let renewed = now();
-            let spec = json!({
-                "holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": renewed,
-            });
-            let answer = match &mut held {
-                Some(lease) => {
-                    lease["spec"] = spec;
-                    self.call("PUT", &own, JSON, lease).await
-                }
-                None => match self.call("GET", &own, "", &Value::Null).await {
-                    Outcome { status: Some(404), .. } => {
-                        let lease = json!({
-                            "kind": "Lease", "apiVersion": "coordination.k8s.io/v1",
-                            "metadata": {"name": self.name, "namespace": LEASE_NAMESPACE}, "spec": spec,
-                        });
-                        self.call("POST", LEASES, JSON, &lease).await
+            // As the kubelet: after a conflict the Lease is read again and renewed at once.
+            for _ in 0..RENEW_ATTEMPTS {
+                let Some(lease) = held.take() else {
+                    held = self.fetch_lease().await;
+                    if held.is_none() {
+                        break;
                     }
-                    found => found,
-                },
-            };
-            match answer.status {
-                Some(200 | 201) => {
-                    if answer.body["spec"]["renewTime"] == *renewed {
-                        self.tally.counts().renewed = Some(renewed);
-                    }
-                    held = Some(answer.body);
+                    continue;
+                };
+                match self.put_lease(&lease).await {
+                    Outcome { status: Some(200), body, .. } => held = Some(body),
+                    Outcome { status: Some(409), .. } => continue,
+                    _ => held = Some(lease),
                 }
-                // As the kubelet: read it again before the next attempt.
-                Some(409) => held = None,
-                _ => {}
+                break;
             }
         }
+    }
+
+    fn lease_spec(&self) -> Value {
+        json!({"holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": now()})
+    }
+
+    /// The Lease as it stands; it is made if there is none.
+    async fn fetch_lease(&self) -> Option<Value> {
+        let own = format!("{LEASES}/{}", self.name);
+        let mut found = self.call("GET", &own, "", &Value::Null).await;
+        if found.status == Some(404) {
+            let lease = json!({
+                "kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "spec": self.lease_spec(),
+                "metadata": {"name": self.name, "namespace": LEASE_NAMESPACE},
+            });
+            found = self.call("POST", LEASES, JSON, &lease).await;
+        }
+        matches!(found.status, Some(200 | 201)).then_some(found.body)
+    }
+
+    async fn put_lease(&self, lease: &Value) -> Outcome {
+        let mut lease = lease.clone();
+        lease["spec"] = self.lease_spec();
+        let own = format!("{LEASES}/{}", self.name);
+        let answer = self.call("PUT", &own, JSON, &lease).await;
+        if answer.status == Some(200) {
+            self.tally.counts().renewed = lease["spec"]["renewTime"].as_str().map(str::to_owned);
+        }
+        answer
     }
 
     async fn report_status(self) {
