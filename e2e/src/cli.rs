@@ -27,7 +27,7 @@ enum Top {
     #[command(subcommand, long_about = LAB_ABOUT, after_help = LAB_EXAMPLE)]
     Lab(LabCommand),
     /// Three nodes live through a cut, and the bill for it; needs nothing but this program
-    #[command(long_about = DEMO_ABOUT)]
+    #[command(long_about = DEMO_ABOUT, after_long_help = DEMO_JSON)]
     Demo(crate::demo::Options),
     /// Run an edge-hub; the lab and the demo start their hubs by this
     #[command(hide = true, disable_help_flag = true)]
@@ -35,18 +35,47 @@ enum Top {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Make the demo's folder below a folder, and remove it when stdin ends; the demo starts this
+    #[command(hide = true)]
+    Janitor { parent: PathBuf },
 }
 
 const DEMO_ABOUT: &str = "\
 Three nodes live through a cut, and the bill for it.
 
 A model of the cloud, a real edge-hub process per node and a kubelet and two agents behind each, all on loopback: \
-they sync, streams break, every link is cut, a hub and a node's clients restart while cut, objects change in the \
+they sync, watches break, every link is cut, a hub and a node's clients restart while cut, objects change in the \
 cloud, the links heal. At the same time the same clients go through the same schedule without hubs, against a second \
-model. Then both are counted. While cut off a hub serves reads from its store and refuses reports of status, because \
-nobody in the cloud has seen them.
+model. They ask, retry and wait as client-go does. Then both are counted, and everything that a client was shown is \
+held against the history of the model. While cut off a hub serves reads from its store, takes the node's own Lease and \
+Events to send them later, and refuses reports of status, because nobody in the cloud has seen them.
 
-Exit status: 0 without violations, 1 with some, 130 when interrupted.";
+Progress goes to stderr, the table or JSON to stdout. Exit status: 0 without violations, 1 with some, 130 when \
+interrupted. However it is ended, it leaves no process and no file.";
+
+const DEMO_JSON: &str = "\
+JSON:
+  seed, nodes, seconds      what was asked for
+  verdict                   ok, or violated
+  violations[]              each in words
+  schedule[]                {atMs, do, ...}: what happened when; nodes are counted from 0
+  withHubs, withoutHubs     the bill of each:
+    nodes[]                 {name, online, offline, failures, events, clientLists,
+                            relistsAfterHealing, caughtUpMs, ownEventsTakenOffline}
+      online, offline       {served, failed}: requests of the node's clients; offline: within the cut
+      failures              failed requests by when, what and why: how often
+      events                watch events that brought a client an object
+      clientLists           collections that clients were given whole
+      relistsAfterHealing   collections that the cloud sent whole after the link came back
+      caughtUpMs            from then until every copy was the cloud's state and all that had been
+                            promised to the node was in the cloud; null if never
+      ownEventsTakenOffline Events of the node that were confirmed to it while it was cut off
+    bodyBytes               bodies of requests and answers by class, counted in the model cloud
+    wireBytes               all that passed the cloud's sockets, TLS included, both ways
+    requestsAtCloud         requests that reached the cloud
+    delayOnlineMs           {events, median, longest}: from a change to a client's copy, not cut
+    readsOffline            {reads, behind, longestMs}: answers to GET of the own Node while cut,
+                            those that the cloud had changed meanwhile, and the longest time since";
 
 const LAB_ABOUT: &str = "\
 A real Kubernetes whose nodes can be cut off, on this machine.
@@ -243,6 +272,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let command = match cli.command {
         Top::Hub { arguments } => return run_hub(arguments),
         Top::Demo(options) => return crate::demo::run(&options),
+        Top::Janitor { parent } => return crate::demo::run_janitor(&parent),
         Top::Lab(command) => command,
     };
     match run_lab(command) {

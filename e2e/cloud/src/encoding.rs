@@ -94,7 +94,8 @@ impl Format {
     }
 
     /// A single object.
-    pub(crate) fn document(self, kind: &ResourceKind, object: &Value, now: Duration) -> Bytes {
+    #[must_use]
+    pub fn document(self, kind: &ResourceKind, object: &Value, now: Duration) -> Bytes {
         match self.encoding {
             Encoding::Protobuf => self.protobuf_document(kind, object).into(),
             Encoding::Json => {

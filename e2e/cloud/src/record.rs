@@ -58,6 +58,8 @@ pub struct RequestRecord {
     pub bytes_in: u64,
     /// Bytes of the answer's body as sent, after compression.
     pub bytes_out: u64,
+    /// Of a watch that begins with the state of its collection, the length of that state; it is sent first.
+    pub initial_bytes: u64,
     /// The fault that hit it, if one did.
     pub fault: Option<String>,
     /// The answer is complete (a watch: its stream has ended).

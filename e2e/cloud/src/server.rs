@@ -518,6 +518,7 @@ fn new_record(
         status: 0,
         bytes_in: request.body.len() as u64,
         bytes_out: 0,
+        initial_bytes: 0,
         fault: None,
         ended: false,
     }

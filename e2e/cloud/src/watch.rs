@@ -101,6 +101,12 @@ impl WatchCursor {
         self.phase == Phase::Ended
     }
 
+    /// True until the stream has been given the state that it begins with; false at once if it begins with none.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        matches!(self.phase, Phase::Fresh { .. })
+    }
+
     /// When the clock alone will make the next frame due.
     #[must_use]
     pub fn wake_at(&self) -> Duration {

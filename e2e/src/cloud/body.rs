@@ -126,7 +126,11 @@ pub(super) async fn stream(
         changes.borrow_and_update();
         writer.count();
         let now = shared.now();
+        let starting = cursor.is_starting();
         let frames = cursor.poll(&shared.core(), now);
+        if starting && !cursor.is_starting() {
+            shared.note_initial(writer.order, frames.iter().map(Bytes::len).sum());
+        }
         let fault = shared.take_stream_fault(writer.order);
         if let Some(fault) = fault {
             let Next::Continue = hit(&writer, &mut cursor, &frames, &fault, compress, &connection).await

@@ -97,6 +97,12 @@ impl Shared {
         }
     }
 
+    pub(super) fn note_initial(&self, order: u64, bytes: usize) {
+        if let Some(record) = self.core().record_mut(order) {
+            record.initial_bytes += bytes as u64;
+        }
+    }
+
     pub(super) fn count_wire(&self, switch: &Switch) {
         self.wire_in.fetch_add(switch.bytes_in.load(Ordering::Relaxed), Ordering::Relaxed);
         self.wire_out.fetch_add(switch.bytes_out.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -160,6 +166,11 @@ impl CloudControl {
         let result = act(&mut self.shared.core(), now);
         self.shared.notify_streams();
         result
+    }
+
+    /// Look at the core; no stream takes notice.
+    pub fn look<R>(&self, see: impl FnOnce(&Cloud) -> R) -> R {
+        see(&self.shared.core())
     }
 
     /// Create an object as the administrator, past the HTTP path (nothing is recorded).

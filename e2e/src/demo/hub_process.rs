@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use super::DemoError;
+use super::folder::Folder;
 use crate::cloud::pki::{Authority, Identity};
 
 /// How long a hub may take to drain before it is killed.
@@ -25,6 +27,8 @@ pub(super) struct HubProcess {
     folder: PathBuf,
     node: String,
     listen: SocketAddr,
+    /// The janitor sees by this that the hub is gone.
+    hold: OwnedFd,
     /// The hub ends when its stdin closes, and the kernel closes that even after a kill -9 of the demo.
     child: Child,
 }
@@ -39,14 +43,15 @@ impl HubProcess {
     /// # Errors
     /// When a file cannot be written or the process not started.
     pub(super) fn start(
-        folder: &Path,
+        folder: &Folder,
         node: &str,
         listen: SocketAddr,
         server: SocketAddr,
         authority: &Authority,
         identity: &Identity,
     ) -> Result<Self, DemoError> {
-        let folder = folder.join(node);
+        let hold = folder.hold().map_err(failed("share a pipe"))?;
+        let folder = folder.path().join(node);
         fs::create_dir(&folder).map_err(failed("make a hub's folder"))?;
         let serving = authority.server(&[&listen.ip().to_string()])?;
         let at = |name: &str| folder.join(name);
@@ -67,8 +72,8 @@ impl HubProcess {
         ] {
             fs::write(at(name), text).map_err(failed("write a hub's files"))?;
         }
-        let child = spawn(&folder)?;
-        Ok(Self { folder, node: node.to_owned(), listen, child })
+        let child = spawn(&folder, &hold)?;
+        Ok(Self { folder, node: node.to_owned(), listen, hold, child })
     }
 
     /// Wait until the hub accepts connections.
@@ -89,7 +94,7 @@ impl HubProcess {
     /// When the process cannot be started.
     pub(super) async fn restart(&mut self, by_kill: bool) -> Result<(), DemoError> {
         self.end(by_kill).await;
-        self.child = spawn(&self.folder)?;
+        self.child = spawn(&self.folder, &self.hold)?;
         Ok(())
     }
 
@@ -118,20 +123,21 @@ impl HubProcess {
     }
 }
 
-fn spawn(folder: &Path) -> Result<Child, DemoError> {
+fn spawn(folder: &Path, hold: &OwnedFd) -> Result<Child, DemoError> {
     let log = File::options()
         .create(true)
         .append(true)
         .open(folder.join("hub.log"))
         .map_err(failed("open a hub's log"))?;
-    let errors = log.try_clone().map_err(failed("open a hub's log"))?;
+    let hold = hold.try_clone().map_err(failed("share a pipe"))?;
     let program = std::env::current_exe().map_err(failed("find this program"))?;
     Command::new(program)
         .args(["hub", "--exit-with-parent", "--config"])
         .arg(folder.join("hub.yaml"))
         .stdin(Stdio::piped())
-        .stdout(log)
-        .stderr(errors)
+        // A hub writes to stderr alone, so its stdout can be the janitor's pipe.
+        .stdout(hold)
+        .stderr(log)
         // Ctrl-C at a terminal is for the demo, which ends its hubs itself.
         .process_group(0)
         .kill_on_drop(true)

@@ -3,12 +3,15 @@
 //! Two model clouds go through one seeded schedule of changes, faults and cuts: one with a real edge-hub process on
 //! every node, one whose clients talk to it directly. All figures are counted, none is computed from an assumption.
 
+mod backoff;
 mod folder;
 mod hub_process;
 mod informer;
+mod judge;
 mod node;
 mod objects;
 mod plan;
+mod protobuf;
 mod report;
 mod screen;
 mod tally;
@@ -17,6 +20,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
@@ -30,13 +34,14 @@ use self::objects::node_name;
 use self::plan::{Action, Step};
 use self::report::{Bill, Report};
 use self::screen::{NodeRow, Screen};
+use self::tally::Requests;
 use self::world::World;
 use crate::cloud::pki::{Authority, Identity, PkiError};
 
 /// How often copies are compared with the cloud.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the first and the last state may take to reach every client.
-const SYNC_LIMIT: Duration = Duration::from_secs(60);
+const SYNC_LIMIT: Duration = Duration::from_mins(3);
 /// As after SIGINT in a shell.
 const INTERRUPTED: u8 = 130;
 
@@ -112,11 +117,17 @@ pub fn run(options: &Options) -> ExitCode {
             let text = if options.json {
                 serde_json::to_string_pretty(&report).expect("numbers and strings are JSON") + "\n"
             } else {
-                report.table()
+                format!("\n{}", report.table())
             };
-            // A reader that went away is no failure.
-            let _ = io::stdout().write_all(text.as_bytes());
-            if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            match io::stdout().write_all(text.as_bytes()) {
+                // A reader that went away is no failure.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    complain(&format!("cannot write to stdout: {error}"));
+                    ExitCode::FAILURE
+                }
+                _ if report.violations.is_empty() => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            }
         }
         Ok(None) => {
             complain("interrupted");
@@ -124,6 +135,18 @@ pub fn run(options: &Options) -> ExitCode {
         }
         Err(error) => {
             complain(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The life of the process that keeps the demo's folder. Exit status 0, or 1 after an error that stderr explains.
+#[must_use]
+pub fn run_janitor(parent: &Path) -> ExitCode {
+    match folder::janitor(parent) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("the demo's temporary folder in {}: {error}", parent.display()));
             ExitCode::FAILURE
         }
     }
@@ -159,6 +182,8 @@ async fn until_interrupted(options: &Options) -> Result<Option<Report>, DemoErro
 struct Demo {
     seed: u64,
     length: Duration,
+    /// When the schedule began.
+    start: Option<Instant>,
     steps: Vec<Step>,
     with_hubs: World,
     without_hubs: World,
@@ -171,10 +196,10 @@ impl Demo {
         let nodes = usize::from(options.nodes);
         let length = Duration::from_secs_f64(options.minutes * 60.0);
         let length_ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
-        let mut screen = Screen::new();
+        let mut screen = Screen::new(length);
         let seconds = length.as_secs();
         screen.line(&format!(
-            "seed {seed}: {nodes} nodes, {seconds} s, once with a hub on every node and once without"
+            "seed {seed}: {nodes} nodes, {seconds} s, all clients twice: behind a hub and without"
         ));
         let authority = Authority::new("eyot-demo")?;
         let identities: Vec<Identity> =
@@ -186,10 +211,10 @@ impl Demo {
         for (node, identity) in identities.iter().enumerate() {
             let link = with_hubs.nodes[node].link;
             let name = node_name(node);
-            hubs.push(HubProcess::start(folder.path(), &name, listens[node], link, &authority, identity)?);
+            hubs.push(HubProcess::start(folder, &name, listens[node], link, &authority, identity)?);
         }
         let steps = plan::plan(seed, nodes, length_ms);
-        Ok(Self { seed, length, steps, with_hubs, without_hubs, hubs, screen })
+        Ok(Self { seed, length, start: None, steps, with_hubs, without_hubs, hubs, screen })
     }
 
     /// Sync, then the schedule, then the last state everywhere.
@@ -206,12 +231,15 @@ impl Demo {
         let taken = self.screen.restart_clock().as_secs_f64();
         self.screen.line(&format!("synced in {taken:.1} s: every client holds what the cloud holds"));
         let start = Instant::now();
+        self.start = Some(start);
         for step in self.steps.clone() {
             self.wait_until(start + Duration::from_millis(step.at_ms)).await?;
             self.act(&step.action).await?;
         }
         self.wait_until(start + self.length).await?;
-        self.screen.line("the schedule is over: waiting for the last state");
+        self.screen.line("the schedule is over: the last state comes in");
+        self.with_hubs.stop_chores().await;
+        self.without_hubs.stop_chores().await;
         let [with, without] = self.settle().await?;
         self.with_hubs.stop_clients().await;
         self.without_hubs.stop_clients().await;
@@ -220,8 +248,8 @@ impl Demo {
     }
 
     fn report(&self, with: &[BTreeMap<String, String>], without: &[BTreeMap<String, String>]) -> Report {
-        let mut violations = self.with_hubs.judge(with);
-        let direct = self.without_hubs.judge(without);
+        let mut violations = judge::judge(&self.with_hubs, with);
+        let direct = judge::judge(&self.without_hubs, without);
         violations.extend(direct.into_iter().map(|text| format!("without a hub: {text}")));
         Report {
             seed: self.seed,
@@ -235,24 +263,18 @@ impl Demo {
         }
     }
 
-    /// Wait until each informer has held the truth once; what still differs at the limit, by world and node.
+    /// Wait until every node holds what the cloud holds; what still differs at the limit, by world and node.
     async fn settle(&mut self) -> Result<[Vec<BTreeMap<String, String>>; 2], DemoError> {
         let limit = Instant::now() + SYNC_LIMIT;
         let nodes = self.hubs.len();
-        // Reports of status go on meanwhile, so the copies are not all equal to the cloud at one moment.
-        let all = |world: &World| -> Vec<_> { (0..nodes).map(|node| world.differences(node)).collect() };
-        let mut left = [all(&self.with_hubs), all(&self.without_hubs)];
-        while left.iter().flatten().any(|node| !node.is_empty()) && Instant::now() < limit {
-            self.wait_until(Instant::now() + LOOK).await?;
-            for (left, world) in left.iter_mut().zip([&self.with_hubs, &self.without_hubs]) {
-                for (node, left) in left.iter_mut().enumerate() {
-                    let now = world.differences(node);
-                    left.retain(|id, _| now.contains_key(id));
-                    left.iter_mut().for_each(|(id, text)| text.clone_from(&now[id]));
-                }
+        loop {
+            let all = |world: &World| -> Vec<_> { (0..nodes).map(|node| world.differences(node)).collect() };
+            let left = [all(&self.with_hubs), all(&self.without_hubs)];
+            if left.iter().flatten().all(BTreeMap::is_empty) || Instant::now() >= limit {
+                return Ok(left);
             }
+            self.wait_until(Instant::now() + LOOK).await?;
         }
-        Ok(left)
     }
 
     /// Let time pass, and look after hubs, copies and the screen meanwhile.
@@ -264,9 +286,9 @@ impl Demo {
             self.with_hubs.look_for_recovery();
             self.without_hubs.look_for_recovery();
             if self.screen.is_live() {
-                let rows: Vec<NodeRow> =
-                    (0..self.hubs.len()).map(|node| row(&self.with_hubs, node)).collect();
-                self.screen.show(&rows);
+                let rows: Vec<NodeRow> = (0..self.hubs.len()).map(|node| self.row(node)).collect();
+                let phase = self.phase();
+                self.screen.show(&phase, &rows);
             }
             if Instant::now() >= moment {
                 return Ok(());
@@ -286,7 +308,7 @@ impl Demo {
                 self.without_hubs.remove(object)?;
             }
             Action::Break { node, how } => {
-                self.say(*node, &format!("a stream of Services breaks ({how:?})"));
+                self.say(*node, &format!("a watch of Services breaks ({how:?})"));
                 self.with_hubs.break_stream(*node, *how);
                 self.without_hubs.break_stream(*node, *how);
             }
@@ -297,11 +319,11 @@ impl Demo {
             }
             Action::RestartHub { node, kill } => {
                 let how = if *kill { "SIGKILL" } else { "SIGTERM" };
-                self.say(*node, &format!("the hub is ended by {how} and starts again, still cut off"));
+                self.say(*node, &format!("the hub gets {how} and starts again, still cut off"));
                 self.hubs[*node].restart(*kill).await?;
             }
             Action::RestartClient { node } => {
-                self.say(*node, "kubelet and agents start again with empty hands, still cut off");
+                self.say(*node, "all clients start again with empty hands, still cut off");
                 self.with_hubs.start_clients(*node).await;
                 self.without_hubs.start_clients(*node).await;
             }
@@ -314,6 +336,42 @@ impl Demo {
         Ok(())
     }
 
+    fn row(&self, node: usize) -> NodeRow {
+        let all = |world: &World| {
+            let counts = world.nodes[node].tally.counts();
+            Requests {
+                served: counts.online.served + counts.offline.served,
+                failed: counts.online.failed + counts.offline.failed,
+            }
+        };
+        NodeRow {
+            name: node_name(node),
+            cut: self.with_hubs.nodes[node].tally.is_cut(),
+            sides: [all(&self.with_hubs), all(&self.without_hubs)],
+        }
+    }
+
+    /// What goes on and when it ends, in words.
+    fn phase(&self) -> String {
+        let Some(start) = self.start else { return "1 of 4: everybody fetches the first state".to_owned() };
+        let now = start.elapsed();
+        let next = |wanted: fn(&Action) -> bool| {
+            let step = self
+                .steps
+                .iter()
+                .find(|step| wanted(&step.action) && u128::from(step.at_ms) > now.as_millis());
+            step.map(|step| Duration::from_millis(step.at_ms).saturating_sub(now).as_secs_f64().ceil())
+        };
+        let cut = next(|action| matches!(action, Action::Cut { .. }));
+        let heal = next(|action| matches!(action, Action::Heal { .. }));
+        match (cut, heal) {
+            _ if now > self.length => "4 of 4: the last state comes in".to_owned(),
+            (Some(cut), _) => format!("2 of 4: all is well, the next link is cut in {cut:.0} s"),
+            (None, Some(heal)) => format!("3 of 4: cut off, the next link comes back in {heal:.0} s"),
+            (None, None) => "4 of 4: the links are back, everybody catches up".to_owned(),
+        }
+    }
+
     fn say(&mut self, node: usize, text: &str) {
         self.screen.line(&format!("{}: {text}", node_name(node)));
     }
@@ -324,19 +382,6 @@ impl Demo {
         for hub in &mut self.hubs {
             hub.end(true).await;
         }
-    }
-}
-
-fn row(world: &World, node: usize) -> NodeRow {
-    let behind = world.differences(node).len();
-    let counts = world.nodes[node].tally.counts();
-    NodeRow {
-        name: node_name(node),
-        cut: world.nodes[node].tally.is_cut(),
-        served_online: counts.online.served,
-        served_offline: counts.offline.served,
-        events: counts.events,
-        behind,
     }
 }
 

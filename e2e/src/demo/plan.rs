@@ -69,7 +69,7 @@ pub(super) enum Kind {
 }
 
 /// `SplitMix64`: small, and the same on every machine.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -81,7 +81,7 @@ impl Random {
     }
 
     /// A number in `from..to`.
-    fn within(&mut self, from: u64, to: u64) -> u64 {
+    pub(super) fn within(&mut self, from: u64, to: u64) -> u64 {
         from + self.next() % (to - from).max(1)
     }
 

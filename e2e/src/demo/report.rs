@@ -9,7 +9,7 @@ use super::objects::node_name;
 use super::plan::Step;
 use super::tally::Requests;
 use super::world::World;
-use crate::cloud::model::RequestRecord;
+use crate::cloud::model::{Gvr, RequestRecord};
 
 /// Everything that `--json` prints.
 #[derive(Debug, Serialize)]
@@ -38,6 +38,8 @@ pub(super) struct Bill {
     requests_at_cloud: usize,
     /// From a change in the cloud to a client's copy, while the node was not cut.
     delay_online_ms: Delay,
+    /// How far behind the cloud the answers to GET were while the node was cut.
+    reads_offline: Staleness,
 }
 
 #[derive(Debug, Serialize)]
@@ -47,13 +49,17 @@ struct NodeBill {
     online: Requests,
     offline: Requests,
     failures: BTreeMap<String, u64>,
-    events: u64,
+    /// Watch events that brought an object to a client.
+    events: usize,
     /// Collections that clients fetched whole, over the whole run.
-    client_lists: u64,
+    client_lists: usize,
     /// Collections that the cloud sent whole after the link came back.
     relists_after_healing: usize,
-    /// From the heal until every copy was the cloud's state; null when that never was so.
+    /// From the heal until every copy was the cloud's state and all that had been promised to the node was in the
+    /// cloud; null when that never was so.
     caught_up_ms: Option<u128>,
+    /// The node's own Events that were confirmed to it while it was cut off. That they are in the cloud is judged.
+    own_events_taken_offline: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -64,23 +70,46 @@ struct Delay {
     longest: u128,
 }
 
-const LISTS: &str = "lists";
-const WATCHES: &str = "watch streams";
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Staleness {
+    /// Answers to GET of the own Node.
+    reads: usize,
+    /// Of these, those that the cloud had changed meanwhile.
+    behind: usize,
+    /// The longest time by which one was behind.
+    longest_ms: u128,
+}
+
+const COLLECTIONS: &str = "whole collections";
+const CHANGES: &str = "watch events";
 const READS: &str = "single reads";
 const LEASES: &str = "node leases";
 const STATUS: &str = "node status";
+const EVENTS: &str = "node events";
 const ACCESS: &str = "who is it, who may";
-const CLASSES: [&str; 6] = [LISTS, WATCHES, READS, LEASES, STATUS, ACCESS];
+const OTHER: &str = "other";
+const CLASSES: [&str; 8] = [COLLECTIONS, CHANGES, READS, LEASES, STATUS, EVENTS, ACCESS, OTHER];
 
 fn class(record: &RequestRecord) -> &'static str {
-    match record.gvr.as_ref().map_or("", |gvr| gvr.resource.as_str()) {
-        "leases" => LEASES,
-        "tokenreviews" | "subjectaccessreviews" => ACCESS,
-        _ if record.is_full_transfer() => LISTS,
-        _ if record.is_watch() => WATCHES,
-        _ if record.verb == "get" => READS,
-        _ => STATUS,
+    let resource = record.gvr.as_ref().map_or("", |gvr| gvr.resource.as_str());
+    match (resource, record.verb.as_str()) {
+        ("leases", _) => LEASES,
+        ("events", _) => EVENTS,
+        ("tokenreviews" | "subjectaccessreviews", _) => ACCESS,
+        (_, "list") => COLLECTIONS,
+        (_, "watch") => CHANGES,
+        ("nodes", "patch") => STATUS,
+        ("", _) => OTHER,
+        (_, "get") => READS,
+        _ => OTHER,
     }
+}
+
+/// The bytes of a request and its answer by class: a WatchList is a collection first and events afterwards.
+fn classes(record: &RequestRecord) -> [(&'static str, u64); 2] {
+    let initial = record.initial_bytes.min(record.bytes_out);
+    [(COLLECTIONS, initial), (class(record), record.bytes_in + record.bytes_out - initial)]
 }
 
 impl Bill {
@@ -90,7 +119,9 @@ impl Bill {
             world.cloud.records().into_iter().filter(|record| record.user_agent != "demo-setup").collect();
         let mut body_bytes: BTreeMap<&'static str, u64> = CLASSES.map(|class| (class, 0)).into();
         for record in &records {
-            *body_bytes.entry(class(record)).or_default() += record.bytes_in + record.bytes_out;
+            for (class, bytes) in classes(record) {
+                *body_bytes.entry(class).or_default() += bytes;
+            }
         }
         let (received, sent) = world.cloud.wire_bytes();
         Self {
@@ -99,15 +130,14 @@ impl Bill {
             wire_bytes: received + sent,
             requests_at_cloud: records.len(),
             delay_online_ms: Delay::new(world),
+            reads_offline: Staleness::new(world),
         }
     }
 
-    /// Of all requests that failed while cut off, those that a hub refused because they are reports to the cloud.
-    fn refusals(&self) -> (u64, u64) {
-        let refused = |text: &str| text.starts_with("cut off: PATCH") && text.ends_with(": 503");
+    /// How many requests failed in this way, on all nodes.
+    fn failed(&self, begin: &str, end: &str) -> u64 {
         let all = self.nodes.iter().flat_map(|node| &node.failures);
-        let refused = all.filter(|(text, _)| refused(text)).map(|(_, times)| times).sum();
-        (refused, self.nodes.iter().map(|node| node.offline.failed).sum())
+        all.filter(|(text, _)| text.starts_with(begin) && text.ends_with(end)).map(|(_, times)| times).sum()
     }
 
     /// What passed the sockets and was no body: TLS, HTTP heads, pings.
@@ -129,10 +159,11 @@ impl NodeBill {
             online: counts.online,
             offline: counts.offline,
             failures: counts.failures.clone(),
-            events: counts.events,
-            client_lists: counts.client_lists,
+            events: counts.shown.len(),
+            client_lists: counts.lists.len(),
             relists_after_healing: records.iter().filter(relist).count(),
             caught_up_ms: held.caught_up.map(|time| time.as_millis()),
+            own_events_taken_offline: counts.posted_offline,
         }
     }
 }
@@ -142,16 +173,37 @@ impl Delay {
         let mut all = Vec::new();
         for node in &world.nodes {
             let (Some((_, healed)), Some(cut)) = (node.healed, node.cut) else { continue };
-            for (revision, came) in &node.tally.counts().deliveries {
-                let Some(changed) = world.changed.get(revision) else { continue };
-                if *came < cut || *changed > healed {
-                    all.push(came.saturating_duration_since(*changed).as_millis());
+            for shown in &node.tally.counts().shown {
+                let Some(changed) = world.changed.get(&shown.held.revision) else { continue };
+                if shown.came < cut || *changed > healed {
+                    all.push(shown.came.saturating_duration_since(*changed).as_millis());
                 }
             }
         }
         all.sort_unstable();
         let at = |index: usize| all.get(index).copied().unwrap_or(0);
         Self { events: all.len(), median: at(all.len() / 2), longest: at(all.len().saturating_sub(1)) }
+    }
+}
+
+impl Staleness {
+    fn new(world: &World) -> Self {
+        let nodes = Gvr::core("nodes");
+        let (mut reads, mut behind) = (0, Vec::new());
+        for (index, node) in world.nodes.iter().enumerate() {
+            let name = node_name(index);
+            for read in &node.tally.counts().offline_reads {
+                reads += 1;
+                // While cut only the schedule changes a Node, so the time of its next state is known.
+                let next = world.cloud.look(|cloud| {
+                    let mut later = cloud.store().events(&nodes, read.revision, u64::MAX);
+                    later.find(|event| event.key.1 == name).map(|event| event.revision)
+                });
+                let changed = next.and_then(|revision| world.changed.get(&revision));
+                behind.extend(changed.filter(|at| **at < read.came).map(|at| (read.came - *at).as_millis()));
+            }
+        }
+        Self { reads, behind: behind.len(), longest_ms: behind.iter().copied().max().unwrap_or(0) }
     }
 }
 
@@ -162,6 +214,22 @@ impl Report {
         // Writing to a String cannot fail.
         let _ = self.write(&mut text);
         text
+    }
+
+    fn write_staleness(&self, text: &mut String) -> std::fmt::Result {
+        writeln!(text, "\n{:<32} {:>14} {:>14}", "STALENESS", "with hubs", "without")?;
+        let mut row = |name: &str, of: &dyn Fn(&Bill) -> String| {
+            writeln!(text, "  {name:<30} {:>14} {:>14}", of(&self.with_hubs), of(&self.without_hubs))
+        };
+        row("change to copy, online: median", &|bill| format!("{} ms", bill.delay_online_ms.median))?;
+        row("                       longest", &|bill| format!("{} ms", bill.delay_online_ms.longest))?;
+        row("reads answered while cut off", &|bill| bill.reads_offline.reads.to_string())?;
+        row("  of them behind the cloud", &|bill| {
+            of(bill.reads_offline.reads, bill.reads_offline.behind.to_string())
+        })?;
+        row("  behind by at most", &|bill| {
+            of(bill.reads_offline.behind, seconds(bill.reads_offline.longest_ms))
+        })
     }
 
     fn write(&self, text: &mut String) -> std::fmt::Result {
@@ -193,12 +261,16 @@ impl Report {
                 )?;
             }
         }
-        let (refused, failed) = with.refusals();
         writeln!(
             text,
-            "With hubs, {refused} of the {failed} that failed while cut off are status reports, refused"
+            "With hubs, {} of the {} that failed while cut off are status reports, refused\n\
+             with 503 at once, because nobody in the cloud has seen them; {} of the {} online\n\
+             are 409 for a Lease that the hub had already renewed in the cloud.",
+            with.failed("cut off: PATCH", ": 503"),
+            with.failed("cut off", ""),
+            with.failed("online: PUT", ": 409"),
+            with.failed("online", "")
         )?;
-        writeln!(text, "with 503 at once, because nobody in the cloud has seen them.")?;
         writeln!(text, "\n{:<32} {:>14} {:>14}", "BYTES OVER ALL LINKS", "with hubs", "without")?;
         let mut row = |name: &str, a: u64, b: u64| writeln!(text, "  {name:<30} {a:>14} {b:>14}");
         for class in CLASSES {
@@ -207,10 +279,7 @@ impl Report {
         }
         row("TLS, HTTP heads, pings", with.around_bodies(), without.around_bodies())?;
         row("all, at the cloud's sockets", with.wire_bytes, without.wire_bytes)?;
-        writeln!(text, "\n{:<32} {:>14} {:>14}", "CHANGE TO COPY, ONLINE", "with hubs", "without")?;
-        let (a, b) = (&with.delay_online_ms, &without.delay_online_ms);
-        writeln!(text, "  {:<30} {:>11} ms {:>11} ms", "median", a.median, b.median)?;
-        writeln!(text, "  {:<30} {:>11} ms {:>11} ms", "longest", a.longest, b.longest)?;
+        self.write_staleness(text)?;
         match self.violations.len() {
             0 => writeln!(
                 text,
@@ -224,6 +293,10 @@ impl Report {
             }
         }
     }
+}
+
+fn of(count: usize, text: String) -> String {
+    if count == 0 { "-".to_owned() } else { text }
 }
 
 fn seconds(milliseconds: u128) -> String {

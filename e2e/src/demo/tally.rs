@@ -1,14 +1,14 @@
-//! What the clients of one node have seen: counts, caches, and whatever must not happen.
+//! What the clients of one node have seen: counts, copies, and whatever must not happen.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
-use serde_json::Value;
 
-use crate::cloud::model::Key;
+use super::protobuf::Held;
+use crate::cloud::model::{Gvr, Key};
 
 /// Requests that got what they asked for, and those that did not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -18,6 +18,35 @@ pub(super) struct Requests {
     pub(super) failed: u64,
 }
 
+/// An object that came as a watch event after the first state.
+#[derive(Debug)]
+pub(super) struct Shown {
+    /// Who was shown it.
+    pub(super) id: String,
+    pub(super) gvr: Gvr,
+    pub(super) key: Key,
+    pub(super) held: Held,
+    /// It came as deleted.
+    pub(super) deleted: bool,
+    pub(super) came: Instant,
+}
+
+/// A whole collection, as a client was given it.
+#[derive(Debug)]
+pub(super) struct Listed {
+    /// Who was given it.
+    pub(super) id: String,
+    pub(super) revision: u64,
+    pub(super) state: Collection,
+}
+
+/// This node's own Node, as a GET while cut off showed it.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) revision: u64,
+    pub(super) came: Instant,
+}
+
 /// What is counted; see [`Tally`].
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -25,29 +54,39 @@ pub(super) struct Counts {
     pub(super) offline: Requests,
     /// How often which request failed with what, for people who look closer.
     pub(super) failures: BTreeMap<String, u64>,
-    /// Objects that came as watch events after the first state.
-    pub(super) events: u64,
-    /// How often a client started from nothing.
-    pub(super) client_lists: u64,
-    /// Writes of the status that were answered with success.
-    pub(super) confirmed: u64,
-    /// Resource version of each delivered event, and when it came.
-    pub(super) deliveries: Vec<(u64, Instant)>,
-    /// Uid of each object that a client was told is gone, and who was told.
-    pub(super) gone: Vec<(String, String)>,
+    pub(super) shown: Vec<Shown>,
+    pub(super) lists: Vec<Listed>,
+    pub(super) offline_reads: Vec<Read>,
+    /// Revision and message of each status report that was answered with success.
+    pub(super) reports: Vec<(u64, String)>,
+    /// The last `renewTime` of the node's Lease that was answered with success.
+    pub(super) renewed: Option<String>,
+    /// Names of the Events that were answered with success.
+    pub(super) posted: Vec<String>,
+    /// How many of them while cut off.
+    pub(super) posted_offline: u64,
     pub(super) violations: BTreeSet<String>,
-    /// Each informer's copy.
-    pub(super) caches: BTreeMap<String, Cache>,
+    /// Each informer's copy of its collection; `None` until it is complete.
+    pub(super) copies: BTreeMap<String, Option<Collection>>,
 }
 
-/// An informer's copy of a collection; `None` until it is complete.
-pub(super) type Cache = Option<BTreeMap<Key, Value>>;
+/// A collection as a client holds it.
+pub(super) type Collection = BTreeMap<Key, Held>;
+
+/// When a request began.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun(u64);
 
 /// One node's tally.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     counts: Mutex<Counts>,
-    cut: AtomicBool,
+    /// How often the link went down or came back: odd while it is cut.
+    turns: AtomicU64,
+}
+
+fn is_cut(turns: u64) -> bool {
+    turns % 2 == 1
 }
 
 impl Tally {
@@ -56,31 +95,63 @@ impl Tally {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set_cut(&self, cut: bool) {
-        self.cut.store(cut, Ordering::SeqCst);
+    /// The link has just gone down, or is about to come back.
+    pub(super) fn turn(&self) {
+        self.turns.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(super) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::SeqCst)
+        is_cut(self.turns.load(Ordering::SeqCst))
     }
 
-    /// Count a request that began while `cut`; `status` is `None` if no answer came in time. "There is none" is an
-    /// answer, too. What is served counts for the moment of its answer: one that came after the heal was not served
-    /// while cut off.
-    pub(super) fn count(&self, cut: bool, request: &str, status: Option<u16>) {
+    /// A request begins now.
+    pub(super) fn begin(&self) -> Begun {
+        Begun(self.turns.load(Ordering::SeqCst))
+    }
+
+    /// Count a request; `status` is `None` if no answer came. "There is none" is an answer, too. Served while cut off is
+    /// what began and was answered within the cut; failed online is what no cut has touched. True if served while cut.
+    pub(super) fn count(&self, begun: Begun, request: &str, status: Option<u16>) -> bool {
         let served = status.is_some_and(|status| status < 300 || status == 404);
         let mut counts = self.counts();
-        let offline = if served { self.is_cut() } else { cut };
+        let undisturbed = self.turns.load(Ordering::SeqCst) == begun.0;
+        let offline = if served { undisturbed && is_cut(begun.0) } else { !undisturbed || is_cut(begun.0) };
         let side = if offline { &mut counts.offline } else { &mut counts.online };
         *(if served { &mut side.served } else { &mut side.failed }) += 1;
         if !served {
-            let when = if cut { "cut off" } else { "online" };
+            let when = if offline { "cut off" } else { "online" };
             let what = status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
             *counts.failures.entry(format!("{when}: {request}: {what}")).or_default() += 1;
         }
+        served && offline
     }
 
     pub(super) fn violation(&self, text: String) {
         self.counts().violations.insert(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_counts_as_served_while_cut_only_if_the_cut_surrounds_it() {
+        let tally = Tally::default();
+        let before = tally.begin();
+        tally.count(before, "a", Some(200));
+        tally.turn();
+        tally.count(before, "a", Some(200));
+        tally.count(before, "a", None);
+        let within = tally.begin();
+        assert!(tally.count(within, "a", Some(200)));
+        tally.count(within, "a", Some(503));
+        tally.turn();
+        tally.count(within, "a", Some(200));
+        tally.count(within, "a", None);
+        tally.count(tally.begin(), "a", Some(500));
+        let counts = tally.counts();
+        assert_eq!(counts.online, Requests { served: 3, failed: 1 });
+        assert_eq!(counts.offline, Requests { served: 1, failed: 3 });
     }
 }

@@ -6,17 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 
 use super::DemoError;
-use super::informer::entry;
-use super::node::{self, AGENTS, watched};
+use super::informer::Watched;
+use super::node::{AGENTS, Clients, LEASE_NAMESPACE, watched};
 use super::objects::{AGENT, NAMESPACE, agent_pod, node_name, patch, place, pod_spec, whole};
 use super::plan::{Break, Kind, Object, PODS, SERVICES};
-use super::tally::Tally;
+use super::tally::{Counts, Tally};
 use crate::cloud::client::Client;
 use crate::cloud::model::{
-    AnswerKind, Fault, Gvr, Identity as Caller, Key, Principal, Request, RequestMatch, Rule,
+    AnswerKind, Cloud, Fault, Gvr, Identity as Caller, Principal, Request, RequestMatch, Rule,
 };
 use crate::cloud::pki::{Authority, Identity};
 use crate::cloud::{CloudControl, LinkState};
@@ -26,9 +25,11 @@ pub(super) struct Node {
     pub(super) tally: Arc<Tally>,
     /// Where the cloud listens for this node alone.
     pub(super) link: SocketAddr,
+    /// All that its informers watch.
+    pub(super) watched: Vec<Watched>,
     kubelet: Client,
     agent: Client,
-    clients: JoinSet<()>,
+    clients: Clients,
     /// The moment of the cut.
     pub(super) cut: Option<Instant>,
     /// The cloud's record and the moment when the link came back.
@@ -73,9 +74,13 @@ impl World {
             nodes.push(Node {
                 tally: Arc::default(),
                 link,
+                watched: std::iter::once(None)
+                    .chain(AGENTS.map(Some))
+                    .flat_map(|agent| watched(node, agent))
+                    .collect(),
                 kubelet: client(Some(identity))?,
                 agent: client(None)?.with_token(&agent_token(&cloud, node)?),
-                clients: JoinSet::new(),
+                clients: Clients::default(),
                 cut: None,
                 healed: None,
                 caught_up: None,
@@ -87,14 +92,21 @@ impl World {
     /// Start a node's clients; those that run lose their memory and end.
     pub(super) async fn start_clients(&mut self, node: usize) {
         let held = &mut self.nodes[node];
-        held.clients.shutdown().await;
-        held.clients = node::start(node, &held.kubelet, &held.agent, &held.tally);
+        held.clients.stop().await;
+        held.clients = Clients::start(node, &held.kubelet, &held.agent, &held.tally);
+    }
+
+    /// Nodes report nothing more, so that the cloud stands still; informers go on.
+    pub(super) async fn stop_chores(&mut self) {
+        for node in &mut self.nodes {
+            node.clients.stop_chores().await;
+        }
     }
 
     /// End every client.
     pub(super) async fn stop_clients(&mut self) {
         for node in &mut self.nodes {
-            node.clients.shutdown().await;
+            node.clients.stop().await;
         }
     }
 
@@ -104,16 +116,17 @@ impl World {
             Ok(changed) => changed,
             Err(_) => self.cloud.create(&gvr, whole(object)).map_err(refused)?,
         };
-        let (_, bare) = entry(&changed);
-        let revision = bare["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok());
-        self.changed.insert(revision.unwrap_or(0), Instant::now());
+        self.changed.insert(revision(&changed), Instant::now());
         Ok(())
     }
 
     pub(super) fn remove(&mut self, object: &Object) -> Result<(), DemoError> {
         let (gvr, namespace, name) = place(object);
-        self.cloud.delete(&gvr, namespace, &name).map_err(refused)?;
-        self.changed.insert(self.cloud.revision(), Instant::now());
+        // Nobody else deletes, but status reports write at the same time: the deletion's own revision is wanted.
+        let deleted = self
+            .cloud
+            .with(|cloud, now| cloud.delete(now, &gvr, namespace, &name).map(|()| cloud.store().revision()));
+        self.changed.insert(deleted.map_err(refused)?, Instant::now());
         Ok(())
     }
 
@@ -131,52 +144,30 @@ impl World {
     pub(super) async fn cut(&mut self, node: usize) {
         self.nodes[node].cut = Some(Instant::now());
         self.cloud.set_link(node, LinkState::BlackHole).await;
-        self.nodes[node].tally.set_cut(true);
+        // Afterwards, so that nothing that the cloud answers counts as served while cut.
+        self.nodes[node].tally.turn();
     }
 
     pub(super) async fn heal(&mut self, node: usize) {
+        self.nodes[node].tally.turn();
         self.nodes[node].healed = Some((self.cloud.mark(), Instant::now()));
         self.cloud.set_link(node, LinkState::Up).await;
-        self.nodes[node].tally.set_cut(false);
     }
 
-    /// What each informer of a node ought to hold.
-    pub(super) fn truth(&self, node: usize) -> BTreeMap<String, BTreeMap<Key, Value>> {
-        let name = node_name(node);
-        let all = std::iter::once(None).chain(AGENTS.map(Some)).flat_map(|agent| watched(node, agent));
-        self.cloud.with(|cloud, _| {
-            let collection = |gvr: &Gvr| {
-                let objects = cloud.store().objects(gvr).map(|(_, object)| entry(object));
-                let selected = objects.filter(|((_, key), object)| match gvr.resource.as_str() {
-                    "nodes" => *key == name,
-                    "pods" => object["spec"]["nodeName"] == *name,
-                    _ => true,
-                });
-                selected.collect()
-            };
-            all.map(|watched| (watched.id, collection(&watched.gvr))).collect()
-        })
-    }
-
-    /// The informers of a node whose copy differs from the cloud, and how.
+    /// What of a node differs from the cloud, and how: copies by the revisions of their objects, and what was promised
+    /// to the node and has not arrived.
     pub(super) fn differences(&self, node: usize) -> BTreeMap<String, String> {
-        let truth = self.truth(node);
-        let counts = self.nodes[node].tally.counts();
-        let mut found = BTreeMap::new();
-        for (id, wanted) in truth {
-            let Some(Some(held)) = counts.caches.get(&id) else {
-                found.insert(id, "it has no copy".to_owned());
-                continue;
-            };
-            let lacks = wanted.keys().filter(|key| !held.contains_key(*key)).count();
-            let more = held.keys().filter(|key| !wanted.contains_key(*key)).count();
-            let old =
-                wanted.iter().filter(|(key, object)| held.get(*key).is_some_and(|h| h != *object)).count();
-            if lacks + more + old > 0 {
-                found.insert(id, format!("{lacks} objects missing, {more} too many, {old} different"));
+        self.cloud.look(|cloud| {
+            let held = &self.nodes[node];
+            let mut found = BTreeMap::new();
+            for watched in &held.watched {
+                if let Some(text) = difference(cloud, &node_name(node), watched, &held.tally.counts()) {
+                    found.insert(watched.id.clone(), text);
+                }
             }
-        }
-        found
+            found.extend(owed(cloud, &node_name(node), &held.tally.counts()));
+            found
+        })
     }
 
     /// Note the nodes that have caught up after their link came back.
@@ -190,37 +181,60 @@ impl World {
             }
         }
     }
+}
 
-    /// Deletions that the cloud did not make, writes that it never saw, and copies that differ from it.
-    pub(super) fn judge(&self, last: &[BTreeMap<String, String>]) -> Vec<String> {
-        let mut violations = Vec::new();
-        let records = self.cloud.records();
-        for (index, node) in self.nodes.iter().enumerate() {
-            let standing: BTreeMap<String, String> = self
-                .truth(index)
-                .into_values()
-                .flatten()
-                .map(|(key, object)| (object["metadata"]["uid"].to_string(), key.1))
-                .collect();
-            let counts = node.tally.counts();
-            violations.extend(counts.violations.iter().cloned());
-            for (uid, text) in &counts.gone {
-                if standing.contains_key(&json!(uid).to_string()) {
-                    violations.push(format!("{text}: told that it is deleted, but it stands in the cloud"));
-                }
-            }
-            let seen = records
-                .iter()
-                .filter(|record| record.replica == index && record.verb == "patch" && record.status == 200);
-            if (seen.count() as u64) < counts.confirmed {
-                let name = node_name(index);
-                violations.push(format!("{name}: a write was confirmed that the cloud has never seen"));
-            }
-        }
-        let differing = last.iter().flatten();
-        violations.extend(differing.map(|(id, text)| format!("{id}: not what the cloud holds: {text}")));
-        violations
+/// Whether an object is one of those that the informer watches.
+pub(super) fn selects(watched: &Watched, node: &str, name: &str, object: &Value) -> bool {
+    match watched.gvr.resource.as_str() {
+        "nodes" => name == node,
+        "pods" => object["spec"]["nodeName"] == *node,
+        _ => true,
     }
+}
+
+pub(super) fn revision(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn difference(cloud: &Cloud, node: &str, watched: &Watched, counts: &Counts) -> Option<String> {
+    let Some(Some(copy)) = counts.copies.get(&watched.id) else {
+        return Some("it has no copy".to_owned());
+    };
+    let (mut lacks, mut old, mut same) = (0, 0, 0);
+    for (key, object) in cloud.store().objects(&watched.gvr) {
+        if !selects(watched, node, &key.1, object) {
+            continue;
+        }
+        match copy.get(key) {
+            None => lacks += 1,
+            Some(held) if held.revision != revision(object) => old += 1,
+            Some(_) => same += 1,
+        }
+    }
+    let more = copy.len() - old - same;
+    (lacks + more + old > 0).then(|| format!("{lacks} objects missing, {more} too many, {old} different"))
+}
+
+/// What the node was promised and the cloud does not have yet: Events, and the last renewal of its Lease.
+fn owed(cloud: &Cloud, node: &str, counts: &Counts) -> Option<(String, String)> {
+    let store = cloud.store();
+    let events = Gvr::core("events");
+    let lost = |name: &&String| store.get(&events, &(NAMESPACE.to_owned(), (*name).clone())).is_none();
+    let lost = counts.posted.iter().filter(lost).count();
+    let lease = store.get(
+        &Gvr::new("coordination.k8s.io", "v1", "leases"),
+        &(LEASE_NAMESPACE.to_owned(), node.to_owned()),
+    );
+    let renewed = lease.and_then(|lease| lease["spec"]["renewTime"].as_str());
+    // One way of writing the time, so that text compares as time does.
+    let stale = counts.renewed.as_deref().is_some_and(|last| renewed.is_none_or(|renewed| renewed < last));
+    (lost > 0 || stale).then(|| {
+        let lease = if stale { "old" } else { "new" };
+        (
+            format!("{node} kubelet: its own writes"),
+            format!("{lost} confirmed Events lacking, the Lease is {lease}"),
+        )
+    })
 }
 
 fn refused(status: crate::cloud::model::Status) -> DemoError {
