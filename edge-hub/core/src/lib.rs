@@ -13,6 +13,7 @@ pub mod jwt;
 pub mod lease;
 pub mod link;
 pub mod offline;
+pub mod overlay;
 pub mod record;
 pub mod reflector;
 pub mod review;

@@ -23,7 +23,6 @@ pub(crate) struct Step {
     pub(crate) event_type: EventType,
     /// State after the event, carrying the event's resource version.
     pub(crate) object: Arc<Object>,
-    pub(crate) previous: Option<Arc<Object>>,
 }
 
 /// The two states cannot be joined by events: history was lost or rewritten between them.
@@ -63,7 +62,7 @@ pub(crate) fn diff(
             recreated.push((version, Arc::clone(previous)));
         }
         let object = Arc::new(object.clone().detached());
-        if steps.insert(version, Step { event_type, object, previous: previous.cloned() }).is_some() {
+        if steps.insert(version, Step { event_type, object }).is_some() {
             return Err(Discontinuity);
         }
     }
@@ -87,7 +86,6 @@ fn place_recreations(
         };
         if let Some(step) = steps.get_mut(&successor) {
             step.event_type = EventType::Added;
-            step.previous = None;
         }
         steps.insert(free, deletion(format, &previous, free)?);
     }
@@ -115,7 +113,7 @@ fn place_deletions(
 
 fn deletion(format: Format, previous: &Arc<Object>, version: u64) -> Result<Step, Discontinuity> {
     let object = Arc::new(with_version(format, previous, version).ok_or(Discontinuity)?);
-    Ok(Step { event_type: EventType::Deleted, object, previous: Some(Arc::clone(previous)) })
+    Ok(Step { event_type: EventType::Deleted, object })
 }
 
 /// The object carrying another resource version; `None` when its bytes cannot be edited.

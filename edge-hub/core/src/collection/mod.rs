@@ -2,11 +2,13 @@
 //!
 //! Upstream answers go in ([`Collection::replace`], [`Collection::apply`], [`Collection::bookmark`]), each returns what
 //! the store is to remember; views and lists read. Resource versions are upstream's own and only ever rise; the one
-//! exception is [`Collection::reset`], which ends every view.
+//! exception is [`Collection::reset`], which ends every view. Where the [`overlay`](crate::overlay) amends objects,
+//! what clients are told may carry versions of the hub's own; what goes to the store and upstream never does.
 
 mod diff;
 mod lens;
 mod object;
+mod overlaid;
 mod read;
 mod ring;
 mod spec;
@@ -33,6 +35,7 @@ use crate::clock::Now;
 use crate::filter::FilterError;
 use diff::{Index, Step, diff};
 use lens::Epochs;
+use overlaid::Overlaid;
 use ring::Ring;
 use tombstones::Tombstones;
 
@@ -142,8 +145,11 @@ pub struct Collection {
     index: Index,
     ring: Ring,
     tombstones: Tombstones,
-    /// The index is the state at exactly this resource version.
+    /// The index is the state at exactly this resource version, as clients are told it.
     resource_version: u64,
+    /// Upstream's resource version of that state.
+    upstream_version: u64,
+    overlaid: Overlaid,
     horizon: u64,
     complete: bool,
     /// Rises with each break of history; a view of an older generation ends.
@@ -174,6 +180,8 @@ impl Collection {
             ring: Ring::new(limits.ring, 0),
             tombstones: Tombstones::new(limits.tombstones),
             resource_version: 0,
+            upstream_version: 0,
+            overlaid: Overlaid::default(),
             horizon: 0,
             complete: false,
             generation: 0,
@@ -197,6 +205,7 @@ impl Collection {
         let Recovered { watermark, objects, tombstones, complete } = recovered;
         let Some(watermark) = watermark else { return collection };
         collection.resource_version = watermark.resource_version;
+        collection.upstream_version = watermark.resource_version;
         collection.horizon = watermark.horizon.min(watermark.resource_version);
         collection.synced_unix = watermark.synced_unix;
         collection.envelope = watermark.envelope;
@@ -204,7 +213,8 @@ impl Collection {
         let mut newest = 0;
         for tombstone in tombstones {
             newest = newest.max(tombstone.object.resource_version);
-            collection.tombstones.insert(now, tombstone);
+            let version = tombstone.object.resource_version;
+            collection.tombstones.insert(now, tombstone, version);
         }
         for object in objects {
             newest = newest.max(object.resource_version);
@@ -232,15 +242,16 @@ impl Collection {
         envelope: Envelope,
         objects: Vec<Object>,
     ) -> Result<Vec<Change>, Rollback> {
-        if resource_version < self.resource_version {
-            return Err(Rollback { held: self.resource_version, offered: resource_version });
+        if resource_version < self.upstream_version {
+            return Err(Rollback { held: self.upstream_version, offered: resource_version });
         }
         if !self.complete {
             return Ok(self.reset(now, resource_version, envelope, objects));
         }
         let listed = by_key(objects);
-        let held = self.resource_version;
-        let Ok(steps) = diff(self.spec.format, &self.index, held, &listed, resource_version) else {
+        let (held, held_here) = (self.upstream_version, self.resource_version);
+        let Ok(steps) = diff(self.spec.format, &self.upstream_index(), held, &listed, resource_version)
+        else {
             return Ok(self.restart(now, resource_version, envelope, listed));
         };
         let first = self.ring.next_sequence();
@@ -249,8 +260,9 @@ impl Collection {
             changes.push(self.record(now, step));
         }
         self.refresh_rows(listed);
-        self.ring.note_jump(held, resource_version, first, now.monotonic);
-        self.resource_version = resource_version;
+        self.skip(held, held_here);
+        self.advance(resource_version);
+        self.ring.note_jump(held_here, self.resource_version, first, now.monotonic);
         self.envelope = envelope;
         self.relists += 1;
         Ok(self.finish(now, changes))
@@ -278,10 +290,9 @@ impl Collection {
         self.index.clear();
         self.bytes = 0;
         self.tombstones.clear();
-        self.ring.restart(resource_version);
         self.generation += 1;
-        self.resource_version = resource_version;
-        self.horizon = resource_version;
+        self.begin_anew(resource_version);
+        self.horizon = self.resource_version;
         self.envelope = envelope;
         self.complete = true;
         let mut changes = vec![Change::Reset];
@@ -290,6 +301,7 @@ impl Collection {
             changes.push(Change::Put(Arc::clone(&object)));
             self.hold(object);
         }
+        self.amend_all(now);
         self.finish(now, changes)
     }
 
@@ -298,10 +310,10 @@ impl Collection {
     pub fn apply(&mut self, now: Now, event_type: EventType, object: Object) -> Vec<Change> {
         self.touch(now);
         let version = object.resource_version;
-        if !self.complete || version <= self.resource_version {
+        if !self.complete || version <= self.upstream_version {
             return Vec::new();
         }
-        let previous = self.index.get(&object.key).cloned();
+        let previous = self.upstream_object(&object.key);
         let newer = previous.as_ref().is_none_or(|previous| previous.resource_version < version);
         let kind = match (event_type, &previous) {
             (EventType::Added | EventType::Modified, None) => Some(EventType::Added),
@@ -313,19 +325,19 @@ impl Collection {
         let mut changes = Vec::with_capacity(2);
         if let Some(kind) = kind {
             let object = Arc::new(object.detached());
-            changes.push(self.record(now, Step { event_type: kind, object, previous }));
+            changes.push(self.record(now, Step { event_type: kind, object }));
         }
-        self.resource_version = version;
+        self.advance(version);
         self.finish(now, changes)
     }
 
     /// Upstream says that everything up to `resource_version` was sent.
     pub fn bookmark(&mut self, now: Now, resource_version: u64) -> Vec<Change> {
         self.touch(now);
-        if !self.complete || resource_version < self.resource_version {
+        if !self.complete || resource_version < self.upstream_version {
             return Vec::new();
         }
-        self.resource_version = resource_version;
+        self.advance(resource_version);
         self.finish(now, Vec::new())
     }
 
@@ -347,24 +359,6 @@ impl Collection {
         changes
     }
 
-    /// Applies one event to index, tombstones and ring.
-    fn record(&mut self, now: Now, step: Step) -> Change {
-        let Step { event_type, object, previous } = step;
-        let change = if event_type == EventType::Deleted {
-            if let Some(gone) = self.index.remove(&object.key) {
-                self.bytes -= gone.raw.len();
-            }
-            let tombstone = Tombstone { object: Arc::clone(&object), deleted_unix: now.unix };
-            self.tombstones.insert(now, tombstone.clone());
-            Change::Delete(tombstone)
-        } else {
-            self.hold(Arc::clone(&object));
-            Change::Put(Arc::clone(&object))
-        };
-        self.ring.push(now.monotonic, event_type, object, previous);
-        change
-    }
-
     fn hold(&mut self, object: Arc<Object>) {
         self.bytes += object.raw.len();
         if let Some(former) = self.index.insert(object.key.clone(), object) {
@@ -378,7 +372,10 @@ impl Collection {
             return;
         }
         for (key, object) in listed {
-            if self.index.get(&key).is_some_and(|held| held.raw != object.raw) {
+            // One that was told under another version keeps its cells until upstream changes it.
+            if self.index.get(&key).is_some_and(|held| {
+                held.raw != object.raw && held.resource_version == object.resource_version
+            }) {
                 self.hold(Arc::new(object.detached()));
             }
         }
@@ -397,10 +394,10 @@ impl Collection {
     fn trim(&mut self, now: Now) -> Vec<Change> {
         self.ring.trim(now.monotonic);
         let dropped = self.tombstones.trim(now.monotonic);
-        if let Some((_, newest)) = dropped.last() {
-            self.horizon = self.horizon.max(*newest);
+        if let Some(newest) = dropped.last() {
+            self.horizon = self.horizon.max(newest.resource_version);
         }
-        dropped.into_iter().map(|(key, version)| Change::Forget(key, version)).collect()
+        dropped.into_iter().map(|gone| Change::Forget(gone.key, gone.upstream_version)).collect()
     }
 
     /// Everything, as changes: for a store that lost its file and begins anew. Empty while nothing is complete.
@@ -409,14 +406,14 @@ impl Collection {
         if !self.complete {
             return Vec::new();
         }
-        let objects = self.index.values().map(|object| Change::Put(Arc::clone(object)));
-        let tombstones = self.tombstones.all(now).map(Change::Delete);
+        let objects = self.upstream_index().values().cloned().map(Change::Put).collect::<Vec<_>>();
+        let tombstones = self.tombstones.all(self.spec.format, now).map(Change::Delete);
         [Change::Reset].into_iter().chain(objects).chain(tombstones).chain([self.watermark()]).collect()
     }
 
     fn watermark(&self) -> Change {
         Change::Watermark {
-            resource_version: self.resource_version,
+            resource_version: self.upstream_version,
             horizon: self.horizon,
             synced_unix: self.synced_unix,
             envelope: self.envelope.clone(),

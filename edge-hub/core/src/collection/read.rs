@@ -52,7 +52,8 @@ impl Collection {
         if resource_version > current {
             return Err(Refusal::TooLargeResourceVersion { requested: resource_version, current });
         }
-        let Some(undo) = self.ring.undo_to(resource_version) else {
+        let known = self.ring.undo_to(resource_version).filter(|_| !self.is_foreign(resource_version));
+        let Some(undo) = known else {
             return Err(Refusal::Expired { requested: resource_version, oldest: current });
         };
         let mut state = self.index.clone();
@@ -84,7 +85,7 @@ impl Collection {
         self.complete
     }
 
-    /// The state's resource version; 0 before the first list.
+    /// The state's resource version as clients are told it; 0 before the first list.
     #[must_use]
     pub fn resource_version(&self) -> u64 {
         self.resource_version
@@ -93,7 +94,7 @@ impl Collection {
     /// Where the upstream watch goes on; `None` when the whole state must be fetched first.
     #[must_use]
     pub fn resume_from(&self) -> Option<u64> {
-        self.complete.then_some(self.resource_version)
+        self.complete.then_some(self.upstream_version)
     }
 
     /// The oldest resource version from which a watch can be answered.

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto_kube::media_type::Format;
 use proto_kube::object::ObjectKey;
 
+use super::diff::with_version;
 use super::object::{Object, Tombstone};
 use crate::clock::Now;
 
@@ -31,7 +33,10 @@ impl Default for TombstoneLimits {
 
 #[derive(Debug)]
 struct Entry {
+    /// Last state, as it was told.
     object: Arc<Object>,
+    /// Upstream's resource version of the deletion.
+    upstream_version: u64,
     /// Monotonic time from which this process counts the age.
     since: Duration,
     /// Age on arrival here, by the wall clock of the process before.
@@ -42,6 +47,16 @@ impl Entry {
     fn cost(&self) -> usize {
         TOMBSTONE_OVERHEAD + self.object.raw.len()
     }
+}
+
+/// A deletion that was dropped.
+#[derive(Debug)]
+pub(crate) struct Dropped {
+    pub(crate) key: ObjectKey,
+    /// The version under which it was told.
+    pub(crate) resource_version: u64,
+    /// Upstream's.
+    pub(crate) upstream_version: u64,
 }
 
 /// The latest deletion of each key, ordered by resource version.
@@ -66,8 +81,9 @@ impl Tombstones {
 
     /// Remembers a deletion. The age is counted on the monotonic clock from here on, so that a jump of the wall clock
     /// forgets nothing; only what a former process recorded is aged by the wall clock, once.
-    pub(crate) fn insert(&mut self, now: Now, tombstone: Tombstone) {
+    pub(crate) fn insert(&mut self, now: Now, tombstone: Tombstone, upstream_version: u64) {
         let entry = Entry {
+            upstream_version,
             since: now.monotonic,
             age_before: now.unix.saturating_sub(tombstone.deleted_unix),
             object: tombstone.object,
@@ -85,7 +101,7 @@ impl Tombstones {
     }
 
     /// Drops what exceeds the limits, oldest deletion first, and returns what was dropped.
-    pub(crate) fn trim(&mut self, now: Duration) -> Vec<(ObjectKey, u64)> {
+    pub(crate) fn trim(&mut self, now: Duration) -> Vec<Dropped> {
         let mut dropped = Vec::new();
         while let Some((version, key)) = self.by_version.first().cloned() {
             let Some(entry) = self.entries.get(&key) else { break };
@@ -95,9 +111,10 @@ impl Tombstones {
                 break;
             }
             self.bytes -= entry.cost();
+            let upstream_version = entry.upstream_version;
             self.entries.remove(&key);
             self.by_version.pop_first();
-            dropped.push((key, version));
+            dropped.push(Dropped { key, resource_version: version, upstream_version });
         }
         dropped
     }
@@ -122,11 +139,16 @@ impl Tombstones {
         Some(&self.entries.get(key)?.object)
     }
 
-    /// All of them, dated so that they keep their age.
-    pub(crate) fn all(&self, now: Now) -> impl Iterator<Item = Tombstone> {
-        self.entries.values().map(move |entry| {
+    /// All of them with upstream's versions, dated so that they keep their age.
+    pub(crate) fn all(&self, format: Format, now: Now) -> impl Iterator<Item = Tombstone> {
+        self.entries.values().filter_map(move |entry| {
             let age = entry.age_before.saturating_add(now.monotonic.saturating_sub(entry.since));
-            Tombstone { object: Arc::clone(&entry.object), deleted_unix: now.unix.saturating_sub(age) }
+            let object = if entry.object.resource_version == entry.upstream_version {
+                Arc::clone(&entry.object)
+            } else {
+                Arc::new(with_version(format, &entry.object, entry.upstream_version)?)
+            };
+            Some(Tombstone { object, deleted_unix: now.unix.saturating_sub(age) })
         })
     }
 

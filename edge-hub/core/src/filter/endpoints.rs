@@ -10,7 +10,7 @@ use super::value::{Field, Value, field, rewrite, set, text};
 use super::{FilterError, Inputs, Outcome, Subject};
 
 /// Label of a slice: the service it belongs to.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 const ENDPOINTS: Field = field(2, "endpoints");
 const PORTS: Field = field(3, "ports");

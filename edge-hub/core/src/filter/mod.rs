@@ -13,7 +13,7 @@ mod inputs;
 mod noise;
 mod pods;
 mod services;
-mod value;
+pub(crate) mod value;
 
 use bytes::Bytes;
 use proto_kube::edit::EditError;
@@ -25,6 +25,7 @@ use proto_kube::object::{ObjectKey, ScanError};
 
 pub use answer::ShownList;
 pub use chain::{Chain, Filter, Policy, Rule};
+pub(crate) use endpoints::SERVICE_NAME;
 pub use inputs::{BUCKET_POOL_LABEL, HubAddress, Inputs, NODE_POOL_LABEL, Reach, TOPOLOGY_KEYS, ZONE_LABEL};
 pub use services::{DISCARD, NODE_PORT_LISTEN};
 

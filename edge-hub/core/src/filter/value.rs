@@ -13,18 +13,18 @@ use proto_kube::wire;
 
 /// A field of a message: its protobuf number and its JSON name.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Field {
-    pub(super) number: u32,
-    pub(super) name: &'static str,
+pub(crate) struct Field {
+    pub(crate) number: u32,
+    pub(crate) name: &'static str,
 }
 
-pub(super) const fn field(number: u32, name: &'static str) -> Field {
+pub(crate) const fn field(number: u32, name: &'static str) -> Field {
     Field { number, name }
 }
 
 /// What a field is set to.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     /// The field goes.
     Absent,
     /// A string.
@@ -33,8 +33,12 @@ pub(super) enum Value<'a> {
     OneText(&'a str),
     /// A list of one message.
     OneMessage(&'a [u8]),
+    /// A message.
+    Message(&'a [u8]),
     /// An integer.
     Number(u16),
+    /// A truth value.
+    Flag(bool),
 }
 
 impl Value<'_> {
@@ -49,7 +53,9 @@ impl Value<'_> {
                 out.push(b']');
             }
             Self::OneMessage(message) => out.extend([b"[", message, b"]"].concat()),
+            Self::Message(message) => out.extend_from_slice(message),
             Self::Number(number) => out.extend_from_slice(number.to_string().as_bytes()),
+            Self::Flag(flag) => out.extend_from_slice(flag.to_string().as_bytes()),
         }
         Some(out)
     }
@@ -58,8 +64,9 @@ impl Value<'_> {
         match self {
             Self::Absent => {}
             Self::Text(text) | Self::OneText(text) => wire::put_bytes(out, number, text.as_bytes()),
-            Self::OneMessage(message) => wire::put_bytes(out, number, message),
+            Self::OneMessage(message) | Self::Message(message) => wire::put_bytes(out, number, message),
             Self::Number(value) => wire::put_varint_field(out, number, value.into()),
+            Self::Flag(flag) => wire::put_varint_field(out, number, flag.into()),
         }
     }
 }
@@ -68,7 +75,7 @@ impl Value<'_> {
 ///
 /// # Errors
 /// When `message` is malformed.
-pub(super) fn child(encoding: Encoding, message: &[u8], of: Field) -> Result<Option<&[u8]>, EditError> {
+pub(crate) fn child(encoding: Encoding, message: &[u8], of: Field) -> Result<Option<&[u8]>, EditError> {
     match encoding {
         Encoding::Protobuf => Ok(match wire::last(message, of.number)? {
             Some(found) => Some(found.bytes()?),
@@ -78,11 +85,29 @@ pub(super) fn child(encoding: Encoding, message: &[u8], of: Field) -> Result<Opt
     }
 }
 
+/// The messages of a repeated field; none when it is absent or null.
+///
+/// # Errors
+/// When `message` is malformed.
+pub(crate) fn children(encoding: Encoding, message: &[u8], of: Field) -> Result<Vec<&[u8]>, EditError> {
+    match encoding {
+        Encoding::Protobuf => {
+            let found = wire::fields(message)
+                .filter(|found| found.as_ref().map_or(true, |found| found.number == of.number));
+            found.map(|found| Ok(found?.bytes()?)).collect()
+        }
+        Encoding::Json => match child(encoding, message, of)? {
+            Some(array) => Ok(json::elements(array)?.collect::<Result<_, _>>()?),
+            None => Ok(Vec::new()),
+        },
+    }
+}
+
 /// A string field; `None` when it is absent.
 ///
 /// # Errors
 /// When `message` is malformed.
-pub(super) fn text<'a>(
+pub(crate) fn text<'a>(
     encoding: Encoding,
     message: &'a [u8],
     of: Field,
@@ -103,7 +128,7 @@ pub(super) fn text<'a>(
 ///
 /// # Errors
 /// When `message` is malformed.
-pub(super) fn set<'a>(
+pub(crate) fn set<'a>(
     encoding: Encoding,
     message: &'a [u8],
     of: Field,
@@ -163,7 +188,7 @@ fn set_json(message: &[u8], name: &str, value: Option<Vec<u8>>) -> Result<Option
 ///
 /// # Errors
 /// When `raw` is malformed on the path, and whatever `decide` gives.
-pub(super) fn rewrite(
+pub(crate) fn rewrite(
     encoding: Encoding,
     raw: &[u8],
     path: &[Field],

@@ -149,7 +149,11 @@ pub fn open_filtered(
     let lens = Lens::new(collection, &request.selection, chain)?;
     let encoder = Encoder::new(collection.spec(), request.projection)?;
     let current = collection.resource_version();
-    let since = request.resource_version.unwrap_or(0);
+    let mut since = request.resource_version.unwrap_or(0);
+    if request.send_initial_events == Some(true) && collection.is_foreign(since) {
+        // Not older than what nobody upstream ever reached: the whole state is sent anyway.
+        since = 0;
+    }
     let opened = now.monotonic;
     let deadline = opened.saturating_add(request.timeout);
     let mut view = WatchView {
@@ -236,6 +240,12 @@ impl WatchView {
             let ring = collection.ring();
             if let Some(event) = ring.get(self.cursor) {
                 self.cursor += 1;
+                if self.is_ahead && collection.is_own(event.resource_version) {
+                    // It has what upstream told until then, but not what the hub said meanwhile.
+                    return Err(
+                        Refusal::Expired { requested: self.position, oldest: collection.horizon() }.into()
+                    );
+                }
                 if event.resource_version <= self.position {
                     continue;
                 }
@@ -256,6 +266,9 @@ impl WatchView {
     /// A version that a relist jumped over is good only if it came from this collection: then it is an event's own. A
     /// client that got it elsewhere may hold objects that came and went unseen here, whose end nobody would tell it.
     fn start_after(&mut self, collection: &Collection, since: u64) -> Result<(), Refusal> {
+        if collection.is_foreign(since) {
+            return Err(Refusal::Expired { requested: since, oldest: collection.resource_version() });
+        }
         if let Some(jump) = collection.ring().jump_over(since)
             && !collection.has_told(since)
         {
@@ -322,10 +335,13 @@ impl WatchView {
     /// Waits for the collection to reach a client that is ahead of it, by events: its version came from elsewhere, so a
     /// relist that jumps over it ends the stream.
     fn await_collection(&mut self, collection: &Collection) -> Result<(), Refusal> {
-        if collection.resource_version() < self.position {
+        if collection.upstream_version() < self.position && !collection.is_foreign(self.position) {
             return Ok(());
         }
         self.is_ahead = false;
+        if collection.is_foreign(self.position) {
+            return Err(Refusal::Expired { requested: self.position, oldest: collection.horizon() });
+        }
         match collection.ring().jump_over(self.position) {
             Some(jump) => Err(Refusal::Expired { requested: self.position, oldest: jump.to }),
             None => Ok(()),

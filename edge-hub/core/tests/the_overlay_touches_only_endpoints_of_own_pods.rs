@@ -1,0 +1,179 @@
+//! What the kubelet says of a pod changes the address and the conditions of that pod's endpoints on this node, in both
+//! encodings, and nothing else; and it ends when the cloud knows better.
+
+#[path = "support/slices.rs"]
+mod slices;
+mod support;
+
+use std::collections::BTreeSet;
+
+use edge_hub_core::collection::Object;
+use edge_hub_core::overlay::{Amendments, CloudPod, GRACE, PATIENCE, PodMemory, publishes_unready};
+use edge_hub_core::record::RecordChange;
+use proto_kube::media_type::{Encoding, Form, Format};
+use proto_kube::wire;
+use slices::{Endpoint, NODE, endpoints, own_pod, slice, status_patch};
+use support::{at, key, pod_of_life};
+
+const FORMATS: [Format; 2] = [Format::PROTOBUF, Format::JSON];
+
+fn memory_of(name: &str, ip: Option<&str>, ready: bool) -> PodMemory {
+    let mut memory = PodMemory::new(NODE);
+    let changes =
+        memory.hear(Format::PROTOBUF, &own_pod(name, 5, "10.0.0.1", true), &status_patch(name, ip, ready));
+    assert_eq!(changes.expect("a readable patch").len(), 1, "one record of what was said");
+    memory
+}
+
+fn amendments_of(name: &str, ip: Option<&str>, ready: bool) -> Amendments {
+    memory_of(name, ip, ready).amendments(BTreeSet::new())
+}
+
+fn endpoint(node: &str, pod: &str, address: &str, ready: bool) -> Endpoint {
+    let (node, pod, address) = (node.to_owned(), pod.to_owned(), address.to_owned());
+    Endpoint { node, pod, address, ready, serving: ready }
+}
+
+fn three(family: &str, format: Format) -> Object {
+    let held = [
+        endpoint("n2", "a", "10.0.0.1", true),
+        endpoint(NODE, "a", "10.0.0.1", true),
+        endpoint(NODE, "b", "10.0.0.2", true),
+    ];
+    slice(format, "s", 9, family, &held, Some("web"))
+}
+
+fn shown(amendments: &Amendments, format: Format, slice: &Object) -> Option<Vec<Endpoint>> {
+    amendments.amend(format, slice).map(|raw| endpoints(format.encoding, &raw))
+}
+
+#[test]
+fn a_new_address_and_readiness_reach_the_pods_own_endpoint_alone() {
+    for format in FORMATS {
+        let amendments = amendments_of("a", Some("10.0.9.9"), false);
+        let expected = vec![
+            endpoint("n2", "a", "10.0.0.1", true),
+            endpoint(NODE, "a", "10.0.9.9", false),
+            endpoint(NODE, "b", "10.0.0.2", true),
+        ];
+        assert_eq!(shown(&amendments, format, &three("IPv4", format)), Some(expected));
+    }
+}
+
+#[test]
+fn everything_else_of_the_slice_stays_byte_for_byte() {
+    for format in FORMATS {
+        let mut before = three("IPv4", format);
+        if format.encoding == Encoding::Protobuf {
+            let mut raw = before.raw.to_vec();
+            wire::put_bytes(&mut raw, 200, b"of a later version");
+            before.raw = raw.into();
+        }
+        // The same length, so that no length around it changes either.
+        let after = amendments_of("a", Some("10.0.0.7"), true).amend(format, &before).expect("amended");
+        let differing = before.raw.iter().zip(&after).filter(|(one, other)| one != other).count();
+        assert_eq!((before.raw.len(), differing), (after.len(), 1));
+    }
+}
+
+#[test]
+fn an_endpoint_without_a_pod_behind_it_is_left_out() {
+    for format in FORMATS {
+        let left = vec![endpoint("n2", "a", "10.0.0.1", true), endpoint(NODE, "b", "10.0.0.2", true)];
+        let without_address = amendments_of("a", None, false);
+        assert_eq!(shown(&without_address, format, &three("IPv4", format)), Some(left.clone()));
+        let mut memory = PodMemory::new(NODE);
+        let ended = br#"{"metadata":{"uid":"a"},"status":{"phase":"Succeeded"}}"#;
+        memory.hear(Format::PROTOBUF, &own_pod("a", 5, "10.0.0.1", true), ended).expect("readable");
+        assert_eq!(shown(&memory.amendments(BTreeSet::new()), format, &three("IPv4", format)), Some(left));
+    }
+}
+
+#[test]
+fn slices_of_names_other_pods_and_other_forms_are_left_alone() {
+    for format in FORMATS {
+        let amendments = amendments_of("a", Some("10.0.9.9"), true);
+        assert_eq!(shown(&amendments, format, &three("FQDN", format)), None);
+        assert_eq!(shown(&amendments_of("c", Some("10.0.9.9"), true), format, &three("IPv4", format)), None);
+        let metadata = Format { form: Form::PartialMetadata, ..format };
+        assert_eq!(amendments.amend(metadata, &three("IPv4", format)), None);
+        let said_already = amendments_of("a", Some("10.0.0.1"), false);
+        let same = slice(format, "s", 9, "IPv4", &[endpoint(NODE, "a", "10.0.0.1", false)], None);
+        assert_eq!(shown(&said_already, format, &same), None);
+        let broken = Object { raw: b"\xff{".as_slice().into(), ..three("IPv4", format) };
+        assert_eq!(amendments.amend(format, &broken), None);
+    }
+}
+
+#[test]
+fn a_service_that_publishes_unready_addresses_goes_on_to_do_so() {
+    let json = |spec: &str| Object {
+        raw: format!(r#"{{"metadata":{{}},"spec":{spec}}}"#).into(),
+        ..pod_of_life(Format::JSON, "web", 1, "a", 0)
+    };
+    assert!(publishes_unready(Format::JSON, &json(r#"{"publishNotReadyAddresses":true}"#)));
+    assert!(!publishes_unready(Format::JSON, &json(r#"{"publishNotReadyAddresses":false}"#)));
+    assert!(!publishes_unready(Format::JSON, &json("{}")));
+    let mut spec = Vec::new();
+    wire::put_varint_field(&mut spec, 13, 1);
+    let mut raw = Vec::new();
+    wire::put_bytes(&mut raw, 2, &spec);
+    assert!(publishes_unready(Format::PROTOBUF, &Object { raw: raw.into(), ..json("{}") }));
+    for format in FORMATS {
+        let amendments = memory_of("a", Some("10.0.9.9"), false).amendments([key("ns", "web")].into());
+        let shown = shown(&amendments, format, &three("IPv4", format)).expect("amended");
+        assert_eq!((shown[1].ready, shown[1].serving), (true, false));
+    }
+}
+
+#[test]
+fn what_the_cloud_writes_after_it_knew_the_pod_counts() {
+    let mut memory = memory_of("a", Some("10.0.9.9"), true);
+    let unchanged = own_pod("a", 5, "10.0.0.1", true);
+    assert!(memory.compare(at(0), Format::PROTOBUF, |_| Some(CloudPod::Present(&unchanged))).is_empty());
+    let told = own_pod("a", 30, "10.0.9.9", true);
+    assert_eq!(memory.compare(at(0), Format::PROTOBUF, |_| Some(CloudPod::Present(&told))).len(), 1);
+    let amendments = memory.amendments(BTreeSet::new());
+    for format in FORMATS {
+        let older = slice(format, "s", 30, "IPv4", &[endpoint(NODE, "a", "10.0.0.1", true)], None);
+        let newer = slice(format, "s", 31, "IPv4", &[endpoint(NODE, "a", "10.0.0.1", true)], None);
+        assert!(shown(&amendments, format, &older).is_some(), "written before the cloud knew");
+        assert_eq!(shown(&amendments, format, &newer), None);
+    }
+}
+
+#[test]
+fn the_overlay_ends_some_time_after_the_cloud_knew_or_should_have() {
+    let told = own_pod("a", 30, "10.0.9.9", true);
+    let mut known = memory_of("a", Some("10.0.9.9"), true);
+    let mut unknown = memory_of("a", Some("10.0.9.9"), true);
+    for memory in [&mut known, &mut unknown] {
+        assert!(
+            memory.tick(at(0), false).is_empty() && memory.next_tick().is_none(),
+            "nothing ends while cut"
+        );
+        assert!(memory.tick(at(1000), true).is_empty(), "the time counts from the heal");
+    }
+    assert_eq!(known.compare(at(1005), Format::PROTOBUF, |_| Some(CloudPod::Present(&told))).len(), 1);
+    for (memory, due) in [(known, 1005 + GRACE.as_secs()), (unknown, 1000 + PATIENCE.as_secs())] {
+        let mut memory = memory;
+        assert_eq!(memory.next_tick(), Some(at(due).monotonic));
+        assert!(memory.tick(at(due - 1), true).is_empty());
+        assert_eq!(memory.tick(at(due), true), [RecordChange::Remove { key: b"a".to_vec() }]);
+        assert!(memory.is_empty());
+    }
+}
+
+#[test]
+fn what_was_said_outlives_the_process() {
+    let memory = memory_of("a", Some("10.0.9.9"), false);
+    let mut next = PodMemory::new(NODE);
+    for (uid, value) in memory.records() {
+        next.restore(&uid, &value).expect("own record");
+    }
+    assert_eq!(next.amendments(BTreeSet::new()), memory.amendments(BTreeSet::new()));
+    assert!(next.restore(b"a", b"{").is_err());
+    let again = status_patch("a", Some("10.0.9.9"), false);
+    let again = next.hear(Format::PROTOBUF, &own_pod("a", 5, "10.0.0.1", true), &again);
+    assert!(again.expect("readable").is_empty(), "what is known already is not written again");
+}
