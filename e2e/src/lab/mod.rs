@@ -37,7 +37,7 @@ pub use judge::{Judge, build_judges, locate_judges};
 pub use network::LinkTraffic;
 pub use node::Container;
 pub use process::wait_until;
-pub use requirements::{judges_or_skip, missing, real_or_skip};
+pub use requirements::{judges_or_skip, missing, real_or_skip, skip};
 pub use shared::ClaimedNode;
 pub use state::HubKind;
 pub use status::{NodeStatus, ProcessStatus, Status};

@@ -33,10 +33,7 @@ pub fn missing(kubelets: bool) -> Vec<String> {
     missing
 }
 
-/// The binaries for a test that needs a real Kubernetes, or `None` after saying why the test `name` is skipped.
-///
-/// The line `skipped: NAME: why` goes straight to stderr, past the test harness's capture, so that it can be counted.
-/// With `EYOT_REQUIRE_REAL=1` (as CI sets it) something missing is a failure instead: this panics.
+/// The binaries for a test that needs a real Kubernetes, or `None` after saying by [`skip`] why there are none.
 pub fn real_or_skip(name: &str, kubelets: bool) -> Option<Assets> {
     let why = match look(kubelets) {
         Ok(Ok(assets)) => return Some(assets),
@@ -59,7 +56,11 @@ pub fn judges_or_skip(name: &str) -> Option<Vec<Judge>> {
     None
 }
 
-fn skip(name: &str, why: &str) {
+/// Says why the test `name` is skipped.
+///
+/// The line `skipped: NAME: why` goes straight to stderr, past the test harness's capture, so that it can be counted.
+/// With `EYOT_REQUIRE_REAL=1` (as CI sets it) something missing is a failure instead: this panics.
+pub fn skip(name: &str, why: &str) {
     assert!(
         std::env::var_os("EYOT_REQUIRE_REAL").is_none_or(|value| value != "1"),
         "{name} may not be skipped here (EYOT_REQUIRE_REAL=1): {why}"

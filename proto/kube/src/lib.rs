@@ -2,6 +2,7 @@
 //!
 //! Nothing here opens a socket, reads a clock or keeps state: text and bytes in, values out.
 
+pub mod descriptor;
 mod document;
 pub mod edit;
 pub mod gvr;
@@ -13,5 +14,6 @@ pub mod object;
 pub mod request_info;
 pub mod selector;
 pub mod status;
+pub mod transcode;
 pub mod watch;
 pub mod wire;

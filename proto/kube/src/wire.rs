@@ -185,6 +185,22 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
+/// The integers of a packed list: one after another, without tags. Ends after the first error.
+pub fn packed_varints(packed: &[u8]) -> impl Iterator<Item = Result<u64, WireError>> {
+    let mut rest = fields(packed);
+    std::iter::from_fn(move || {
+        let start = rest.at;
+        if start >= packed.len() {
+            return None;
+        }
+        let value = rest.varint(start);
+        if value.is_err() {
+            rest.at = packed.len();
+        }
+        Some(value)
+    })
+}
+
 /// Bytes that [`put_varint`] writes for this value.
 #[must_use]
 pub fn varint_length(value: u64) -> usize {
