@@ -209,6 +209,9 @@ fn folded(text: &str) -> Option<State> {
     is_whole.then_some(held)
 }
 
+/// Changes the cloud's object as the filters of a client should; false for one that is hidden.
+type Filtered<'a> = Box<dyn Fn(&str, &mut Value) -> bool + 'a>;
+
 /// One filter, its client, and what it makes of some objects.
 struct Case<'a> {
     filter: &'static str,
@@ -217,8 +220,7 @@ struct Case<'a> {
     path: String,
     /// `NAMESPACE/NAME` and the path of each object that is compared.
     objects: Vec<(String, String)>,
-    /// Changes the cloud's object as the filters of this client should; false for one that is hidden.
-    filtered: Box<dyn Fn(&str, &mut Value) -> bool + 'a>,
+    filtered: Filtered<'a>,
 }
 
 impl Case<'_> {
