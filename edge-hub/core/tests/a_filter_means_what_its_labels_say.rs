@@ -162,7 +162,11 @@ fn node_ports_are_opened_in_the_pools_that_are_named() {
         ("-hangzhou,hangzhou", false),
         ("hangzhou, -hangzhou", true),
         (" shanghai , hangzhou ", true),
+        ("hangzhou, shanghai", true),
+        ("hangzhou, *", true),
+        ("-hangzhou,-shanghai", false),
         ("", false),
+        (" ", false),
         (",-,", false),
     ] {
         for (kind, isolated) in [("NodePort", true), ("LoadBalancer", true), ("ClusterIP", false)] {
@@ -238,6 +242,10 @@ fn endpoints_are_as_near_as_their_service_asks() {
         let own = slice("web", &EVERYWHERE[..1]);
         check("alone", filter, &gvr, &asking(bare(), reach), &all, Want::Changed(&own));
     }
+    let twice = [("10.0.0.1", "here", ""), ("10.0.0.2", "near", ""), ("10.0.0.7", "here", "")];
+    let near = asking(pooled(), "kubernetes.io/hostname");
+    let left = slice("web", &[twice[0], twice[2]]);
+    check("two here", filter, &gvr, &near, &slice("web", &twice), Want::Changed(&left));
     check("a key that nobody knows", filter, &gvr, &asking(pooled(), "example.org/rack"), &all, Want::Kept);
     check("a service that asks for nothing", filter, &gvr, &pooled(), &all, Want::Kept);
     let near = asking(pooled(), "kubernetes.io/hostname");
@@ -281,6 +289,18 @@ fn pools_and_buckets_name_the_nodes_that_are_not_held() {
         inputs.remove(&core("services"), &ObjectKey { namespace: "ns".into(), name: "web".into() });
         check("not asked any more", filter, &gvr, &inputs, &all, Want::Kept);
     }
+    // A large pool is cut into buckets.
+    let mut inputs = asking(bare(), "openyurt.io/nodepool");
+    for (name, pool, node) in
+        [("b-1", "hangzhou", "here"), ("b-2", "hangzhou", "near"), ("b-3", "shanghai", "far")]
+    {
+        let json = format!(
+            r#"{{"metadata":{{"name":"{name}","labels":{{"{BUCKET_POOL_LABEL}":"{pool}"}}}},"nodes":[{{"name":"{node}"}}]}}"#
+        );
+        let (source, object) = custom("nodebuckets", &json);
+        inputs.put(&source, Format::JSON, &object).expect("a good object");
+    }
+    check("several buckets", filter, &gvr, &inputs, &all, Want::Changed(&two));
     let (source, broken) = custom("nodepools", r#"{"metadata":{"name":"p"},"status":{"nodes":[1]}}"#);
     let mut inputs = pooled();
     inputs.put(&source, Format::JSON, &broken).expect_err("a name is a string");
@@ -368,8 +388,21 @@ fn explicit_addresses_of_the_api_server_in_a_pod_lead_to_the_hub() {
     let host_after = container(&[(HOST, "169.254.2.1")]);
     let none = container(&[("KUBERNETES_SERVICE_PORT_HTTPS", "443")]);
     let given = pod(vec![before.clone(), none.clone(), host], vec![before]);
-    let want = pod(vec![after.clone(), none.clone(), host_after], vec![after]);
+    let want = pod(vec![after.clone(), none.clone(), host_after], vec![after.clone()]);
     check("every container", filter, &gvr, &bare(), &given, Want::Changed(&want));
+    let port = container(&[("A", "1"), (PORT, "443")]);
+    let port_after = container(&[("A", "1"), (PORT, "10268")]);
+    let given = pod(vec![port.clone()], vec![]);
+    check(
+        "the port alone",
+        filter,
+        &gvr,
+        &bare(),
+        &given,
+        Want::Changed(&pod(vec![port_after.clone()], vec![])),
+    );
+    check("the hub's own port", filter, &gvr, &bare(), &pod(vec![port_after], vec![]), Want::Kept);
+    check("the hub's own address", filter, &gvr, &bare(), &pod(vec![after], vec![]), Want::Kept);
     check("no such variable", filter, &gvr, &bare(), &pod(vec![none], vec![]), Want::Kept);
     check("no containers", filter, &gvr, &bare(), &node("p", &[]), Want::Kept);
 
@@ -451,6 +484,39 @@ fn a_chain_is_chosen_by_who_asks_and_for_what() {
         let backwards = Chain::new(&gvr, filters.iter().rev().copied());
         assert_eq!(backwards, chain, "the order is the same however it is written");
     }
+}
+
+#[test]
+fn a_filter_has_nothing_to_do_with_other_kinds() {
+    for (gvr, filters) in [
+        (
+            core("services"),
+            vec![Filter::DiscardCloudService, Filter::NodePortIsolation, Filter::MasterService],
+        ),
+        (slices(), vec![Filter::ServiceTopology, Filter::ForwardKubeSvcTraffic]),
+        (core("configmaps"), vec![Filter::InClusterConfig]),
+        (core("pods"), vec![Filter::ServiceEnvUpdater]),
+        (core("nodes"), vec![Filter::NodeHeartbeats]),
+        (core("endpoints"), vec![]),
+        (GroupVersionResource::new("example.org", "v1", "services"), vec![]),
+    ] {
+        let chain = Chain::new(&gvr, Filter::ALL);
+        let want: Vec<Filter> = filters.into_iter().chain([Filter::ManagedFields]).collect();
+        assert_eq!(chain.filters().collect::<Vec<_>>(), want, "{gvr}");
+    }
+}
+
+#[test]
+fn a_pool_by_configuration_counts_before_everything_else() {
+    let (gvr, filter) = (core("services"), Filter::NodePortIsolation);
+    let tree = service(("ns", "web"), &[(NODE_PORT_LISTEN, "shanghai")], "NodePort", "10.96.0.9", &[]);
+    check("by label", filter, &gvr, &pooled(), &tree, Want::Dropped);
+    let configured = pooled().with_own_pool(Some("shanghai".into()));
+    check("by configuration", filter, &gvr, &configured, &tree, Want::Kept);
+    let far = slice("web", &[EVERYWHERE[0], EVERYWHERE[2]]);
+    let reach = asking(configured, "openyurt.io/nodepool");
+    let all = slice("web", &EVERYWHERE);
+    check("its new neighbours", Filter::ServiceTopology, &slices(), &reach, &all, Want::Changed(&far));
 }
 
 #[test]
