@@ -46,11 +46,20 @@ pub fn render(hub: &Hub) -> String {
         "quarantined": store.quarantined,
         "evicted": store.evicted,
     });
+    let inputs = hub.filters.inputs();
+    let filters = json!({
+        // False: clients whose filters read other objects are told to come again.
+        "inputsKnown": inputs.is_complete(),
+        // False while no such client is there.
+        "inputsWatched": hub.filters.is_settled(),
+        "pool": inputs.pool(),
+    });
     json!({
         "node": hub.config.file.node_name,
         "phase": hub.shutdown.phase().as_str(),
         "link": link,
         "collections": collections,
+        "filters": filters,
         "store": store,
     })
     .to_string()

@@ -306,8 +306,12 @@ fn without_a_client_that_is_filtered_the_hub_reads_nothing_for_filters() {
             path.contains("openyurt") || path.starts_with(SERVICES) || path.contains("slices")
         };
         assert_eq!(of_hub(&rig).iter().find(|path| for_filters(path)), None);
+        let unused = json!({"inputsKnown": false, "inputsWatched": false, "pool": null});
+        assert_eq!(rig.status().await["filters"], unused);
         services_of(proxy(&rig)).until(&SHOWN).await;
         assert!(of_hub(&rig).iter().any(for_filters), "{:?}", of_hub(&rig));
+        let used = json!({"inputsKnown": true, "inputsWatched": true, "pool": "hangzhou"});
+        assert_eq!(rig.status().await["filters"], used);
         rig.stop_hub().await;
     });
 }

@@ -55,8 +55,12 @@ fn api_server(version: u64) -> Object {
 
 /// The API server's service, `one` for pool p1 and `two` for pool p2, at version 20.
 fn collection() -> Collection {
+    collection_of(services(), vec![api_server(11), service("one", "p1", 12), service("two", "p2", 13)])
+}
+
+fn collection_of(gvr: GroupVersionResource, objects: Vec<Object>) -> Collection {
     let spec = CollectionSpec {
-        gvr: services(),
+        gvr,
         namespace: None,
         labels: Default::default(),
         fields: Default::default(),
@@ -68,7 +72,6 @@ fn collection() -> Collection {
         list_kind: "ServiceList".into(),
         columns: None,
     };
-    let objects = vec![api_server(11), service("one", "p1", 12), service("two", "p2", 13)];
     collection.replace(at(0), 20, envelope, objects).expect("the first list");
     collection
 }
@@ -78,6 +81,7 @@ fn chain(filter: Filter) -> Chain {
 }
 
 fn watch(collection: &Collection, filter: Filter, since: u64) -> Result<WatchView, Refusal> {
+    let chain = Chain::new(&collection.spec().gvr, [filter]);
     let request = WatchRequest {
         selection: Selection::default(),
         resource_version: Some(since),
@@ -86,7 +90,7 @@ fn watch(collection: &Collection, filter: Filter, since: u64) -> Result<WatchVie
         timeout: Duration::from_secs(3600),
         projection: Form::Object,
     };
-    open_filtered(collection, request, chain(filter), at(1))
+    open_filtered(collection, request, chain, at(1))
 }
 
 /// What a stream says now: type, name and version. Where nobody knows what a client saw it is told MODIFIED, which it
@@ -169,6 +173,9 @@ fn a_restart_keeps_what_each_client_was_shown() {
     let mut after = collection();
     after.bookmark(at(1), 25);
     after.restore_filter_inputs(&record).expect("its own record");
+    assert!(!after.set_filter_inputs(&pending()), "what was known counts on");
+    let listed = after.list_filtered(&Selection::default(), &chain(Filter::NodePortIsolation));
+    assert_eq!(listed.expect("by what was known").objects.len(), 2);
     assert!(!after.set_filter_inputs(&in_pool("p2")), "nothing has changed");
     // This client was cut before the change.
     let mut view = watch(&after, Filter::NodePortIsolation, 22).expect("known");
@@ -180,27 +187,33 @@ fn a_restart_keeps_what_each_client_was_shown() {
 
 #[test]
 fn a_record_stays_small_at_the_cost_of_what_is_oldest() {
-    let mut collection = collection();
-    let slices = GroupVersionResource::new("apps.openyurt.io", "v1beta2", "nodepools");
+    let slices = GroupVersionResource::new("discovery.k8s.io", "v1", "endpointslices");
+    let mut collections = [collection(), collection_of(slices, Vec::new())];
+    let pools = GroupVersionResource::new("apps.openyurt.io", "v1beta2", "nodepools");
     let crowded = |name: &str, nodes: usize| {
         let list: Vec<String> = (0..nodes).map(|node| format!("\"{name}-{node:0>40}\"")).collect();
         let raw = format!(r#"{{"metadata":{{"name":"{name}"}},"status":{{"nodes":[{}]}}}}"#, list.join(","));
         let key = ObjectKey { namespace: "".into(), name: name.into() };
         let object = Object { key, uid: "u".into(), resource_version: 1, raw: raw.into() };
         let mut inputs = (*in_pool(name)).clone();
-        inputs.put(&slices, Format::JSON, &object).expect("a pool");
+        inputs.put(&pools, Format::JSON, &object).expect("a pool");
         Arc::new(inputs)
     };
-    for (version, name) in [(21, "p1"), (22, "p2"), (23, "p3")] {
-        collection.bookmark(at(1), version);
-        collection.set_filter_inputs(&crowded(name, 2000));
+    for collection in &mut collections {
+        for (version, name) in [(21, "p1"), (22, "p2"), (23, "p3")] {
+            collection.bookmark(at(1), version);
+            collection.set_filter_inputs(&crowded(name, 2000));
+        }
+        let record = collection.filter_inputs_record().expect("the present fits");
+        assert!(record.len() <= 256 * 1024, "{}", record.len());
+        collection.restore_filter_inputs(&record).expect("its own record");
     }
-    let record = collection.filter_inputs_record().expect("the present fits");
-    assert!(record.len() <= 256 * 1024, "{}", record.len());
-    collection.restore_filter_inputs(&record).expect("its own record");
-    watch(&collection, Filter::NodePortIsolation, 23).expect("the present is known");
-    let refused = watch(&collection, Filter::NodePortIsolation, 21).err();
+    let [services, mut slices] = collections;
+    watch(&services, Filter::NodePortIsolation, 21)
+        .expect("services depend on little, and all of that is kept");
+    watch(&slices, Filter::ServiceTopology, 23).expect("the present is known");
+    let refused = watch(&slices, Filter::ServiceTopology, 21).err();
     assert!(matches!(refused, Some(Refusal::Expired { .. })), "{refused:?}");
-    collection.set_filter_inputs(&crowded("p4", 9000));
-    assert_eq!(collection.filter_inputs_record(), None, "too large to be kept");
+    slices.set_filter_inputs(&crowded("p4", 9000));
+    assert_eq!(slices.filter_inputs_record(), None, "too large to be kept");
 }

@@ -16,7 +16,7 @@ use edge_hub_core::{
     filter::Inputs,
 };
 use http::StatusCode;
-use proto_kube::{gvr::GroupVersionResource, media_type::Format, object::ObjectKey};
+use proto_kube::{gvr::GroupVersionResource, media_type::Format};
 
 use super::{
     KINDS, encode,
@@ -68,8 +68,8 @@ struct Keeper {
 /// One collection that the inputs are made of.
 #[derive(Default)]
 struct Source {
-    /// What the inputs hold of it; `None` before it was complete.
-    held: Option<BTreeMap<ObjectKey, Arc<Object>>>,
+    /// What the inputs hold of it, in key order; `None` before it was complete.
+    held: Option<Vec<Arc<Object>>>,
     open: Option<Open>,
     try_at: Duration,
 }
@@ -135,7 +135,7 @@ impl Keeper {
         let wanted = self.wanted();
         for spec in self.sources.keys().filter(|spec| !wanted.contains(spec)).cloned().collect::<Vec<_>>() {
             let gone = self.sources.remove(&spec).and_then(|source| source.held).unwrap_or_default();
-            gone.keys().for_each(|key| self.inputs.remove(&spec.gvr, key));
+            gone.iter().for_each(|object| self.inputs.remove(&spec.gvr, &object.key));
         }
         for spec in wanted {
             let source = self.sources.entry(spec.clone()).or_default();
@@ -174,21 +174,9 @@ impl Keeper {
             });
             open.seen = Some(seen);
             let Some(listing) = listing else { continue };
-            let now: BTreeMap<ObjectKey, Arc<Object>> =
-                listing.objects.into_iter().map(|object| (object.key.clone(), object)).collect();
             let before = source.held.take().unwrap_or_default();
-            for key in before.keys().filter(|key| !now.contains_key(key)) {
-                self.inputs.remove(&spec.gvr, key);
-            }
-            for (key, object) in &now {
-                if before.get(key).is_some_and(|held| Arc::ptr_eq(held, object)) {
-                    continue;
-                }
-                if let Err(error) = self.inputs.put(&spec.gvr, spec.format, object) {
-                    tracing::warn!(collection = %Label(spec), name = %key.name, %error, "cannot be used for filters");
-                }
-            }
-            source.held = Some(now);
+            take_over(&mut self.inputs, spec, before, &listing.objects);
+            source.held = Some(listing.objects);
         }
         let are_kinds_known = lock(&self.hub.filters.kinds).is_some();
         if are_kinds_known && self.sources.values().all(|source| source.held.is_some()) {
@@ -254,6 +242,24 @@ impl Keeper {
         }
         Poll::Pending
     }
+}
+
+/// From the objects of before to those of now, both in key order.
+fn take_over(inputs: &mut Inputs, spec: &CollectionSpec, before: Vec<Arc<Object>>, now: &[Arc<Object>]) {
+    let mut before = before.into_iter().peekable();
+    for object in now {
+        while let Some(gone) = before.next_if(|held| held.key < object.key) {
+            inputs.remove(&spec.gvr, &gone.key);
+        }
+        let held = before.next_if(|held| held.key == object.key);
+        if held.is_some_and(|held| Arc::ptr_eq(&held, object)) {
+            continue;
+        }
+        if let Err(error) = inputs.put(&spec.gvr, spec.format, object) {
+            tracing::warn!(collection = %Label(spec), name = %object.key.name, %error, "cannot be used for filters");
+        }
+    }
+    before.for_each(|gone| inputs.remove(&spec.gvr, &gone.key));
 }
 
 impl Source {

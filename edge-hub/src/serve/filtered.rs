@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use edge_hub_core::{
-    collection::{CollectionSpec, Refusal},
+    collection::Refusal,
     filter::{Chain, FilterError},
 };
 use http::{HeaderValue, Response, StatusCode, header};
@@ -165,7 +165,7 @@ impl Call {
         }
         match self.chain.show_list(&inputs, &request.gvr, format, &body) {
             Ok(shown) => {
-                self.note_filtered_answer(request, format, shown.resource_version);
+                self.note_filtered_answer(request, shown.resource_version);
                 Response::from_parts(head, Chunks::body(shown.pieces))
             }
             Err(error) => answer::refuse(&cannot_be_shown(&error)),
@@ -173,13 +173,11 @@ impl Call {
     }
 
     /// The collections from which this client may watch on learn what it was shown.
-    fn note_filtered_answer(&self, request: &ResourceRequest, format: Format, resource_version: u64) {
+    fn note_filtered_answer(&self, request: &ResourceRequest, resource_version: u64) {
         if !self.chain.reads_inputs() {
             return;
         }
-        let held = self.hub.cells();
-        let is_near = |spec: &CollectionSpec| spec.gvr == request.gvr && spec.format == format;
-        for cell in held.iter().filter(|cell| is_near(&cell.spec)) {
+        for cell in self.hub.cells().iter().filter(|cell| cell.spec.gvr == request.gvr) {
             self.hub.give_filter_inputs(cell);
             cell.with(|inner| inner.collection.note_filtered_answer(resource_version));
         }

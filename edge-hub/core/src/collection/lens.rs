@@ -61,11 +61,12 @@ impl Epochs {
         }
     }
 
-    fn record(&self) -> Option<Vec<u8>> {
-        let mut former: Vec<Span<&Inputs>> =
-            self.former.iter().map(|(inputs, from, until)| (&**inputs, *from, *until)).collect();
+    fn record(&self, gvr: &GroupVersionResource) -> Option<Vec<u8>> {
+        let former = self.former.iter().map(|(inputs, from, until)| (inputs.only_for(gvr), *from, *until));
+        let (current, mut former) = (self.current.only_for(gvr), former.collect::<Vec<Span<Inputs>>>());
         loop {
-            let record = Record { current: &*self.current, since: self.since, former: former.clone() };
+            let former_now = former.iter().map(|(inputs, from, until)| (inputs, *from, *until)).collect();
+            let record = Record { current: &current, since: self.since, former: former_now };
             let text = record::encode(&record, b"");
             if text.len() <= RECORD_BYTES {
                 return Some(text);
@@ -229,6 +230,8 @@ impl Collection {
         match &mut self.epochs {
             Some(epochs) if Arc::ptr_eq(&epochs.current, inputs) => return false,
             Some(epochs) if epochs.current.is_same_for(&self.spec.gvr, inputs) => return false,
+            // What was known before a restart counts until more is known.
+            Some(epochs) if inputs.is_less_than(&epochs.current) => return false,
             Some(epochs) => epochs.change(Arc::clone(inputs), now),
             None => self.epochs = Some(Epochs::new(Arc::clone(inputs), now)),
         }
@@ -253,7 +256,7 @@ impl Collection {
     /// The inputs that count and that counted, for the store; `None` while there are none, or they are too large.
     #[must_use]
     pub fn filter_inputs_record(&self) -> Option<Vec<u8>> {
-        self.epochs.as_ref().and_then(Epochs::record)
+        self.epochs.as_ref().and_then(|epochs| epochs.record(&self.spec.gvr))
     }
 
     /// What this process's predecessor left, before the first [`Self::set_filter_inputs`]. Without it clients of

@@ -205,6 +205,22 @@ impl Inputs {
         }
     }
 
+    /// The part on which outcomes for objects of this resource depend, see [`Self::is_same_for`].
+    pub(crate) fn only_for(&self, gvr: &GroupVersionResource) -> Self {
+        match (gvr.group.as_ref(), gvr.resource.as_ref()) {
+            ("discovery.k8s.io", "endpointslices") => self.clone(),
+            _ => Self {
+                is_complete: self.is_complete,
+                ..Self::new(self.node.clone(), self.hub.clone()).with_own_pool(self.pool().map(Into::into))
+            },
+        }
+    }
+
+    /// Whether these say less than the former: nothing is known yet beyond what both say of the hub.
+    pub(crate) fn is_less_than(&self, former: &Self) -> bool {
+        !self.is_complete && former.is_complete && self.hub == former.hub
+    }
+
     pub(super) fn hub(&self) -> Option<&HubAddress> {
         self.hub.as_ref()
     }
