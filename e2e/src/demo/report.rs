@@ -263,9 +263,9 @@ impl Report {
         }
         writeln!(
             text,
-            "With hubs, {} of the {} that failed while cut off are status reports, refused\n\
-             with 503 at once, because nobody in the cloud has seen them; {} of the {} online\n\
-             are 409 for a Lease that the hub had already renewed in the cloud.",
+            "Failed with hubs while cut off: {} of {} are status reports, refused with 503\n\
+             because nobody in the cloud has seen them. Online: {} of {} are 409 for a Lease\n\
+             that the hub had already renewed in the cloud.",
             with.failed("cut off: PATCH", ": 503"),
             with.failed("cut off", ""),
             with.failed("online: PUT", ": 409"),
