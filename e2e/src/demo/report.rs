@@ -36,6 +36,8 @@ pub(super) struct Bill {
     /// All that passed the cloud's sockets, TLS included, both ways.
     wire_bytes: u64,
     requests_at_cloud: usize,
+    /// Running watches that the schedule broke.
+    broken_watches: usize,
     /// From a change in the cloud to a client's copy, while the node was not cut.
     delay_online_ms: Delay,
     /// How far behind the cloud the answers to GET were while the node was cut.
@@ -129,6 +131,7 @@ impl Bill {
             body_bytes,
             wire_bytes: received + sent,
             requests_at_cloud: records.len(),
+            broken_watches: world.broken,
             delay_online_ms: Delay::new(world),
             reads_offline: Staleness::new(world),
         }
