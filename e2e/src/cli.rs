@@ -73,6 +73,7 @@ JSON:
     bodyBytes               bodies of requests and answers by class, counted in the model cloud
     wireBytes               all that passed the cloud's sockets, TLS included, both ways
     requestsAtCloud         requests that reached the cloud
+    brokenWatches           running watches that the schedule broke
     delayOnlineMs           {events, median, longest}: from a change to a client's copy, not cut
     readsOffline            {reads, behind, longestMs}: answers to GET of the own Node while cut,
                             those that the cloud had changed meanwhile, and the longest time since";

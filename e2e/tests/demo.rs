@@ -87,6 +87,7 @@ fn a_seed_repeats_schedule_and_verdict_and_the_bill_is_counted() {
     for world in ["withHubs", "withoutHubs"] {
         let bodies = first[world]["bodyBytes"].as_object().expect("classes");
         let bodies: u64 = bodies.values().filter_map(Value::as_u64).sum();
+        assert!(number(&format!("/{world}/brokenWatches")) > 0, "{world}: the schedule breaks watches");
         assert!(bodies > 0 && bodies <= number(&format!("/{world}/wireBytes")), "{world}: {bodies}");
     }
     for folder in &folders {

@@ -50,7 +50,8 @@ fn files() -> Vec<(String, PathBuf)> {
             let built = BUILD_OUTPUT
                 .iter()
                 .any(|output| relative == *output || relative.ends_with(&format!("/{output}")));
-            if path.is_symlink() || built && path.is_dir() {
+            // In a worktree `.git` is a file that names the main repository.
+            if path.is_symlink() || built && (path.is_dir() || relative == ".git") {
                 continue;
             }
             if path.is_dir() {

@@ -16,6 +16,8 @@ pub struct RequestMatch {
     pub user: Option<String>,
     /// What the path begins with.
     pub path_prefix: Option<String>,
+    /// Which replica it reached.
+    pub replica: Option<usize>,
 }
 
 impl RequestMatch {
@@ -52,6 +54,13 @@ impl RequestMatch {
         self
     }
 
+    /// Narrow to one replica.
+    #[must_use]
+    pub fn replica(mut self, replica: usize) -> Self {
+        self.replica = Some(replica);
+        self
+    }
+
     /// Does it hit this request?
     #[must_use]
     pub fn matches(&self, record: &RequestRecord) -> bool {
@@ -59,6 +68,7 @@ impl RequestMatch {
             && self.resource.as_ref().is_none_or(|r| record.gvr.as_ref().is_some_and(|g| g.resource == *r))
             && self.user.as_ref().is_none_or(|u| *u == record.user)
             && self.path_prefix.as_ref().is_none_or(|p| record.path.starts_with(p.as_str()))
+            && self.replica.is_none_or(|r| r == record.replica)
     }
 }
 

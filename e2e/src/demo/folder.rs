@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+/// The file that this process runs, also after a build has put another one in its place.
+pub(super) const THIS_PROGRAM: &str = "/proc/self/exe";
 const PREFIX: &str = "eyot-demo-";
 const LOCK: &str = "lock";
 /// Between a folder's birth and its lock lies a moment; without a lock it counts as dead after this time.
@@ -34,7 +36,8 @@ impl Folder {
     /// # Errors
     /// When the janitor cannot be started or cannot make the folder.
     pub(super) fn new(parent: &Path) -> io::Result<Self> {
-        let mut janitor = Command::new(std::env::current_exe()?)
+        let mut janitor = Command::new(THIS_PROGRAM)
+            .arg0("eyot")
             .arg("janitor")
             .arg(parent)
             .stdin(Stdio::piped())

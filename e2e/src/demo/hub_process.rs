@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use super::DemoError;
-use super::folder::Folder;
+use super::folder::{Folder, THIS_PROGRAM};
 use crate::cloud::pki::{Authority, Identity};
 
 /// How long a hub may take to drain before it is killed.
@@ -130,8 +130,8 @@ fn spawn(folder: &Path, hold: &OwnedFd) -> Result<Child, DemoError> {
         .open(folder.join("hub.log"))
         .map_err(failed("open a hub's log"))?;
     let hold = hold.try_clone().map_err(failed("share a pipe"))?;
-    let program = std::env::current_exe().map_err(failed("find this program"))?;
-    Command::new(program)
+    Command::new(THIS_PROGRAM)
+        .arg0("eyot")
         .args(["hub", "--exit-with-parent", "--config"])
         .arg(folder.join("hub.yaml"))
         .stdin(Stdio::piped())

@@ -308,9 +308,9 @@ impl Demo {
                 self.without_hubs.remove(object)?;
             }
             Action::Break { node, how } => {
-                self.say(*node, &format!("a watch of Services breaks ({how:?})"));
-                self.with_hubs.break_stream(*node, *how);
-                self.without_hubs.break_stream(*node, *how);
+                self.say(*node, &format!("the watches of Services break ({how:?})"));
+                self.with_hubs.break_streams(*node, *how);
+                self.without_hubs.break_streams(*node, *how);
             }
             Action::Cut { node } => {
                 self.say(*node, "the link is cut: packets vanish");

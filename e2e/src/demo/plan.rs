@@ -24,7 +24,7 @@ pub(super) enum Action {
     Put(Object),
     /// An object is deleted in the cloud.
     Remove(Object),
-    /// The cloud breaks one running stream of this node's Services.
+    /// The cloud breaks the running watches of Services on this node's link.
     Break { node: usize, how: Break },
     /// The node's link turns into a black hole.
     Cut { node: usize },

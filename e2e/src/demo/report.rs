@@ -36,6 +36,8 @@ pub(super) struct Bill {
     /// All that passed the cloud's sockets, TLS included, both ways.
     wire_bytes: u64,
     requests_at_cloud: usize,
+    /// Running watches that the schedule broke.
+    broken_watches: usize,
     /// From a change in the cloud to a client's copy, while the node was not cut.
     delay_online_ms: Delay,
     /// How far behind the cloud the answers to GET were while the node was cut.
@@ -129,6 +131,7 @@ impl Bill {
             body_bytes,
             wire_bytes: received + sent,
             requests_at_cloud: records.len(),
+            broken_watches: world.broken,
             delay_online_ms: Delay::new(world),
             reads_offline: Staleness::new(world),
         }
@@ -263,9 +266,9 @@ impl Report {
         }
         writeln!(
             text,
-            "With hubs, {} of the {} that failed while cut off are status reports, refused\n\
-             with 503 at once, because nobody in the cloud has seen them; {} of the {} online\n\
-             are 409 for a Lease that the hub had already renewed in the cloud.",
+            "Failed with hubs while cut off: {} of {} are status reports, refused with 503\n\
+             because nobody in the cloud has seen them. Online: {} of {} are 409 for a Lease\n\
+             that the hub had already renewed in the cloud.",
             with.failed("cut off: PATCH", ": 503"),
             with.failed("cut off", ""),
             with.failed("online: PUT", ": 409"),

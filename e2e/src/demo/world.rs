@@ -44,6 +44,8 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     /// When each revision came into being, for those that the schedule made.
     pub(super) changed: BTreeMap<u64, Instant>,
+    /// How many running watches the schedule broke.
+    pub(super) broken: usize,
 }
 
 impl World {
@@ -86,7 +88,7 @@ impl World {
                 caught_up: None,
             });
         }
-        Ok(Self { cloud, nodes, changed: BTreeMap::new() })
+        Ok(Self { cloud, nodes, changed: BTreeMap::new(), broken: 0 })
     }
 
     /// Start a node's clients; those that run lose their memory and end.
@@ -130,15 +132,15 @@ impl World {
         Ok(())
     }
 
-    /// Break a stream of Services of this node, whoever holds it.
-    pub(super) fn break_stream(&self, node: usize, how: Break) {
+    /// Break the watches of Services that run over a node's link, whoever holds them.
+    pub(super) fn break_streams(&mut self, node: usize, how: Break) {
         let fault = match how {
             Break::Reset => Fault::Reset,
             Break::Truncate => Fault::Truncate,
             Break::End => Fault::End,
         };
-        let user = format!("system:node:{}", node_name(node));
-        self.cloud.fault_streams(&RequestMatch::verb("watch").resource("services").user(&user), &fault);
+        let streams = RequestMatch::verb("watch").resource("services").replica(node);
+        self.broken += self.cloud.fault_streams(&streams, &fault);
     }
 
     pub(super) async fn cut(&mut self, node: usize) {
