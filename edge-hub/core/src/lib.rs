@@ -14,6 +14,7 @@ pub mod lease;
 pub mod link;
 pub mod offline;
 pub mod record;
+pub mod recount;
 pub mod reflector;
 pub mod review;
 pub mod spool;
