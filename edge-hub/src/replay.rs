@@ -10,7 +10,7 @@ use crate::{
     hub::{Hub, lock},
     reflect::retry_after,
     store::BlobClass,
-    upstream::{Credential, full},
+    upstream::{Body, Credential, full},
 };
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -80,6 +80,21 @@ async fn send(hub: &Arc<Hub>, credential: &Credential, event: &Replay) -> Replay
         .header(header::ACCEPT, "application/json")
         .header(header::USER_AGENT, crate::USER_AGENT)
         .body(full(event.body.clone()));
+    let outcome = ask(hub, credential, request).await;
+    match (&event.recount, outcome) {
+        (Some(recount), ReplayOutcome::Answered { code: 409, .. }) => {
+            let request = Request::patch(&event.object_path)
+                .header(header::CONTENT_TYPE, "application/merge-patch+json")
+                .header(header::ACCEPT, "application/json")
+                .header(header::USER_AGENT, crate::USER_AGENT)
+                .body(full(recount.clone()));
+            ask(hub, credential, request).await
+        }
+        (_, outcome) => outcome,
+    }
+}
+
+async fn ask(hub: &Arc<Hub>, credential: &Credential, request: http::Result<Request<Body>>) -> ReplayOutcome {
     let Ok(request) = request else { return ReplayOutcome::Answered { code: 400, retry_after: None } };
     match hub.upstream.send(credential, request, ANSWER_TIMEOUT).await {
         Ok(response) => ReplayOutcome::Answered {

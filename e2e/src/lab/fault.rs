@@ -219,6 +219,17 @@ pub(super) fn reboot(lab: &Lab, node: &str) -> Result<()> {
     power_on(lab, node)
 }
 
+/// A reboot with an empty disk: only configuration and credentials are left.
+pub(super) fn reinstall(lab: &Lab, node: &str) -> Result<()> {
+    let _lock = state::lock_node(&lab.dir, node)?;
+    power_off(lab, node)?;
+    let folder = lab.dir.join("nodes").join(node);
+    for written in ["hub-state", "kubelet", "containerd", "cni-addresses", "pod-logs"] {
+        remove_folder(&folder.join(written))?;
+    }
+    power_on(lab, node)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

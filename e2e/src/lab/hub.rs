@@ -75,7 +75,8 @@ impl Hub<'_> {
             "stateDirectory": self.folder().join("hub-state"),
             "adminSocket": self.admin_socket(),
             "offline": { "admit": [ADMIN_USER] },
-            "log": { "format": "text", "level": "info" },
+            // Each request of the node's clients has its line: that is the lab's recording.
+            "log": { "format": "text", "level": "info,edge_hub::request=debug" },
         });
         let text = serde_json::to_string_pretty(&config).expect("strings and lists are JSON");
         fs::write(self.config(), text).map_err(LabError::io("write", self.config()))

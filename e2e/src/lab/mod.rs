@@ -19,6 +19,7 @@ mod node;
 mod objects;
 mod probe;
 mod process;
+mod request;
 mod requirements;
 mod samples;
 mod shared;
@@ -37,8 +38,9 @@ pub use judge::{Judge, build_judges, locate_judges};
 pub use network::LinkTraffic;
 pub use node::Container;
 pub use process::wait_until;
+pub use request::Request;
 pub use requirements::{judges_or_skip, missing, real_or_skip, skip};
-pub use shared::ClaimedNode;
+pub use shared::{ClaimedLab, ClaimedNode};
 pub use state::HubKind;
 pub use status::{NodeStatus, ProcessStatus, Status};
 pub use sweep::Swept;
@@ -226,6 +228,13 @@ impl Lab {
         Ok(())
     }
 
+    /// As [`Lab::reboot`], but nothing that the hub, the kubelet or containerd wrote is left: a node that was never here
+    /// before, with its credentials.
+    pub fn reinstall(&self, node: &str) -> Result<()> {
+        self.check(node)?;
+        fault::reinstall(self, node)
+    }
+
     /// Restarts a whole node as a power cycle would: every process and container killed, what a disk holds kept,
     /// everything started again in the order of a boot. A cut stays. Returns when the kubelet is healthy.
     pub fn reboot(&self, node: &str) -> Result<()> {
@@ -274,7 +283,7 @@ impl Lab {
     /// Kills a part of the node with SIGKILL. [`Lab::restart`] starts it again; a pod comes back by its kubelet.
     pub fn kill(&self, node: &str, part: NodePart) -> Result<()> {
         if part == NodePart::Pod {
-            return self.node_of(node, &self.names.node(node))?.kill_pod();
+            return self.kill_pod(node, &objects::pod_name(node));
         }
         if let Some(process) = self.processes.running(&self.process_name(node, part)?) {
             process::kill_all(&[process]);
@@ -284,7 +293,40 @@ impl Lab {
 
     /// The main containers of the node's ordinary pod, dead ones too, asked of its containerd: true also while cut.
     pub fn pod_containers(&self, node: &str) -> Result<Vec<Container>> {
-        self.node_of(node, &self.names.node(node))?.pod_containers()
+        let mut containers = self.containers(node)?;
+        containers.retain(|container| container.pod == objects::pod_name(node));
+        Ok(containers)
+    }
+
+    /// The main containers of all pods of the node, dead ones too, asked of its containerd: true also while cut.
+    pub fn containers(&self, node: &str) -> Result<Vec<Container>> {
+        self.node_of(node, &self.names.node(node))?.containers()
+    }
+
+    /// Kills the main container of `pod` on `node` with SIGKILL; its kubelet starts it again.
+    pub fn kill_pod(&self, node: &str, pod: &str) -> Result<()> {
+        self.node_of(node, &self.names.node(node))?.kill_pod(pod)
+    }
+
+    /// Runs the image's own program in `pod` on `node`, by containerd alone, and returns what it prints: `resolve NAME`,
+    /// `fetch HOST`, `cat FILE`.
+    pub fn run_in_pod(&self, node: &str, pod: &str, arguments: &[&str]) -> Result<String> {
+        self.node_of(node, &self.names.node(node))?.run_in_pod(pod, arguments)
+    }
+
+    /// A kubectl from here to the kubelet's own port, for its `--raw` paths, with the administrator's token.
+    pub fn kubelet_kubectl(&self, node: &str) -> Result<Command> {
+        let index = self.check(node)?;
+        let mut kubectl = Command::new(self.state.assets.path("kubectl")?);
+        kubectl.env_remove("KUBECONFIG").arg("--kubeconfig").arg(self.node_file(node, "admin.kubeconfig"));
+        kubectl.arg("--server").arg(format!("https://{}:10250", self.state.subnet.node(index)));
+        Ok(kubectl)
+    }
+
+    /// What the node's clients have asked its hub since the hub's log began, in order.
+    pub fn requests(&self, node: &str) -> Result<Vec<Request>> {
+        let namespace = self.names.node(node);
+        request::read(&self.processes.log(&self.hub_of(node, &namespace)?.process()))
     }
 
     /// The record's name of a node's process; an error if the lab has none.

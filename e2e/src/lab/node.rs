@@ -1,10 +1,11 @@
 //! A whole node: its own containerd and an unmodified kubelet that knows only what its kubeconfig names.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
@@ -12,7 +13,7 @@ use super::assets::Assets;
 use super::certificates::{Authority, KeyPairFiles, Subject};
 use super::command::run;
 use super::error::{LabError, Result};
-use super::objects::{SANDBOX_IMAGE, pod_name};
+use super::objects::{POD_PROGRAM, SANDBOX_IMAGE};
 use super::process::{Processes, Start};
 use super::{control_group, image, network, probe, samples};
 
@@ -42,9 +43,11 @@ pub(crate) struct Node<'a> {
     pub(crate) processes: &'a Processes,
 }
 
-/// A container of a pod, as containerd knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The main container of a pod, as containerd knows it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Container {
+    /// The pod's name.
+    pub pod: String,
     /// Its id, new at each restart.
     pub id: String,
     /// Whether its process runs.
@@ -160,27 +163,44 @@ impl Node<'_> {
         probe::inside(self.namespace, SocketAddr::from((Ipv4Addr::LOCALHOST, 10_248)), "/healthz")
     }
 
-    /// The main containers of the node's ordinary pod, dead ones too.
-    pub(crate) fn pod_containers(&self) -> Result<Vec<Container>> {
-        let filter = format!(
-            "labels.\"io.kubernetes.pod.name\"=={},labels.\"io.kubernetes.container.name\"==main",
-            pod_name(self.name)
-        );
-        let listed = self.ctr(&["-n", "k8s.io", "containers", "list", "-q", &filter])?;
+    /// The main containers of all pods, dead ones too.
+    pub(crate) fn containers(&self) -> Result<Vec<Container>> {
+        let filter = "labels.\"io.kubernetes.container.name\"==main";
+        let listed = self.ctr(&["-n", "k8s.io", "containers", "list", "-q", filter])?;
         let tasks = self.ctr(&["-n", "k8s.io", "tasks", "list"])?;
-        Ok(containers(&listed, &tasks))
+        let running = running_tasks(&tasks);
+        let mut containers = Vec::new();
+        for id in listed.lines().map(str::trim).filter(|id| !id.is_empty()) {
+            // One that is removed meanwhile is none.
+            let Ok(info) = self.ctr(&["-n", "k8s.io", "containers", "info", id]) else { continue };
+            let info: serde_json::Value = serde_json::from_str(&info)
+                .map_err(|error| LabError::Invalid(format!("ctr containers info {id}: {error}")))?;
+            let pod = info["Labels"]["io.kubernetes.pod.name"].as_str().unwrap_or_default().to_owned();
+            containers.push(Container { pod, id: id.to_owned(), running: running.contains(id) });
+        }
+        Ok(containers)
     }
 
-    /// Kills the main container of the node's ordinary pod with SIGKILL.
-    pub(crate) fn kill_pod(&self) -> Result<()> {
-        let Some(alive) = self.pod_containers()?.into_iter().find(|container| container.running) else {
-            return Err(LabError::Invalid(format!(
-                "no container of {} runs on {}",
-                pod_name(self.name),
-                self.name
-            )));
-        };
+    /// The running main container of `pod`.
+    pub(crate) fn running(&self, pod: &str) -> Result<Container> {
+        let found =
+            self.containers()?.into_iter().find(|container| container.running && container.pod == pod);
+        found.ok_or_else(|| LabError::Invalid(format!("no container of {pod} runs on {}", self.name)))
+    }
+
+    /// Kills the main container of `pod` with SIGKILL.
+    pub(crate) fn kill_pod(&self, pod: &str) -> Result<()> {
+        let alive = self.running(pod)?;
         self.ctr(&["-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", &alive.id]).map(drop)
+    }
+
+    /// Runs the image's own program with `arguments` in the main container of `pod` and returns what it prints.
+    pub(crate) fn run_in_pod(&self, pod: &str, arguments: &[&str]) -> Result<String> {
+        let alive = self.running(pod)?;
+        let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let exec_id = format!("lab-{}-{nanoseconds}", std::process::id());
+        let exec = ["-n", "k8s.io", "tasks", "exec", "--exec-id", &exec_id, &alive.id, POD_PROGRAM];
+        self.ctr(&[&exec, arguments].concat())
     }
 
     /// Runs ctr against the node's containerd.
@@ -300,16 +320,10 @@ state = {state}
     }
 }
 
-/// Joins ctr's list of container ids with its table of tasks (id, process id, state).
-fn containers(listed: &str, tasks: &str) -> Vec<Container> {
-    let running = |id: &str| {
-        tasks.lines().any(|line| {
-            let mut words = line.split_whitespace();
-            words.next() == Some(id) && words.next_back() == Some("RUNNING")
-        })
-    };
-    let ids = listed.lines().map(str::trim).filter(|id| !id.is_empty());
-    ids.map(|id| Container { id: id.to_owned(), running: running(id) }).collect()
+/// The ids in ctr's table of tasks (id, process id, state) whose process runs.
+fn running_tasks(tasks: &str) -> BTreeSet<&str> {
+    let rows = tasks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|words| words.last() == Some(&"RUNNING")).filter_map(|words| words.first().copied()).collect()
 }
 
 /// A path as a TOML string; JSON's escapes are TOML's, too.
@@ -324,10 +338,7 @@ mod tests {
     #[test]
     fn a_container_without_a_running_task_is_dead() {
         let tasks = "TASK    PID     STATUS    \naa      12      RUNNING\nbb      13      STOPPED\n";
-        let found = containers("aa\nbb\ncc\n", tasks);
-        let running: Vec<_> =
-            found.iter().map(|container| (container.id.as_str(), container.running)).collect();
-        assert_eq!(running, [("aa", true), ("bb", false), ("cc", false)]);
+        assert_eq!(running_tasks(tasks).into_iter().collect::<Vec<_>>(), ["aa"]);
     }
 
     #[test]

@@ -69,6 +69,40 @@ impl Drop for ClaimedNode {
     }
 }
 
+/// A whole shared lab of nodes with kubelets, held by one test. Dropping it heals every node and starts what the test has
+/// killed.
+#[derive(Debug)]
+pub struct ClaimedLab {
+    nodes: Vec<ClaimedNode>,
+}
+
+impl ClaimedLab {
+    /// Takes every node of the shared lab for the test `test`, in order; waits for those who hold one.
+    ///
+    /// As [`ClaimedNode::claim`].
+    ///
+    /// # Panics
+    /// If the lab does not come up.
+    pub fn claim(test: &str, program: &str) -> Option<ClaimedLab> {
+        real_or_skip(test, true)?;
+        let claimed = || {
+            let lab = shared(Path::new(program), true)?;
+            let hold = |name: &String| {
+                let held = hold(&lab, name)?;
+                Ok(ClaimedNode { lab: Lab::open(lab.dir())?, name: name.clone(), _held: held })
+            };
+            let nodes = lab.nodes().iter().map(hold).collect::<Result<Vec<_>>>()?;
+            Ok(ClaimedLab { nodes })
+        };
+        Some(claimed().unwrap_or_else(|error: LabError| panic!("{test}: the shared lab: {error}")))
+    }
+
+    /// The lab.
+    pub fn lab(&self) -> &Lab {
+        self.nodes.first().expect("a lab has a node").lab()
+    }
+}
+
 /// The lab of this run: opened if it stands, else built.
 fn shared(program: &Path, kubelets: bool) -> Result<Lab> {
     let owner = owner();
@@ -104,23 +138,28 @@ fn owner() -> i32 {
     if name.starts_with("cargo") { parent } else { nix::unistd::getpid().as_raw() }
 }
 
+fn claim_file(lab: &Lab, node: &str) -> Result<File> {
+    let path = lab.node_file(node, "claim.lock");
+    File::create(&path).map_err(LabError::io("create", path))
+}
+
+/// Holds this very node; waits for whoever holds it.
+fn hold(lab: &Lab, node: &str) -> Result<Flock<File>> {
+    Flock::lock(claim_file(lab, node)?, FlockArg::LockExclusive).map_err(|(_, errno)| LabError::Io {
+        what: "lock",
+        path: lab.node_file(node, "claim.lock"),
+        source: errno.into(),
+    })
+}
+
 /// Holds a free node; if all are held, waits for one that the test's name picks.
 fn take(lab: &Lab, test: &str) -> Result<(String, Flock<File>)> {
-    let open = |node: &str| {
-        let path = lab.node_file(node, "claim.lock");
-        File::create(&path).map_err(LabError::io("create", path))
-    };
     for node in lab.nodes() {
-        if let Ok(held) = Flock::lock(open(node)?, FlockArg::LockExclusiveNonblock) {
+        if let Ok(held) = Flock::lock(claim_file(lab, node)?, FlockArg::LockExclusiveNonblock) {
             return Ok((node.clone(), held));
         }
     }
     let picked = test.bytes().map(usize::from).sum::<usize>() % lab.nodes().len();
     let node = &lab.nodes()[picked];
-    let held = Flock::lock(open(node)?, FlockArg::LockExclusive).map_err(|(_, errno)| LabError::Io {
-        what: "lock",
-        path: lab.node_file(node, "claim.lock"),
-        source: errno.into(),
-    })?;
-    Ok((node.clone(), held))
+    Ok((node.clone(), hold(lab, node)?))
 }

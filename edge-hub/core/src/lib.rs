@@ -15,6 +15,7 @@ pub mod link;
 pub mod offline;
 pub mod overlay;
 pub mod record;
+pub mod recount;
 pub mod reflector;
 pub mod review;
 pub mod spool;

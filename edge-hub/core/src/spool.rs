@@ -3,7 +3,8 @@
 //! A 201 says only what is true: the event is in a durable queue. The answer is the posted object with its name; it
 //! has no uid and no resourceVersion, for nobody has given it one. A record goes out under the identity that posted
 //! it and no other, at most once in effect (its name is fixed, so a second try meets 409), slowly, oldest first.
-//! A PATCH of an event gets 404 while cut, upon which the client posts it whole; that replaces the older record.
+//! A PATCH of an event gets 404 while cut, upon which the client posts it whole; that replaces the older record. Where
+//! the first version had reached the cloud before the cut, what is new goes out as a patch ([`crate::recount`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::body::{BodyError, Document, GENERATE_NAME, NAME, NAMESPACE};
 use crate::clock::Now;
 use crate::identity::Principal;
 use crate::record::{self, DamagedRecord, RecordChange};
+use crate::recount;
 
 /// Longest event that is spooled, in bytes.
 pub const MAX_EVENT_BYTES: usize = 64 * 1024;
@@ -124,6 +126,10 @@ pub struct Replay {
     pub encoding: Encoding,
     /// The body.
     pub body: Bytes,
+    /// Path of the event itself, for where the answer is 409: an earlier version of it is there.
+    pub object_path: String,
+    /// What this version adds to an earlier one, as a JSON merge patch, if anything.
+    pub recount: Option<Bytes>,
 }
 
 /// What the replay does next.
@@ -353,6 +359,8 @@ impl EventSpool {
             path_and_query,
             encoding: head.encoding,
             body: body.clone(),
+            object_path: head.gvr.path(Some(&head.namespace), Some(&head.name), None),
+            recount: recount::merge_patch(&head.gvr, head.encoding, body),
         })
     }
 

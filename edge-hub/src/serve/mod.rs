@@ -109,6 +109,7 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
         }
     };
     guest.welcome();
+    note(&principal, &head);
     hub.renew_credential(&principal, &credential);
     let Some(slot) =
         Slot::take(&hub.authenticator.in_flight(&principal), hub.config.file.limits.requests_per_principal)
@@ -144,6 +145,20 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
     };
     let call = Call { hub, principal, credential, head, body, chain, slot: Some(slot) };
     call.route(info).await
+}
+
+/// What clients ask for, for who wants to know: `log.level: info,edge_hub::request=debug`. Nothing secret is in it.
+fn note(principal: &Principal, head: &Parts) {
+    let text = |name| head.headers.get(name).map(|value: &header::HeaderValue| value.to_str().unwrap_or("?"));
+    tracing::debug!(
+        target: "edge_hub::request",
+        method = ?head.method.as_str(),
+        uri = ?head.uri.to_string(),
+        user = ?principal.user,
+        agent = ?text(header::USER_AGENT).unwrap_or_default(),
+        accept = ?text(header::ACCEPT).unwrap_or_default(),
+        content_type = ?text(header::CONTENT_TYPE).unwrap_or_default(),
+    );
 }
 
 impl Call {

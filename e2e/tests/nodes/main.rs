@@ -1,0 +1,11 @@
+//! Whole nodes of a real Kubernetes behind the hub, one file for each promise. All share one lab of two nodes, which
+//! each test has for itself.
+
+mod stage;
+
+mod a_node_that_never_saw_the_cloud_recovers_by_itself;
+mod a_restart_while_cut_brings_every_pod_back;
+mod after_healing_what_the_cloud_changed_happens_and_nothing_else;
+mod healing_costs_no_pod_and_no_client_a_list;
+mod ten_cuts_under_churn_end_where_the_cloud_is;
+mod while_cut_a_node_stays_of_use;

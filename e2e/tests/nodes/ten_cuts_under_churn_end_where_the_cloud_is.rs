@@ -1,0 +1,81 @@
+//! Ten cuts of random length at random moments, while the cloud keeps changing what should run: afterwards the node runs
+//! what the cloud wants, the cloud knows what runs, and what nobody touched was never restarted.
+
+use std::time::{Duration, Instant};
+
+use e2e::lab::{Nodes, wait_until};
+
+use crate::stage::{LIMIT, NODE, Stage};
+
+/// Each number names one run; the machine's own timing varies, what is done and for how long does not.
+const SEED: u64 = 20_261_126;
+
+/// A small generator of well-mixed numbers (SplitMix64): the same seed, the same story.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31) % limit
+    }
+}
+
+/// One change of the cloud, at random.
+fn churn(stage: &Stage, random: &mut Random, step: usize) {
+    match random.below(4) {
+        0 => {
+            drop(stage.cloud(&format!("scale deployment web -n default --replicas={}", 2 + random.below(3))))
+        }
+        1 => {
+            let web: Vec<_> = stage.pods().into_iter().filter(|pod| pod.app == "web" && pod.wanted).collect();
+            let picked = usize::try_from(random.below(web.len().max(1) as u64)).expect("a small number");
+            if let Some(pod) = web.get(picked) {
+                stage.cloud(&format!("delete pod {} -n default --wait=false --ignore-not-found", pod.name));
+            }
+        }
+        2 => {
+            let patch = format!(r#"{{"data":{{"value":"churn-{step}"}}}}"#);
+            stage.cloud(&format!("patch configmap settings -n default --type=merge -p {patch}"));
+        }
+        _ => drop(stage.cloud("rollout restart deployment/web -n default")),
+    }
+}
+
+#[test]
+fn ten_cuts_under_churn_end_where_the_cloud_is() {
+    let Some(stage) = Stage::claim("ten_cuts_under_churn_end_where_the_cloud_is") else { return };
+    let before = stage.pods();
+    let running = stage.running(NODE);
+    let mut random = Random(SEED);
+    let began = Instant::now();
+    for step in 0..10 {
+        stage.cut(&Nodes::from(NODE)).expect("cut");
+        churn(&stage, &mut random, step);
+        let length = Duration::from_millis(500 + 250 * random.below(10));
+        // Nothing is waited for: this is how long the link is gone.
+        assert!(!wait_until(length, || false));
+        stage.heal(&Nodes::All).expect("healed");
+        churn(&stage, &mut random, step);
+        assert!(!wait_until(Duration::from_millis(250 * random.below(8)), || false));
+    }
+    eprintln!("seed {SEED}: ten cuts in {:?}", began.elapsed());
+    let took = stage.promised(LIMIT, "the lab settles", || stage.is_settled());
+    eprintln!("seed {SEED}: settled {took:?} after the last one");
+
+    let after = stage.pods();
+    let on_node: Vec<String> =
+        after.iter().filter(|pod| pod.node == NODE).map(|pod| pod.name.clone()).collect();
+    stage.promised(LIMIT, "the node runs what the cloud has on it, and nothing else", || {
+        stage.running(NODE).keys().cloned().collect::<Vec<_>>() == on_node
+    });
+    for pod in before.iter().filter(|pod| pod.app != "web") {
+        assert!(after.contains(pod), "{pod:?} was not touched by anybody: {after:#?}");
+        if pod.node == NODE {
+            assert_eq!(stage.running(NODE).get(&pod.name), running.get(&pod.name), "{}", pod.name);
+        }
+    }
+    stage.respread();
+}
