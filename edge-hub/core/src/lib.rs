@@ -12,6 +12,7 @@ pub mod jwt;
 pub mod lease;
 pub mod link;
 pub mod offline;
+pub mod projection;
 pub mod record;
 pub mod reflector;
 pub mod review;
