@@ -9,6 +9,7 @@ use bytes::Bytes;
 use edge_hub_core::{
     collection::{CollectionSpec, Refusal},
     filter::{Chain, FilterError},
+    projection::Projection,
 };
 use http::{HeaderValue, Response, StatusCode, header};
 use proto_kube::{
@@ -178,7 +179,8 @@ impl Call {
             return;
         }
         let held = self.hub.cells();
-        let is_near = |spec: &CollectionSpec| spec.gvr == request.gvr && spec.format == format;
+        let is_near =
+            |spec: &CollectionSpec| spec.gvr == request.gvr && Projection::new(spec.format, format).is_ok();
         for cell in held.iter().filter(|cell| is_near(&cell.spec)) {
             self.hub.give_filter_inputs(cell);
             cell.with(|inner| inner.collection.note_filtered_answer(resource_version));
