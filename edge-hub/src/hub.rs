@@ -14,6 +14,7 @@ use edge_hub_core::{
     identity::Principal,
     lease::LeaseKeeper,
     link::{LinkDetector, LinkState, PROBE_INTERVAL, PROBE_TIMEOUT},
+    projection,
     record::RecordChange,
     spool::{EventSpool, SpoolLimits},
     token::TokenCache,
@@ -67,6 +68,8 @@ pub struct Hub {
     pub link: watch::Sender<LinkState>,
     cells: Mutex<BTreeMap<CollectionSpec, Arc<Cell>>>,
     json_only: Mutex<BTreeSet<GroupVersionResource>>,
+    /// Kinds whose protobuf this program cannot read.
+    opaque: Mutex<BTreeSet<GroupVersionResource>>,
     /// Lists that could not be kept, and when that was seen.
     uncacheable: Mutex<BTreeMap<CollectionSpec, Duration>>,
     /// Names that a principal may GET but not watch (a kubelet its CSINode), and when the cloud said so.
@@ -139,6 +142,7 @@ impl Hub {
             link,
             cells: Mutex::default(),
             json_only: Mutex::default(),
+            opaque: Mutex::default(),
             uncacheable: Mutex::default(),
             unwatchable: Mutex::default(),
             access: Mutex::new(AccessMemory::new(AccessLimits::default())),
@@ -402,6 +406,18 @@ impl Hub {
     #[must_use]
     pub fn is_json_only(&self, gvr: &GroupVersionResource) -> bool {
         lock(&self.json_only).contains(gvr)
+    }
+
+    /// The server has a kind that is newer than this program: its JSON has to be fetched.
+    pub fn note_opaque(&self, gvr: &GroupVersionResource) {
+        lock(&self.opaque).insert(gvr.clone());
+    }
+
+    /// The format of the collection that serves clients of `shown`.
+    #[must_use]
+    pub fn held_for(&self, gvr: &GroupVersionResource, shown: Format) -> Format {
+        let is_opaque = shown == Format::JSON && lock(&self.opaque).contains(gvr);
+        if is_opaque || self.is_json_only(gvr) { shown } else { projection::held_for(gvr, shown) }
     }
 
     /// This list came and could not be kept: those of the metrics API have no resource versions, for one.

@@ -200,6 +200,19 @@ fn object_meta(meta: &Value) -> Message {
     for finalizer in meta["finalizers"].as_array().into_iter().flatten() {
         message.optional_text(14, finalizer);
     }
+    for entry in meta["managedFields"].as_array().into_iter().flatten() {
+        let mut inner = Message::default();
+        for (field, name) in [(1, "manager"), (2, "operation"), (3, "apiVersion"), (6, "fieldsType")] {
+            inner.optional_text(field, &entry[name]);
+        }
+        inner.timestamp(4, &entry["time"]);
+        if entry["fieldsV1"].is_object() {
+            let mut fields = Message::default();
+            fields.text(1, &entry["fieldsV1"].to_string());
+            inner.message(7, &fields);
+        }
+        message.message(17, &inner);
+    }
     message
 }
 
@@ -208,6 +221,9 @@ fn body(kind: &str, object: &Value, message: &mut Message) {
     let mut inner = Message::default();
     match kind {
         "Pod" => {
+            for container in spec["containers"].as_array().into_iter().flatten() {
+                inner.message(2, &self::container(container));
+            }
             inner.optional_text(3, &spec["restartPolicy"]);
             inner.optional_text(8, &spec["serviceAccountName"]);
             inner.optional_text(10, &spec["nodeName"]);
@@ -226,8 +242,17 @@ fn body(kind: &str, object: &Value, message: &mut Message) {
             message.message(2, &inner);
         }
         "Service" => {
+            for port in spec["ports"].as_array().into_iter().flatten() {
+                let mut one = Message::default();
+                one.optional_text(1, &port["name"]);
+                one.uint(3, port["port"].as_u64().unwrap_or(0));
+                inner.message(1, &one);
+            }
             inner.optional_text(3, &spec["clusterIP"]);
             inner.optional_text(4, &spec["type"]);
+            for address in spec["clusterIPs"].as_array().into_iter().flatten() {
+                inner.optional_text(18, address);
+            }
             message.message(2, &inner);
         }
         "Namespace" => {
@@ -256,6 +281,19 @@ fn body(kind: &str, object: &Value, message: &mut Message) {
         "Event" => event(object, message),
         _ => {}
     }
+}
+
+fn container(object: &Value) -> Message {
+    let mut message = Message::default();
+    message.optional_text(1, &object["name"]);
+    message.optional_text(2, &object["image"]);
+    for variable in object["env"].as_array().into_iter().flatten() {
+        let mut inner = Message::default();
+        inner.optional_text(1, &variable["name"]);
+        inner.optional_text(2, &variable["value"]);
+        message.message(7, &inner);
+    }
+    message
 }
 
 fn endpoint_slice(object: &Value, message: &mut Message) {

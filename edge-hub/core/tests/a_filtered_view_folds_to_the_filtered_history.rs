@@ -195,7 +195,7 @@ impl World {
             send_initial_events: None,
             allow_bookmarks: false,
             timeout: Duration::from_secs(3600),
-            projection: Form::Object,
+            format: self.format,
         }
     }
 
@@ -484,7 +484,8 @@ fn what_a_filter_leaves_as_it_is_is_encoded_once_and_a_summary_is_filtered_first
     let mut views = [(); 2].map(|()| world.watch(10).expect("current"));
     let plain = edge_hub_core::view::open(&world.collection, world.request(10), at(1));
     let mut plain = plain.expect("current");
-    let summary = WatchRequest { projection: Form::PartialMetadata, ..world.request(10) };
+    let format = Format { form: Form::PartialMetadata, ..Format::PROTOBUF };
+    let summary = WatchRequest { format, ..world.request(10) };
     let chain = Chain::new(&world.gvr, FILTERS);
     let mut summary = open_filtered(&world.collection, summary, chain, at(1)).expect("made of whole objects");
     world.step(&Op::Write(0, 1));
@@ -502,7 +503,6 @@ fn what_a_filter_leaves_as_it_is_is_encoded_once_and_a_summary_is_filtered_first
     assert!(matches!(summary.poll(&world.collection, at(1)), Step::Idle { .. }), "o1 is hidden");
 
     // A collection of summaries does not carry what the filters read.
-    let format = Format { form: Form::PartialMetadata, ..Format::PROTOBUF };
     let spec = CollectionSpec { format, ..world.collection.spec().clone() };
     let mut narrow = Collection::new(spec, Limits::default());
     narrow.replace(at(0), 10, envelope(), Vec::new()).expect("the first list");

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use edge_hub_core::clock::Now;
 use edge_hub_core::collection::{Collection, Envelope, Object, Refusal, Uncovered};
 use edge_hub_core::view::{Step, WatchRequest, WatchView, open};
+use proto_kube::json;
 use proto_kube::media_type::{Encoding, Form, Format};
 use proto_kube::object::{TypeMeta, scan};
 use proto_kube::watch::EventType::{Added, Modified};
@@ -37,10 +38,10 @@ fn whole_objects_serve_a_metadata_client() {
     for format in [Format::JSON, Format::PROTOBUF] {
         let mut collection = Collection::new(pods(format), Default::default());
         collection.replace(at(0), 10, envelope(), vec![]).expect("the first list");
-        let request = WatchRequest { projection: Form::PartialMetadata, ..watch_from(10) };
+        let partial = Format { form: Form::PartialMetadata, ..format };
+        let request = WatchRequest { format: partial, ..watch_from(10) };
         let mut view = open(&collection, request, at(0)).expect("derivable");
         collection.apply(at(1), Added, pod_of_life(format, "a", 11, "x", 0));
-        let partial = Format { form: Form::PartialMetadata, ..format };
         let mut decoder = WatchDecoder::new(partial, 1 << 16);
         decoder.push(&frame(&mut view, &collection, at(1)));
         decoder.push(&frame(&mut view, &collection, at(61)));
@@ -54,9 +55,48 @@ fn whole_objects_serve_a_metadata_client() {
 }
 
 #[test]
+fn protobuf_serves_every_format_and_each_is_made_once() {
+    let metadata = |encoding| Format { encoding, form: Form::PartialMetadata };
+    let formats = [Format::PROTOBUF, Format::JSON, metadata(Encoding::Json), metadata(Encoding::Protobuf)];
+    let mut collection = Collection::new(pods(Format::PROTOBUF), Default::default());
+    let held = pod_of_life(Format::PROTOBUF, "held", 5, "x", 0);
+    collection.replace(at(0), 10, envelope(), vec![held]).expect("the first list");
+    let open_all = |collection: &Collection, since: u64| {
+        formats.map(|format| {
+            open(collection, WatchRequest { format, ..watch_from(since) }, at(0)).expect("derivable")
+        })
+    };
+    for (format, mut view) in formats.into_iter().zip(open_all(&collection, 0)) {
+        let mut decoder = WatchDecoder::new(format, 1 << 16);
+        decoder.push(&frame(&mut view, &collection, at(0)));
+        let event = decoder.next().expect("well-formed").expect("whole");
+        assert_eq!(scan(format, &event.raw).expect("metadata").key(), key("ns", "held"), "{format:?}");
+    }
+    let (mut one, mut other) = (open_all(&collection, 10), open_all(&collection, 10));
+    let before = collection.footprint().ring_bytes;
+    collection.apply(at(1), Added, pod_of_life(Format::PROTOBUF, "a", 11, "x", 0));
+    let pushed = collection.footprint().ring_bytes;
+    let mut derived = 0;
+    for ((format, one), other) in formats.iter().zip(&mut one).zip(&mut other) {
+        let (made, kept) = (frame(one, &collection, at(1)), frame(other, &collection, at(1)));
+        assert_eq!(made.as_ptr(), kept.as_ptr(), "{format:?} was made twice");
+        derived += if *format == Format::PROTOBUF { 0 } else { made.len() };
+    }
+    assert_eq!(collection.footprint().ring_bytes, pushed + derived, "what was made is counted");
+    assert!(pushed > before);
+    let mut decoder = WatchDecoder::new(Format::JSON, 1 << 16);
+    decoder.push(&frame(&mut open_all(&collection, 10)[1], &collection, at(1)));
+    let event = decoder.next().expect("well-formed").expect("whole");
+    assert_eq!(event.type_meta, TypeMeta::new("v1", "Pod"));
+    let spec = json::member(&event.raw, "spec").expect("JSON").expect("a spec");
+    assert_eq!(spec, br#"{"containers":null,"nodeName":"n1"}"#);
+}
+
+#[test]
 fn a_form_that_cannot_be_derived_is_refused() {
     let collection = filled(10, vec![]);
-    let request = WatchRequest { projection: Form::Table, ..watch_from(10) };
+    let table = Format { encoding: Encoding::Json, form: Form::Table };
+    let request = WatchRequest { format: table, ..watch_from(10) };
     assert_eq!(open(&collection, request, at(0)).err(), Some(Refusal::Uncovered(Uncovered::Form)));
 }
 
@@ -79,7 +119,7 @@ fn a_table_stream_names_its_columns_once_and_a_relist_freshens_its_cells() {
         Envelope { type_meta: TypeMeta::table(), list_kind: "Table".into(), columns: Some(columns.clone()) };
     let mut collection = Collection::new(pods(format), Default::default());
     collection.replace(at(0), 10, envelope.clone(), vec![row(5, "1s")]).expect("the first list");
-    let request = WatchRequest { projection: Form::Table, ..watch_from(0) };
+    let request = WatchRequest { format, ..watch_from(0) };
     let mut view = open(&collection, request, at(0)).expect("complete");
     let mut decoder = WatchDecoder::new(format, 1 << 16);
     decoder.push(&frame(&mut view, &collection, at(0)));

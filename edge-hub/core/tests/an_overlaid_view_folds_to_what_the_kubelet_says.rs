@@ -19,7 +19,7 @@ use edge_hub_core::overlay::{CloudPod, GRACE, OwnVersions, PATIENCE, PodMemory};
 use edge_hub_core::record::RecordChange;
 use edge_hub_core::view::{Step, WatchRequest, WatchView, open};
 use proptest::prelude::*;
-use proto_kube::media_type::{Form, Format};
+use proto_kube::media_type::Format;
 use proto_kube::object::{ObjectKey, scan};
 use proto_kube::watch::{EventType, WatchDecoder, read_error};
 use slices::{Endpoint, NODE, endpoints, own_pod, slice, slice_envelope, slices as spec, status_patch};
@@ -443,14 +443,14 @@ impl World {
         }
     }
 
-    fn request(since: Option<u64>, streamed: bool) -> WatchRequest {
+    fn request(format: Format, since: Option<u64>, streamed: bool) -> WatchRequest {
         WatchRequest {
             selection: Selection::default(),
             resource_version: since,
             send_initial_events: streamed.then_some(true),
             allow_bookmarks: true,
             timeout: Duration::from_secs(1 << 30),
-            projection: Form::Object,
+            format,
         }
     }
 
@@ -467,7 +467,7 @@ impl World {
     fn begin(&self, of: usize, streamed: bool) -> Client {
         let (version, held) = self.list(of);
         assert_eq!(held, self.shown(of), "a list of collection {of}");
-        let request = Self::request((!streamed).then_some(version), streamed);
+        let request = Self::request(FORMATS[of], (!streamed).then_some(version), streamed);
         let view =
             open(&self.collections[of], request, self.now).expect("what was just listed can be watched");
         let held = if streamed { State::new() } else { held };
@@ -479,7 +479,7 @@ impl World {
     }
 
     fn open_from_cloud(&mut self, of: usize) {
-        let request = Self::request(Some(self.version), false);
+        let request = Self::request(FORMATS[of], Some(self.version), false);
         match open(&self.collections[of], request, self.now) {
             Ok(view) => self.clients.push(Client {
                 of,
@@ -514,7 +514,7 @@ impl World {
             self.clients[index] = self.begin(to, true);
             return;
         }
-        let request = Self::request(Some(last), false);
+        let request = Self::request(FORMATS[to], Some(last), false);
         match open(&self.collections[to], request, self.now) {
             Ok(view) => {
                 client.view = view;

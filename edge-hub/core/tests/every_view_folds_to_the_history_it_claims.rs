@@ -15,7 +15,7 @@ use edge_hub_core::collection::{
 };
 use edge_hub_core::view::WatchRequest;
 use proptest::prelude::*;
-use proto_kube::media_type::{Form, Format};
+use proto_kube::media_type::Format;
 use proto_kube::object::ObjectKey;
 use proto_kube::watch::EventType;
 use support::{Seen, Stream, at, envelope, labelled, pod_of_life, pods};
@@ -296,7 +296,11 @@ impl World {
             send_initial_events: streamed.then_some(true),
             allow_bookmarks: true,
             timeout: Duration::from_secs(3600),
-            projection: Form::Object,
+            format: match kind {
+                // Where the collection is protobuf, made of it.
+                Kind::AppA => Format::JSON,
+                Kind::All | Kind::Name => self.upstream.format,
+            },
         }
     }
 

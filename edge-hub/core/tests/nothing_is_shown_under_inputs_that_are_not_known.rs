@@ -14,7 +14,7 @@ use edge_hub_core::collection::{
 use edge_hub_core::filter::{Chain, Filter, HubAddress, Inputs, NODE_POOL_LABEL, NODE_PORT_LISTEN};
 use edge_hub_core::view::{Step, WatchRequest, WatchView, open_filtered};
 use proto_kube::gvr::GroupVersionResource;
-use proto_kube::media_type::{Form, Format};
+use proto_kube::media_type::Format;
 use proto_kube::object::{ObjectKey, TypeMeta, scan};
 use proto_kube::watch::{EventType, WatchDecoder};
 use trees::{message, metadata, text};
@@ -88,7 +88,7 @@ fn watch(collection: &Collection, filter: Filter, since: u64) -> Result<WatchVie
         send_initial_events: None,
         allow_bookmarks: false,
         timeout: Duration::from_secs(3600),
-        projection: Form::Object,
+        format: Format::JSON,
     };
     open_filtered(collection, request, chain, at(1))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use edge_hub_core::collection::Selection;
 use edge_hub_core::view::WatchRequest;
-use proto_kube::media_type::Form;
+use proto_kube::media_type::Format;
 use proto_kube::watch::EventType;
 use support::{Seen, Stream, at, briefs, filled, pod};
 
@@ -75,7 +75,7 @@ fn a_watch_begins_as_the_api_server_begins_it() {
             send_initial_events,
             allow_bookmarks,
             timeout: Duration::from_secs(3600),
-            projection: Form::Object,
+            format: Format::JSON,
         };
         let mut stream = Stream::open(&collection, request, at(2)).expect(&case);
         let pods = ["ADDED p1@2", "ADDED p2@3", "ADDED p3@4"];
@@ -107,7 +107,7 @@ fn the_mark_carries_the_version_of_the_whole_collection_not_of_its_newest_object
         send_initial_events: Some(true),
         allow_bookmarks: true,
         timeout: Duration::from_secs(60),
-        projection: Form::Object,
+        format: Format::JSON,
     };
     let mut stream = Stream::open(&collection, request, at(2)).expect("a complete collection");
     assert_eq!(briefs(&stream.drain(&collection, at(2))), ["ADDED p1@1", "MARK@90"]);

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use edge_hub_core::{
-    collection::{Envelope, Listing},
+    collection::{Envelope, Listing, Object},
     documents::Document,
+    projection::{Projection, ProjectionError},
 };
 use http::{HeaderValue, Response, StatusCode, header};
 use proto_kube::{
-    list::{ListHead, encode_list},
-    media_type::{Form, Format},
-    object::TypeMeta,
+    list::{ListHead, encode_document, encode_list, encode_table_document},
+    media_type::{Encoding, Form, Format},
     status::Status,
 };
 
-use super::stream::Chunks;
+use super::stream::{Chunks, MadeList};
 use crate::upstream::{Body, full};
 
 /// Seconds since the cloud was last heard, on answers given while cut.
@@ -55,43 +55,61 @@ pub(super) fn refuse(status: &Status) -> Response<Body> {
 /// A whole list.
 #[must_use]
 pub(super) fn list(
-    format: Format,
+    projection: Projection,
     envelope: &Envelope,
     listing: Listing,
     staleness: Staleness,
 ) -> Response<Body> {
+    let shown = projection.shown();
     let head = ListHead {
-        type_meta: TypeMeta {
-            api_version: envelope.type_meta.api_version.clone(),
-            kind: envelope.list_kind.clone(),
-        },
+        type_meta: projection.list_type(envelope),
         resource_version: listing.resource_version.to_string().into(),
         continue_token: Box::default(),
         columns: envelope.columns.clone(),
     };
-    let pieces = encode_list(format, &head, listing.objects.into_iter().map(|object| object.raw.clone()));
-    let mut response = Response::new(Chunks::body(pieces));
-    decorate(response.headers_mut(), format, false, staleness);
+    let body = if projection.is_natural() {
+        let items = listing.objects.into_iter().map(|object| object.raw.clone());
+        Chunks::body(encode_list(shown, &head, items))
+    } else if shown.encoding == Encoding::Json {
+        MadeList::body(projection, envelope.type_meta.clone(), &head, listing.objects)
+    } else {
+        // The head of a protobuf list says how long the whole is, so its items are made first.
+        let made = listing.objects.iter().map(|object| projection.item(&envelope.type_meta, &object.raw));
+        match made.collect::<Result<Vec<Bytes>, _>>() {
+            Ok(items) => Chunks::body(encode_list(shown, &head, items.into_iter())),
+            Err(error) => return cannot_be_made(&error),
+        }
+    };
+    let mut response = Response::new(body);
+    decorate(response.headers_mut(), shown, false, staleness);
     response
 }
 
 /// One object.
 #[must_use]
 pub(super) fn object(
-    format: Format,
+    projection: Projection,
     envelope: &Envelope,
-    object: &edge_hub_core::collection::Object,
+    object: &Object,
     staleness: Staleness,
 ) -> Response<Body> {
-    let body = if format.form == Form::Table {
+    let shown = projection.shown();
+    let body = if shown.form == Form::Table {
         let version = object.resource_version.to_string();
-        proto_kube::list::encode_table_document(envelope.columns.as_deref(), &object.raw, &version)
+        encode_table_document(envelope.columns.as_deref(), &object.raw, &version)
     } else {
-        proto_kube::list::encode_document(format, &envelope.type_meta, &object.raw)
+        match projection.item(&envelope.type_meta, &object.raw) {
+            Ok(item) => encode_document(shown, &projection.type_meta(envelope), &item),
+            Err(error) => return cannot_be_made(&error),
+        }
     };
     let mut response = Response::new(full(body));
-    decorate(response.headers_mut(), format, false, staleness);
+    decorate(response.headers_mut(), shown, false, staleness);
     response
+}
+
+fn cannot_be_made(error: &ProjectionError) -> Response<Body> {
+    refuse(&Status::internal(&format!("a cached object cannot be encoded: {error}")))
 }
 
 /// A kept answer as it came.

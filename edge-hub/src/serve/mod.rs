@@ -2,6 +2,7 @@
 
 mod answer;
 mod filtered;
+mod formats;
 mod forward;
 mod offline;
 mod read;

@@ -6,12 +6,13 @@ use edge_hub_core::{
     collection::{CollectionSpec, Lookup, Refusal, Selection},
     documents::Document,
     offline::{Held, Holding},
+    projection::Projection,
     view::{WatchRequest, open_filtered},
 };
-use http::{Response, header};
+use http::Response;
 use proto_kube::{
-    list_options::{GetOptions, IncludeObject, ListOptions, VersionMatch},
-    media_type::{Acceptable, Form, Format},
+    list_options::{GetOptions, ListOptions, VersionMatch},
+    media_type::{Encoding, Format},
     object::ObjectKey,
     request_info::{RequestInfo, ResourceRequest, Verb},
     selector::{FieldSelector, LabelSelector},
@@ -38,7 +39,7 @@ const NAMED_COLLECTIONS: usize = 256;
 /// A collection that a request may be answered from.
 struct Ready {
     cell: Arc<Cell>,
-    format: Format,
+    projection: Projection,
     /// The collection was fetched for this very request, after it came.
     fetched_for_this: bool,
 }
@@ -71,23 +72,6 @@ fn spec(request: &ResourceRequest, options: &ListOptions, format: Format) -> Col
 }
 
 impl Call {
-    /// The client's formats that can be cached, most wanted first.
-    fn formats(&self, request: &ResourceRequest, tables: IncludeObject) -> Result<Vec<Format>, Status> {
-        let acceptable = Acceptable::parse(self.header(header::ACCEPT), self.header(header::USER_AGENT))?;
-        let connected = self.hub.is_connected();
-        if connected && acceptable.wants_other() {
-            return Ok(Vec::new());
-        }
-        let json_only = self.hub.is_json_only(&request.gvr);
-        let usable = |format: &&Format| {
-            let has_protobuf = !json_only || format.encoding == proto_kube::media_type::Encoding::Json;
-            has_protobuf
-                && self.chain.can_read(format.form)
-                && (format.form != Form::Table || tables == IncludeObject::Metadata)
-        };
-        Ok(acceptable.formats().iter().filter(usable).copied().collect())
-    }
-
     pub(super) async fn list_or_watch(self, request: ResourceRequest) -> Response<Body> {
         let connected = self.hub.is_connected();
         let options = match ListOptions::for_request(&request, self.query()) {
@@ -131,14 +115,13 @@ impl Call {
         request: &ResourceRequest,
         options: &ListOptions,
         version: Option<u64>,
-        format: Format,
+        mut shown: Format,
     ) -> Found {
         if options.continue_token.is_some() {
             return Found::Forward;
         }
-        let mut format = format;
         loop {
-            let wanted = spec(request, options, format);
+            let wanted = spec(request, options, self.hub.held_for(&request.gvr, shown));
             let access = collection_access(&wanted, request.verb);
             if self.may(&access) == Some(false) || self.hub.is_uncacheable(&wanted) {
                 return Found::Forward;
@@ -165,7 +148,12 @@ impl Call {
                 if !self.wait_live(&cell).await {
                     return Found::Forward;
                 }
-                return Found::Ready(Ready { cell, format, fetched_for_this: false });
+                match self.project(&cell, shown) {
+                    Some(projection) => {
+                        return Found::Ready(Ready { cell, projection, fetched_for_this: false });
+                    }
+                    None => continue,
+                }
             }
             if is_new && request.verb == Verb::Watch {
                 cell.with(|inner| inner.seed = version.filter(|version| *version > 0));
@@ -178,9 +166,9 @@ impl Call {
                 {
                     return Found::Refused(Refusal::Incomplete.status());
                 }
-                Phase::JsonOnly if format.encoding != proto_kube::media_type::Encoding::Json => {
+                Phase::JsonOnly if wanted.format.encoding != Encoding::Json => {
                     self.hub.forget_refused(&cell);
-                    format.encoding = proto_kube::media_type::Encoding::Json;
+                    shown.encoding = Encoding::Json;
                 }
                 Phase::Live | Phase::Retired | Phase::Syncing
                     if cell.with(|inner| inner.collection.is_complete()) =>
@@ -188,7 +176,9 @@ impl Call {
                     if !self.prove(&wanted, request.verb).await {
                         return Found::Forward;
                     }
-                    return Found::Ready(Ready { cell, format, fetched_for_this: is_new });
+                    if let Some(projection) = self.project(&cell, shown) {
+                        return Found::Ready(Ready { cell, projection, fetched_for_this: is_new });
+                    }
                 }
                 _ => {
                     self.hub.forget_refused(&cell);
@@ -278,10 +268,11 @@ impl Call {
         let fields = options.fields.to_string();
         let now = self.hub.clock.now().monotonic;
         let mut refused = None;
-        for format in formats {
-            let wanted = spec(request, options, *format);
+        for (shown, held) in self.holdings(&request.gvr, formats) {
+            let wanted = spec(request, options, held);
             let access = collection_access(&wanted, request.verb);
             for cell in self.hub.covering(&wanted) {
+                let Some(projection) = self.project(&cell, shown) else { continue };
                 let held = Held {
                     access: self.access_offline(&access, Some(&cell)),
                     fields: &fields,
@@ -291,7 +282,7 @@ impl Call {
                 match self.decide_offline(&info, &held) {
                     Ok(_) => {
                         self.support(&cell, &wanted);
-                        return Found::Ready(Ready { cell, format: *format, fetched_for_this: false });
+                        return Found::Ready(Ready { cell, projection, fetched_for_this: false });
                     }
                     Err(status) => refused = refused.or(Some(status)),
                 }
@@ -301,8 +292,8 @@ impl Call {
             return Found::Refused(status);
         }
         // Somebody asked: fetch it as soon as the cloud is back.
-        if let Some(format) = formats.first()
-            && let Some(cell) = self.hub.cell_or_new(&spec(request, options, *format))
+        if let Some((_, held)) = self.holdings(&request.gvr, formats).first()
+            && let Some(cell) = self.hub.cell_or_new(&spec(request, options, *held))
         {
             cell.sponsor(&self.principal, self.credential.clone(), now);
         }
@@ -356,7 +347,7 @@ impl Call {
         match outcome {
             Ok((listing, envelope, age)) => {
                 self.hub.metrics.served_from_cache.inc();
-                answer::list(ready.format, &envelope, listing, self.staleness(age))
+                answer::list(ready.projection, &envelope, listing, self.staleness(age))
             }
             Err(_) if connected => self.forward_resource(request).await,
             Err(refusal) => answer::refuse(&refusal.status()),
@@ -379,8 +370,9 @@ impl Call {
                 .timeout
                 .filter(|timeout| !timeout.is_zero())
                 .unwrap_or_else(|| Duration::from_secs(WATCH_SECONDS + random() % WATCH_SECONDS)),
-            projection: ready.format.form,
+            format: ready.projection.shown(),
         };
+        let format = watch.format;
         let reader = ready.cell.enter();
         let mut progress = ready.cell.subscribe();
         let patience = tokio::time::Instant::now() + CATCH_UP;
@@ -397,11 +389,11 @@ impl Call {
                     let staleness = self.staleness(age);
                     let held = (self.slot.take(), self.hub.hold_filter_inputs(&self.chain));
                     let body = WatchBody::body(Arc::clone(&self.hub), reader, view, held);
-                    return answer::stream(ready.format, body, staleness);
+                    return answer::stream(format, body, staleness);
                 }
                 Err(refusal @ Refusal::Expired { .. }) => {
-                    let event = proto_kube::watch::encode_error(ready.format.encoding, &refusal.status());
-                    return answer::stream(ready.format, crate::upstream::full(event), self.staleness(None));
+                    let event = proto_kube::watch::encode_error(format.encoding, &refusal.status());
+                    return answer::stream(format, crate::upstream::full(event), self.staleness(None));
                 }
                 Err(refusal @ Refusal::TooLargeResourceVersion { .. }) => {
                     if tokio::time::timeout_at(patience, progress.changed()).await.is_err() {
@@ -463,7 +455,8 @@ impl Call {
         if self.may(&resource_access(request)) != Some(true) {
             return None;
         }
-        let cells = self.hub.covering_object(&Self::named_spec(request, format), &key);
+        let held = self.hub.held_for(&request.gvr, format);
+        let cells = self.hub.covering_object(&Self::named_spec(request, held), &key);
         let live = cells.into_iter().filter(|cell| cell.with(|inner| inner.phase == Phase::Live));
         for cell in live {
             if let (Holding::Present, Some(response)) = self.look_up(&cell, &key, format) {
@@ -474,7 +467,8 @@ impl Call {
     }
 
     /// What a cell knows of a key, and the answer if it holds it.
-    fn look_up(&self, cell: &Cell, key: &ObjectKey, format: Format) -> (Holding, Option<Response<Body>>) {
+    fn look_up(&self, cell: &Cell, key: &ObjectKey, shown: Format) -> (Holding, Option<Response<Body>>) {
+        let Some(projection) = self.project(cell, shown) else { return (Holding::Unknown, None) };
         let now = self.hub.clock.now();
         let named = cell.spec.labels.is_empty() && cell.spec.fields.single_name() == Some(&*key.name);
         self.give_inputs(cell);
@@ -488,7 +482,7 @@ impl Call {
                 Lookup::Found(object) => {
                     self.hub.metrics.served_from_cache.inc();
                     let staleness = self.staleness(collection.staleness(now));
-                    let response = answer::object(format, collection.envelope(), &object, staleness);
+                    let response = answer::object(projection, collection.envelope(), &object, staleness);
                     (Holding::Present, Some(response))
                 }
                 // A collection of just this name knows that it is gone.
@@ -504,9 +498,9 @@ impl Call {
         let key = Self::key(request);
         let exact = resource_access(request);
         let mut refused = None;
-        for format in formats {
-            for cell in self.hub.covering_object(&Self::named_spec(request, *format), &key) {
-                let (object, response) = self.look_up(&cell, &key, *format);
+        for (shown, held) in self.holdings(&request.gvr, formats) {
+            for cell in self.hub.covering_object(&Self::named_spec(request, held), &key) {
+                let (object, response) = self.look_up(&cell, &key, shown);
                 if object == Holding::Unknown {
                     continue;
                 }
@@ -563,7 +557,7 @@ impl Call {
     }
 
     fn follow(&self, request: &ResourceRequest, format: Format) {
-        let wanted = Self::named_spec(request, format);
+        let wanted = Self::named_spec(request, self.hub.held_for(&request.gvr, format));
         let now = self.hub.clock.now().monotonic;
         if let Some(cell) = self.hub.cell(&wanted).filter(|cell| self.may_read_all_of(cell)) {
             return cell.sponsor(&self.principal, self.credential.clone(), now);

@@ -1,4 +1,4 @@
-//! Bodies that the hub makes itself: a watch stream (a cursor, no queue) and a list in chunks.
+//! Bodies that the hub makes itself: a watch stream (a cursor, no queue), and a list in chunks, as held or made anew.
 
 use std::{
     collections::VecDeque,
@@ -9,9 +9,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use edge_hub_core::view::{Step, WatchView};
+use edge_hub_core::{
+    collection::Object,
+    projection::Projection,
+    view::{Step, WatchView},
+};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use proto_kube::{
+    list::{ListHead, encode_list},
+    object::TypeMeta,
+};
 
 use crate::{
     cell::Reader,
@@ -124,6 +132,62 @@ impl Chunks {
     pub(super) fn body(pieces: Vec<Bytes>) -> Body {
         let left = pieces.iter().map(|piece| u64::try_from(piece.len()).unwrap_or(0)).sum();
         Self { pieces: pieces.into(), left }.boxed_unsync()
+    }
+}
+
+/// A JSON list whose items are made while it is sent, so that it is never whole in memory.
+pub(super) struct MadeList {
+    projection: Projection,
+    type_meta: TypeMeta,
+    objects: std::vec::IntoIter<Arc<Object>>,
+    /// What stands before the first item; gone once it was sent.
+    start: Option<Bytes>,
+    /// What stands after the last item; empty once it was sent.
+    end: Bytes,
+}
+
+impl MadeList {
+    /// A body of `head` and these objects, each of type `type_meta`.
+    #[must_use]
+    pub(super) fn body(
+        projection: Projection,
+        type_meta: TypeMeta,
+        head: &ListHead,
+        objects: Vec<Arc<Object>>,
+    ) -> Body {
+        let mut around = encode_list(projection.shown(), head, std::iter::empty()).into_iter();
+        let (start, end) = (around.next(), around.next().unwrap_or_default());
+        Self { projection, type_meta, objects: objects.into_iter(), start, end }.boxed_unsync()
+    }
+}
+
+impl HttpBody for MadeList {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.end.is_empty() {
+            return Poll::Ready(None);
+        }
+        let mut made = bytes::BytesMut::with_capacity(SEND_BYTES);
+        while made.len() < SEND_BYTES {
+            let start = self.start.take();
+            let Some(object) = self.objects.next() else {
+                made.extend_from_slice(&start.unwrap_or_default());
+                made.extend_from_slice(&std::mem::take(&mut self.end));
+                break;
+            };
+            made.extend_from_slice(start.as_deref().unwrap_or(b","));
+            match self.projection.item(&self.type_meta, &object.raw) {
+                Ok(item) => made.extend_from_slice(&item),
+                // A list that breaks off is none; a shorter one would be a lie.
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+        }
+        Poll::Ready(Some(Ok(Frame::data(made.freeze()))))
     }
 }
 

@@ -165,6 +165,12 @@ impl Descriptor {
         self.find(type_meta).is_some()
     }
 
+    /// Whether any kind of this group version (`v1`, `apps/v1`) is known.
+    #[must_use]
+    pub fn has_group_version(&self, api_version: &str) -> bool {
+        self.groups.iter().any(|group| group.api_version == api_version)
+    }
+
     /// Bytes on the heap.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {

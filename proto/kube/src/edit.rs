@@ -261,6 +261,10 @@ pub(crate) fn offset(whole: &[u8], part: &[u8]) -> usize {
     part.as_ptr() as usize - range.start as usize
 }
 
+/// How the text of a `PartialObjectMetadata` begins: its items carry their type everywhere.
+pub(crate) const PARTIAL_METADATA_HEAD: &[u8] =
+    b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",";
+
 /// Reduces a full object's item to the item of a `PartialObjectMetadata` (`meta.k8s.io/v1`) in the same encoding:
 /// the metadata's bytes as they were and nothing else.
 ///
@@ -284,9 +288,7 @@ pub fn partial_metadata(encoding: Encoding, raw: &[u8]) -> Result<Vec<u8>, EditE
         }
         Encoding::Json => {
             let metadata = json::member(raw, "metadata")?.ok_or(ScanError::Missing("metadata"))?;
-            let head: &[u8] =
-                b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":";
-            Ok([head, metadata, b"}"].concat())
+            Ok([PARTIAL_METADATA_HEAD, b"\"metadata\":", metadata, b"}"].concat())
         }
     }
 }

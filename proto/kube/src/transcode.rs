@@ -14,8 +14,9 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::descriptor::{Cardinality, Descriptor, Field, Flags, Kind, Message, Shape};
+use crate::edit::PARTIAL_METADATA_HEAD;
 use crate::json;
-use crate::object::TypeMeta;
+use crate::object::{METADATA, TypeMeta};
 use crate::wire::{self, Value, WireError};
 
 /// Levels of messages in one another that are followed; a schema of a custom resource has two for each of its own.
@@ -67,6 +68,16 @@ pub fn to_json(type_meta: &TypeMeta, raw: &[u8], max_bytes: usize) -> Result<Vec
     let mut writer = Writer { table, out, max_bytes, depth: 0 };
     writer.message(message, raw)?;
     Ok(writer.out)
+}
+
+/// The JSON item of a `PartialObjectMetadata` made of the object `raw`, a bare message of any kind: its metadata alone.
+///
+/// # Errors
+/// When the metadata is missing or malformed, or the JSON would be too long.
+pub fn metadata_to_json(raw: &[u8], max_bytes: usize) -> Result<Vec<u8>, TranscodeError> {
+    let metadata = wire::last(raw, METADATA)?.ok_or(TranscodeError::Type("metadata"))?;
+    let inside = to_json(&TypeMeta::partial_object_metadata(), metadata.record, max_bytes)?;
+    Ok([PARTIAL_METADATA_HEAD, &inside[1..]].concat())
 }
 
 struct Writer {

@@ -1,13 +1,13 @@
 //! The event ring: the recent history of a collection, read by every watch view through a cursor of its own.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto_kube::media_type::Format;
-use proto_kube::object::TypeMeta;
-use proto_kube::watch::{EventType, encode_event};
+use proto_kube::media_type::{Encoding, Form, Format};
+use proto_kube::watch::EventType;
 
 use super::object::Object;
 
@@ -29,22 +29,34 @@ pub struct RingEvent {
     pub previous: Option<Arc<Object>>,
     /// Monotonic time at which the event became known here.
     pub at: Duration,
+    /// What unfiltered views in the collection's own format send of it.
     frame: OnceLock<Bytes>,
+    /// What views in the formats made of that one send, by [`place`]; most collections have none.
+    derived: OnceLock<Box<[OnceLock<Bytes>; DERIVED_FORMATS]>>,
+}
+
+/// Formats that are made of another one: JSON, and metadata alone in both encodings.
+const DERIVED_FORMATS: usize = 3;
+
+fn place(derived: Format) -> usize {
+    match (derived.encoding, derived.form) {
+        (Encoding::Json, Form::PartialMetadata) => 1,
+        (Encoding::Json, _) => 0,
+        (Encoding::Protobuf, _) => 2,
+    }
 }
 
 impl RingEvent {
-    /// The event as an unfiltered view in the collection's own format sends it; encoded once for all views.
-    #[must_use]
-    pub fn frame(&self, format: Format, type_meta: &TypeMeta) -> Bytes {
-        self.frame
-            .get_or_init(|| encode_event(format, self.event_type, type_meta, &self.object.raw, None))
-            .clone()
-    }
-
-    /// Bytes this event may come to hold: its object, the frame made of it, and the previous state.
+    /// Bytes this event may come to hold: its object, the frame in its own format, and the previous state.
     fn cost(&self) -> usize {
         let previous = self.previous.as_ref().map_or(0, |object| object.raw.len());
         EVENT_OVERHEAD + 2 * self.object.raw.len() + previous
+    }
+
+    /// Bytes of the frames that were made in other formats.
+    fn derived_bytes(&self) -> usize {
+        let frames = self.derived.get().into_iter().flat_map(|frames| frames.iter());
+        frames.filter_map(OnceLock::get).map(Bytes::len).sum()
     }
 }
 
@@ -90,6 +102,8 @@ pub(crate) struct Ring {
     events: VecDeque<Arc<RingEvent>>,
     next_sequence: u64,
     bytes: usize,
+    /// Bytes of derived frames; readers make them, who change nothing else.
+    derived_bytes: AtomicUsize,
     /// Every event after this resource version is in the ring.
     floor: u64,
     /// Relists, oldest first; remembered longer than their events.
@@ -105,6 +119,7 @@ impl Ring {
             events: VecDeque::new(),
             next_sequence: 0,
             bytes: 0,
+            derived_bytes: AtomicUsize::new(0),
             floor,
             jumps: VecDeque::new(),
             grace: None,
@@ -117,6 +132,7 @@ impl Ring {
         self.jumps.clear();
         self.grace = None;
         self.bytes = 0;
+        self.derived_bytes = AtomicUsize::new(0);
         self.floor = floor;
     }
 
@@ -136,6 +152,7 @@ impl Ring {
             previous,
             at,
             frame: OnceLock::new(),
+            derived: OnceLock::new(),
         };
         debug_assert!(self.events.back().is_none_or(|last| last.resource_version < event.resource_version));
         self.next_sequence += 1;
@@ -161,13 +178,14 @@ impl Ring {
         while self.events.len() > 1 {
             let Some(oldest) = self.events.front() else { break };
             let protected = self.grace.is_some_and(|(first, _)| first <= oldest.sequence);
-            let too_much = self.events.len() > self.limits.events || self.bytes > self.limits.bytes;
+            let too_much = self.events.len() > self.limits.events || self.bytes() > self.limits.bytes;
             let too_old = now.saturating_sub(oldest.at) > self.limits.age;
             if !(too_old || too_much && !protected) {
                 break;
             }
             self.floor = oldest.resource_version;
             self.bytes -= oldest.cost();
+            self.derived_bytes.fetch_sub(oldest.derived_bytes(), Ordering::Relaxed);
             self.events.pop_front();
         }
     }
@@ -221,9 +239,34 @@ impl Ring {
         self.events.iter()
     }
 
+    /// The event as an unfiltered view sends it, in a derived format or (`None`) in the collection's own: made by the
+    /// first that asks, kept for all others.
+    ///
+    /// # Errors
+    /// Whatever `make` gives.
+    pub(crate) fn frame<E>(
+        &self,
+        event: &RingEvent,
+        derived: Option<Format>,
+        make: impl FnOnce() -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
+        let slot = match derived {
+            None => &event.frame,
+            Some(format) => &event.derived.get_or_init(Box::default)[place(format)],
+        };
+        if let Some(made) = slot.get() {
+            return Ok(made.clone());
+        }
+        let made = make()?;
+        if slot.set(made.clone()).is_ok() && derived.is_some() {
+            self.derived_bytes.fetch_add(made.len(), Ordering::Relaxed);
+        }
+        Ok(made)
+    }
+
     /// Bytes held, as the limits count them.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.derived_bytes.load(Ordering::Relaxed)
     }
 
     /// Events held.

@@ -1,44 +1,43 @@
-//! From an event to the bytes of one stream: the collection's own form, or partial metadata made of whole objects.
+//! From an event to the bytes of one stream, in the collection's own format or in one that is made of it.
 
 use bytes::Bytes;
-use proto_kube::edit::{EditError, partial_metadata};
 use proto_kube::media_type::{Form, Format};
-use proto_kube::object::TypeMeta;
 use proto_kube::status::Status;
 use proto_kube::watch::{EventType, encode_bookmark, encode_error, encode_event};
 
-use crate::collection::{CollectionSpec, Envelope, RingEvent, Uncovered};
+use crate::collection::{Collection, CollectionSpec, Envelope, RingEvent, Uncovered};
+use crate::projection::{Projection, ProjectionError};
 
 /// Encodes the events of one stream.
 #[derive(Debug)]
 pub(crate) struct Encoder {
-    /// Format of the stream.
-    format: Format,
-    /// The collection's objects are sent as they are.
-    natural: bool,
+    projection: Projection,
     /// A table's columns have yet to be sent; they go with the first event only.
     columns_due: bool,
 }
 
 impl Encoder {
     /// # Errors
-    /// When the collection's objects cannot be shown in this form.
-    pub(crate) fn new(spec: &CollectionSpec, form: Form) -> Result<Self, Uncovered> {
-        let natural = form == spec.format.form;
-        let derived = spec.format.form == Form::Object && form == Form::PartialMetadata;
-        if !natural && !derived {
-            return Err(Uncovered::Form);
-        }
-        let format = Format { encoding: spec.format.encoding, form };
-        Ok(Self { format, natural, columns_due: form == Form::Table })
+    /// When the collection's objects cannot be shown in this format.
+    pub(crate) fn new(spec: &CollectionSpec, shown: Format) -> Result<Self, Uncovered> {
+        let projection = Projection::new(spec.format, shown)?;
+        Ok(Self { projection, columns_due: shown.form == Form::Table })
     }
 
-    /// An event of the ring that needs no change for this stream.
-    pub(crate) fn event(&mut self, envelope: &Envelope, event: &RingEvent) -> Result<Bytes, EditError> {
-        if self.natural && !self.columns_due {
-            return Ok(event.frame(self.format, &envelope.type_meta));
+    /// An event of the ring that needs no change for this stream; encoded once for all streams of its format.
+    pub(crate) fn event(
+        &mut self,
+        collection: &Collection,
+        event: &RingEvent,
+    ) -> Result<Bytes, ProjectionError> {
+        let envelope = collection.envelope();
+        if self.columns_due {
+            return self.encode(envelope, event.event_type, &event.object.raw);
         }
-        self.encode(envelope, event.event_type, &event.object.raw)
+        let derived = (!self.projection.is_natural()).then(|| self.projection.shown());
+        collection
+            .ring()
+            .frame(event, derived, || encode(&self.projection, envelope, event.event_type, &event.object.raw))
     }
 
     /// Any other event.
@@ -46,16 +45,13 @@ impl Encoder {
         &mut self,
         envelope: &Envelope,
         event_type: EventType,
-        raw: &[u8],
-    ) -> Result<Bytes, EditError> {
-        if !self.natural {
-            let metadata = partial_metadata(self.format.encoding, raw)?;
-            let type_meta = TypeMeta::partial_object_metadata();
-            return Ok(encode_event(self.format, event_type, &type_meta, &metadata, None));
+        raw: &Bytes,
+    ) -> Result<Bytes, ProjectionError> {
+        if std::mem::take(&mut self.columns_due) {
+            let columns = envelope.columns.as_deref();
+            return Ok(encode_event(self.projection.shown(), event_type, &envelope.type_meta, raw, columns));
         }
-        let columns = if self.columns_due { envelope.columns.as_deref() } else { None };
-        self.columns_due = false;
-        Ok(encode_event(self.format, event_type, &envelope.type_meta, raw, columns))
+        encode(&self.projection, envelope, event_type, raw)
     }
 
     pub(crate) fn bookmark(
@@ -65,13 +61,24 @@ impl Encoder {
         initial_events_end: bool,
     ) -> Bytes {
         let version = resource_version.to_string();
-        if self.natural {
-            return encode_bookmark(self.format, &envelope.type_meta, &version, initial_events_end);
-        }
-        encode_bookmark(self.format, &TypeMeta::partial_object_metadata(), &version, initial_events_end)
+        let type_meta = self.projection.type_meta(envelope);
+        encode_bookmark(self.projection.shown(), &type_meta, &version, initial_events_end)
     }
 
     pub(crate) fn error(&self, status: &Status) -> Bytes {
-        encode_error(self.format.encoding, status)
+        encode_error(self.projection.shown().encoding, status)
     }
+}
+
+fn encode(
+    projection: &Projection,
+    envelope: &Envelope,
+    event_type: EventType,
+    raw: &Bytes,
+) -> Result<Bytes, ProjectionError> {
+    if projection.is_natural() {
+        return Ok(encode_event(projection.shown(), event_type, &envelope.type_meta, raw, None));
+    }
+    let item = projection.item(&envelope.type_meta, raw)?;
+    Ok(encode_event(projection.shown(), event_type, &projection.type_meta(envelope), &item, None))
 }

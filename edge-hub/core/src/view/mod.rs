@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto_kube::edit::EditError;
-use proto_kube::media_type::Form;
+use proto_kube::media_type::Format;
 use proto_kube::status::Status;
 use proto_kube::watch::EventType;
 
 use crate::clock::Now;
 use crate::collection::{Collection, Lens, Object, Refusal, RingEvent, Selection, with_version};
 use crate::filter::{Chain, FilterError, Inputs};
+use crate::projection::ProjectionError;
 use frame::Encoder;
 use resume::{Replayed, replay_since};
 use switch::switch;
@@ -44,8 +44,8 @@ pub struct WatchRequest {
     pub allow_bookmarks: bool,
     /// The stream ends cleanly after this long.
     pub timeout: Duration,
-    /// The collection's own form, or partial metadata made of its whole objects.
-    pub projection: Form,
+    /// The collection's own format, or one that can be made of it.
+    pub format: Format,
 }
 
 /// What a stream does next.
@@ -102,7 +102,7 @@ pub struct WatchView {
 /// Why a stream breaks off with an ERROR event.
 enum Break {
     Refused(Refusal),
-    Edit(EditError),
+    Encode(ProjectionError),
 }
 
 impl From<Refusal> for Break {
@@ -111,9 +111,9 @@ impl From<Refusal> for Break {
     }
 }
 
-impl From<EditError> for Break {
-    fn from(error: EditError) -> Self {
-        Self::Edit(error)
+impl From<ProjectionError> for Break {
+    fn from(error: ProjectionError) -> Self {
+        Self::Encode(error)
     }
 }
 
@@ -147,7 +147,7 @@ pub fn open_filtered(
         return Err(Refusal::Incomplete);
     }
     let lens = Lens::new(collection, &request.selection, chain)?;
-    let encoder = Encoder::new(collection.spec(), request.projection)?;
+    let encoder = Encoder::new(collection.spec(), request.format)?;
     let current = collection.resource_version();
     let mut since = request.resource_version.unwrap_or(0);
     if request.send_initial_events == Some(true) && collection.is_foreign(since) {
@@ -396,14 +396,14 @@ impl WatchView {
             {
                 return Ok(None);
             }
-            (Some(_), Some(Cow::Borrowed(_))) => self.encoder.event(envelope, event)?,
+            (Some(_), Some(Cow::Borrowed(_))) => self.encoder.event(collection, event)?,
             (None, Some(Cow::Borrowed(_))) if event.event_type == EventType::Added => {
-                self.encoder.event(envelope, event)?
+                self.encoder.event(collection, event)?
             }
             (None, Some(after)) => self.encoder.encode(envelope, EventType::Added, &after.raw)?,
             (Some(_), Some(after)) => self.encoder.encode(envelope, EventType::Modified, &after.raw)?,
             (Some(Cow::Borrowed(_)), None) if is_deletion && self.lens.leaves(&event.object)? => {
-                self.encoder.event(envelope, event)?
+                self.encoder.event(collection, event)?
             }
             (Some(before), None) => {
                 let left = with_version(format, &before, event.resource_version).ok_or_else(|| {
@@ -452,7 +452,7 @@ impl WatchView {
         self.ended = true;
         let status = match why {
             Break::Refused(refusal) => refusal.status(),
-            Break::Edit(error) => Status::internal(&format!("a cached object cannot be encoded: {error}")),
+            Break::Encode(error) => Status::internal(&format!("a cached object cannot be encoded: {error}")),
         };
         Step::Frame(self.encoder.error(&status))
     }

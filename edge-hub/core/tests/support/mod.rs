@@ -8,7 +8,7 @@ use edge_hub_core::clock::Now;
 use edge_hub_core::collection::{Collection, CollectionSpec, Envelope, Limits, Object, Refusal, Selection};
 use edge_hub_core::view::{Step, WatchRequest, WatchView, open};
 use proto_kube::gvr::GroupVersionResource;
-use proto_kube::media_type::{Encoding, Form, Format};
+use proto_kube::media_type::{Encoding, Format};
 use proto_kube::object::{ObjectKey, TypeMeta, label, scan};
 use proto_kube::selector::{FieldSelector, LabelSelector};
 use proto_kube::watch::{EventType, WatchDecoder, bookmark_marks_initial_events_end, read_error};
@@ -94,7 +94,7 @@ pub(crate) fn watch_from(since: u64) -> WatchRequest {
         send_initial_events: None,
         allow_bookmarks: true,
         timeout: Duration::from_secs(3600),
-        projection: Form::Object,
+        format: Format::JSON,
     }
 }
 
@@ -143,7 +143,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn open(collection: &Collection, request: WatchRequest, now: Now) -> Result<Self, Refusal> {
-        let format = Format { encoding: collection.spec().format.encoding, form: request.projection };
+        let format = request.format;
         let view = open(collection, request, now)?;
         Ok(Self { view, decoder: WatchDecoder::new(format, 1 << 20), format, ended: false })
     }
