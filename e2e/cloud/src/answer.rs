@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::encoding::{PROTOBUF, prefers_protobuf};
 use crate::fault::Fault;
+use crate::protobuf;
 use crate::status::Status;
 use crate::watch::WatchCursor;
 
@@ -35,19 +37,42 @@ impl Response {
         Self {
             status,
             content_type: "text/plain; charset=utf-8".into(),
-            headers: Vec::new(),
+            headers: vec![("x-content-type-options", "nosniff".into())],
             body: Bytes::copy_from_slice(body.as_bytes()),
         }
     }
 }
 
-impl From<&Status> for Response {
-    fn from(status: &Status) -> Self {
-        let mut response = Self::json(status.code, &status.to_value());
+impl Response {
+    /// A refusal, in protobuf if that is what the client would rather read.
+    #[must_use]
+    pub fn refusal(status: &Status, accept: &str) -> Self {
+        let mut response = if status.plain {
+            Self::text(status.code, &status.message)
+        } else if prefers_protobuf(accept) {
+            Self::status_in_protobuf(status.code, &status.to_value())
+        } else {
+            Self::json(status.code, &status.to_value())
+        };
         if let Some(seconds) = status.retry_after {
             response.headers.push(("retry-after", seconds.to_string()));
         }
+        if status.nosniff {
+            response.headers.push(("x-content-type-options", "nosniff".into()));
+        }
         response
+    }
+
+    /// A `metav1.Status` as protobuf.
+    pub(crate) fn status_in_protobuf(code: u16, document: &Value) -> Self {
+        let body = protobuf::document("v1", "Status", &protobuf::status(document));
+        Self { status: code, content_type: PROTOBUF.into(), headers: Vec::new(), body: body.into() }
+    }
+}
+
+impl From<&Status> for Response {
+    fn from(status: &Status) -> Self {
+        Self::refusal(status, "")
     }
 }
 

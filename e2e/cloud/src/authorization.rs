@@ -41,7 +41,8 @@ impl Principal {
         Self::new(&format!("system:serviceaccount:{namespace}:{name}"), &["system:serviceaccounts", &group])
     }
 
-    fn node_name(&self) -> Option<&str> {
+    /// The node, when this is the identity of a kubelet.
+    pub(crate) fn node_name(&self) -> Option<&str> {
         self.groups.iter().any(|g| g == "system:nodes").then(|| self.user.strip_prefix("system:node:"))?
     }
 
@@ -191,44 +192,142 @@ impl Attributes<'_> {
 }
 
 impl Policy {
-    pub(crate) fn permits(&self, attributes: &Attributes, store: &Store) -> bool {
-        self.rules.iter().any(|rule| rule.permits(attributes))
-            || attributes.principal.node_name().is_some_and(|node| node_may(node, attributes, store))
+    /// Yes, or no with the authorizer's reason, which is often empty.
+    pub(crate) fn decide(&self, attributes: &Attributes, store: &Store) -> Result<(), String> {
+        let refused = match attributes.principal.node_name() {
+            Some(node) => match node_rules(node, attributes, store) {
+                Ok(()) => return Ok(()),
+                Err(reason) => reason,
+            },
+            None => String::new(),
+        };
+        if self.rules.iter().any(|rule| rule.permits(attributes)) { Ok(()) } else { Err(refused) }
     }
 }
 
-/// The node authorizer: own Node, own pods, what those pods refer to, and the common read rules.
-fn node_may(node: &str, a: &Attributes, store: &Store) -> bool {
-    let Some(gvr) = a.gvr else { return false };
+/// The node authorizer: own Node, own pods, what those pods refer to, and the common read rules. Who may change which
+/// Node and pod is decided at admission.
+fn node_rules(node: &str, a: &Attributes, store: &Store) -> Result<(), String> {
+    let Some(gvr) = a.gvr else { return Err(String::new()) };
     let read = matches!(a.verb, "get" | "list" | "watch");
-    let own_name = a.name == node;
-    match (gvr.resource.as_str(), a.subresource) {
-        ("nodes", "" | "status") if a.verb == "create" => true,
-        ("nodes", "" | "status") => own_name && (read || matches!(a.verb, "update" | "patch")),
-        ("leases", "") => {
-            a.namespace == "kube-node-lease"
-                && (a.verb == "create" || own_name && matches!(a.verb, "get" | "update" | "patch" | "delete"))
+    match gvr.resource.as_str() {
+        "secrets" | "configmaps" => read_referred(node, &gvr.resource, a, store),
+        "persistentvolumeclaims" => get_referred(node, "persistentvolumeclaims", a, store),
+        "serviceaccounts" if a.verb == "get" && a.subresource.is_empty() => {
+            get_referred(node, "serviceaccounts", a, store)
         }
-        ("csinodes", "") => {
-            a.verb == "create" || own_name && matches!(a.verb, "get" | "update" | "patch" | "delete")
+        "serviceaccounts" => create_token(node, a, store),
+        "leases" => own_lease(node, a),
+        "csinodes" => own_csi_node(node, a),
+        "nodes" => own_node(node, a),
+        "pods" => own_pods(node, a, store),
+        resource => {
+            let allowed = match (resource, a.subresource) {
+                ("endpoints" | "persistentvolumes" | "volumeattachments", "") => a.verb == "get",
+                ("services" | "csidrivers" | "runtimeclasses", "") => read,
+                ("events", "") => matches!(a.verb, "create" | "patch" | "update"),
+                ("tokenreviews" | "subjectaccessreviews", "") => a.verb == "create",
+                ("certificatesigningrequests", "") => read || a.verb == "create",
+                _ => false,
+            };
+            allow(allowed, String::new)
         }
-        ("pods", "") if matches!(a.verb, "list" | "watch") => {
-            a.fields.required("spec.nodeName") == Some(node)
-                || (!a.name.is_empty() && is_own_pod(node, a, store))
+    }
+}
+
+fn allow(allowed: bool, reason: impl FnOnce() -> String) -> Result<(), String> {
+    if allowed { Ok(()) } else { Err(reason()) }
+}
+
+fn related(node: &str, resource: &str, a: &Attributes, store: &Store) -> Result<(), String> {
+    if a.name.is_empty() {
+        return Err("No Object name found".into());
+    }
+    allow(refers(node, resource, a, store), || unrelated(node))
+}
+
+fn unrelated(node: &str) -> String {
+    format!("no relationship found between node '{node}' and this object")
+}
+
+fn read_referred(node: &str, resource: &str, a: &Attributes, store: &Store) -> Result<(), String> {
+    if !matches!(a.verb, "get" | "list" | "watch") {
+        return Err("can only read resources of this type".into());
+    }
+    if !a.subresource.is_empty() {
+        return Err("cannot read subresource".into());
+    }
+    if a.namespace.is_empty() {
+        return Err("can only read namespaced object of this type".into());
+    }
+    related(node, resource, a, store)
+}
+
+fn get_referred(node: &str, resource: &str, a: &Attributes, store: &Store) -> Result<(), String> {
+    if a.verb != "get" {
+        return Err("can only get individual resources of this type".into());
+    }
+    if !a.subresource.is_empty() {
+        return Err("cannot get subresource".into());
+    }
+    related(node, resource, a, store)
+}
+
+fn create_token(node: &str, a: &Attributes, store: &Store) -> Result<(), String> {
+    if a.verb != "create" || a.name.is_empty() {
+        return Err("can only create tokens for individual service accounts".into());
+    }
+    if a.subresource != "token" {
+        return Err("can only create token subresource of service account".into());
+    }
+    allow(refers(node, "serviceaccounts", a, store), || unrelated(node))
+}
+
+fn own_lease(node: &str, a: &Attributes) -> Result<(), String> {
+    if !matches!(a.verb, "get" | "create" | "update" | "patch" | "delete") {
+        return Err("can only get, create, update, patch, or delete a node lease".into());
+    }
+    if a.namespace != "kube-node-lease" {
+        return Err("can only access leases in the \"kube-node-lease\" system namespace".into());
+    }
+    allow(a.verb == "create" || a.name == node, || {
+        "can only access node lease with the same name as the requesting node".into()
+    })
+}
+
+fn own_csi_node(node: &str, a: &Attributes) -> Result<(), String> {
+    if !matches!(a.verb, "get" | "create" | "update" | "patch" | "delete") {
+        return Err("can only get, create, update, patch, or delete a CSINode".into());
+    }
+    allow(a.verb == "create" || a.name == node, || {
+        "can only access CSINode with the same name as the requesting node".into()
+    })
+}
+
+fn own_node(node: &str, a: &Attributes) -> Result<(), String> {
+    match (a.subresource, a.verb, a.name) {
+        ("", "create" | "update" | "patch", _) | ("status", "update" | "patch", _) => Ok(()),
+        ("", "get" | "list" | "watch", "") => {
+            Err(format!("node '{node}' cannot read all nodes, only its own Node object"))
         }
-        ("pods", "") => {
-            a.verb == "create" || matches!(a.verb, "get" | "delete") && is_own_pod(node, a, store)
+        ("", "get" | "list" | "watch", name) => {
+            allow(name == node, || format!("node '{node}' cannot read '{name}', only its own Node object"))
         }
-        ("pods", "status") => matches!(a.verb, "update" | "patch") && is_own_pod(node, a, store),
-        ("secrets" | "configmaps", "") => read && !a.name.is_empty() && refers(node, &gvr.resource, a, store),
-        ("persistentvolumeclaims", "") => a.verb == "get" && refers(node, "persistentvolumeclaims", a, store),
-        ("serviceaccounts", "token") => a.verb == "create" && refers(node, "serviceaccounts", a, store),
-        ("serviceaccounts" | "endpoints" | "persistentvolumes" | "volumeattachments", "") => a.verb == "get",
-        ("services" | "csidrivers" | "runtimeclasses", "") => read,
-        ("events", "") => matches!(a.verb, "create" | "patch" | "update"),
-        ("tokenreviews" | "subjectaccessreviews", "") => a.verb == "create",
-        ("certificatesigningrequests", "") => read || a.verb == "create",
-        _ => false,
+        _ => Err(String::new()),
+    }
+}
+
+fn own_pods(node: &str, a: &Attributes, store: &Store) -> Result<(), String> {
+    match (a.subresource, a.verb) {
+        ("", "get") => allow(is_own_pod(node, a, store), || unrelated(node)),
+        ("", "list" | "watch") => {
+            let named = !a.name.is_empty() && is_own_pod(node, a, store);
+            allow(a.fields.required("spec.nodeName") == Some(node) || named, || {
+                "can only list/watch pods with spec.nodeName field selector".into()
+            })
+        }
+        ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => Ok(()),
+        _ => Err(String::new()),
     }
 }
 
@@ -297,7 +396,7 @@ mod tests {
         let gvr = Gvr::core(resource);
         let fields = FieldSelector::parse(fields).unwrap();
         let principal = Principal::node("n1");
-        policy.permits(
+        let decided = policy.decide(
             &Attributes {
                 principal: &principal,
                 verb,
@@ -309,7 +408,8 @@ mod tests {
                 path: "",
             },
             store,
-        )
+        );
+        decided.is_ok()
     }
 
     #[test]
@@ -327,7 +427,7 @@ mod tests {
         assert!(!ask(&policy, &store, "get", "secrets", "unused", ""));
         assert!(!ask(&policy, &store, "list", "secrets", "", ""));
         assert!(ask(&policy, &store, "patch", "pods/status", "p", ""));
-        assert!(!ask(&policy, &store, "patch", "pods/status", "other", ""));
+        assert!(!ask(&policy, &store, "get", "pods", "other", ""));
         assert!(ask(&policy, &store, "create", "serviceaccounts/token", "default", ""));
         assert!(!ask(&policy, &store, "create", "serviceaccounts/token", "admin", ""));
     }

@@ -38,25 +38,51 @@ pub(crate) fn answer(cloud: &Cloud, request: &Request, path: &str) -> Result<Res
         ["api", version] => resources(registry, "", version).ok_or_else(Status::no_such_path)?,
         ["apis", name] => {
             let groups = groups(registry);
-            let mut document = group(name, groups.get(name).ok_or_else(Status::no_such_path)?);
+            let mut document = group(name, groups.get(name).ok_or_else(Status::no_such_group)?);
             document["kind"] = "APIGroup".into();
             document["apiVersion"] = "v1".into();
             document
         }
-        ["apis", name, version] => resources(registry, name, version).ok_or_else(Status::no_such_path)?,
+        ["apis", name, version] => {
+            let refuse = if registry.serves(name) { Status::no_such_path } else { Status::no_such_group };
+            resources(registry, name, version).ok_or_else(refuse)?
+        }
         ["openapi", "v3"] => json!({"paths": {}}),
         ["openapi", "v2"] => {
             json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": "model"}, "paths": {}})
         }
-        ["openid", "v1", "jwks"] => cloud.jwks(),
-        [".well-known", "openid-configuration"] => json!({
-            "issuer": cloud.issuer(), "jwks_uri": format!("{}/openid/v1/jwks", cloud.issuer()),
-            "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256"],
-        }),
-        _ => return Err(Status::no_such_path()),
+        ["openid", "v1", "jwks"] => {
+            return issuer_document(request, "application/jwk-set+json", &cloud.jwks());
+        }
+        [".well-known", "openid-configuration"] => {
+            return issuer_document(request, "application/json", &configuration(cloud));
+        }
+        _ => return Err(Status::no_such_group()),
     };
     Ok(with_etag(request, &document, false))
+}
+
+/// What the issuer tells about itself; clients may keep it.
+fn issuer_document(request: &Request, media_type: &str, document: &Value) -> Result<Response, Status> {
+    let accepted = |clause: &str| {
+        let clause = clause.split(';').next().unwrap_or_default().trim();
+        clause.is_empty() || clause == "*/*" || clause == media_type
+    };
+    if !request.accept.split(',').any(accepted) {
+        return Err(Status::not_acceptable(media_type));
+    }
+    let mut response = Response::json(200, document);
+    response.content_type = media_type.into();
+    response.headers.push(("cache-control", "public, max-age=3600".into()));
+    Ok(response)
+}
+
+fn configuration(cloud: &Cloud) -> Value {
+    json!({
+            "issuer": cloud.issuer(), "jwks_uri": format!("{}/openid/v1/jwks", cloud.issuer()),
+            "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    })
 }
 
 /// Aggregated discovery carries an ETag and answers `If-None-Match` with 304.
@@ -101,7 +127,7 @@ fn group(name: &str, versions: &BTreeSet<&str>) -> Value {
 fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     let mut list = Vec::new();
     for kind in registry.iter().filter(|k| k.gvr.group == group && k.gvr.version == version) {
-        let entry = |name: String, verbs: Vec<&str>| json!({"name": name, "singularName": kind.kind.to_lowercase(), "namespaced": kind.namespaced, "kind": kind.kind, "verbs": verbs});
+        let entry = |name: String, verbs: Vec<&str>| json!({"name": name, "singularName": if name.contains('/') { String::new() } else { kind.kind.to_lowercase() }, "namespaced": kind.namespaced, "kind": kind.kind, "verbs": verbs});
         list.push(entry(kind.gvr.resource.clone(), verbs(kind)));
         if kind.status {
             list.push(entry(format!("{}/status", kind.gvr.resource), vec!["get", "patch", "update"]));
@@ -115,29 +141,49 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
         }
     }
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    (!list.is_empty()).then(
-        || json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list}),
-    )
+    (!list.is_empty()).then(|| {
+        let mut document =
+            json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": list});
+        // The core group's list is older than the rule that documents name their version.
+        if !group.is_empty() {
+            document["apiVersion"] = "v1".into();
+        }
+        document
+    })
 }
 
 fn verbs(kind: &ResourceKind) -> Vec<&'static str> {
     if kind.create_only {
         return vec!["create"];
     }
-    vec!["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
+    let all = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+    all.into_iter().filter(|verb| *verb != "deletecollection" || kind.deletes_collections()).collect()
+}
+
+/// The server leaves group and version of its own kinds out here.
+fn response_kind(kind: &ResourceKind) -> Value {
+    if kind.gvr.is_custom() {
+        return json!({"group": kind.gvr.group, "version": kind.gvr.version, "kind": kind.kind});
+    }
+    json!({"group": "", "version": "", "kind": kind.kind})
 }
 
 fn discovery(registry: &Registry, core: bool) -> Value {
     let mut items: BTreeMap<&str, BTreeMap<&str, Vec<Value>>> = BTreeMap::new();
     for kind in registry.iter().filter(|k| k.gvr.group.is_empty() == core) {
+        let response = response_kind(kind);
         let mut entry = json!({
             "resource": kind.gvr.resource, "singularResource": kind.kind.to_lowercase(),
-            "responseKind": {"group": kind.gvr.group, "version": kind.gvr.version, "kind": kind.kind},
-            "scope": if kind.namespaced { "Namespaced" } else { "Cluster" }, "verbs": verbs(kind),
+            "responseKind": response, "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
+            "verbs": verbs(kind),
         });
         if kind.status {
-            let response = entry["responseKind"].clone();
             entry["subresources"] = json!([{"subresource": "status", "responseKind": response, "verbs": ["get", "patch", "update"]}]);
+        }
+        if kind.kind == "ServiceAccount" {
+            let token = json!({"group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest"});
+            entry["subresources"] =
+                json!([{"subresource": "token", "responseKind": token, "verbs": ["create"]}]);
         }
         items.entry(&kind.gvr.group).or_default().entry(&kind.gvr.version).or_default().push(entry);
     }

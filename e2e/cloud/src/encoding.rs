@@ -26,10 +26,31 @@ pub enum Form {
     /// All of it.
     Object,
     /// A `meta.k8s.io/v1` Table row.
-    Table,
+    Table(RowObject),
     /// Its metadata.
     PartialMetadata,
+    /// The metadata of all that a list has; the server has nothing to show of a single object then.
+    PartialMetadataList,
 }
+
+/// What a Table row carries of its object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowObject {
+    /// Its metadata.
+    #[default]
+    Metadata,
+    /// All of it.
+    Object,
+    /// Nothing.
+    Nothing,
+}
+
+/// The media type of Kubernetes protobuf.
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+/// What the server can write, as it lists it.
+const WRITTEN: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+/// What it can write beside that where a watch may be asked for.
+const STREAMED: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 
 /// A negotiated representation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,39 +69,91 @@ pub(crate) struct Page {
 }
 
 impl Format {
-    /// Choose the first clause of `Accept` that the resource can be shown in.
+    /// Choose the first clause of `Accept` that the resource can be shown in; `collection` says that the path is
+    /// one of a whole collection, which can be listed and watched.
     ///
     /// # Errors
     /// 406 when there is none.
-    pub fn negotiate(accept: &str, kind: &ResourceKind) -> Result<Self, Status> {
-        if accept.trim().is_empty() {
+    pub fn negotiate(accept: &str, kind: &ResourceKind, collection: bool) -> Result<Self, Status> {
+        let clauses = by_quality(accept);
+        if clauses.is_empty() {
             return Ok(Self { encoding: Encoding::Json, form: Form::Object });
         }
-        let mut clauses: Vec<(u32, &str)> = accept.split(',').map(|c| (quality(c), c)).collect();
-        clauses.sort_by_key(|(quality, _)| std::cmp::Reverse(*quality));
-        clauses
-            .into_iter()
-            .find_map(|(_, clause)| Self::from_clause(clause, kind))
-            .ok_or_else(Status::not_acceptable)
+        let known = |clause: &&str| {
+            ["application/json", "application/yaml", PROTOBUF, "*/*"].contains(&media_type(clause))
+        };
+        if !kind.gvr.is_custom() && !clauses.iter().any(known) {
+            let streamed = if collection { format!(", {STREAMED}") } else { String::new() };
+            return Err(Status::not_acceptable(&format!("{WRITTEN}{streamed}")));
+        }
+        let refuse =
+            || Status::no_such_form(format!("only the following media types are accepted: {WRITTEN}"));
+        clauses.into_iter().find_map(|clause| Self::from_clause(clause, kind)).ok_or_else(refuse)
     }
 
     fn from_clause(clause: &str, kind: &ResourceKind) -> Option<Self> {
-        let mut parts = clause.split(';').map(str::trim);
-        let encoding = match parts.next()? {
-            "application/json" | "*/*" | "application/*" => Encoding::Json,
-            "application/vnd.kubernetes.protobuf" if kind.protobuf => Encoding::Protobuf,
+        let encoding = match media_type(clause) {
+            "application/json" | "*/*" => Encoding::Json,
+            PROTOBUF if kind.protobuf => Encoding::Protobuf,
             _ => return None,
         };
-        let parameters: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).collect();
+        let parameters: Vec<(&str, &str)> =
+            clause.split(';').skip(1).filter_map(|p| p.trim().split_once('=')).collect();
         let value = |name| parameters.iter().find(|(k, _)| *k == name).map(|(_, v)| *v);
         let form = match value("as") {
             None => Form::Object,
             _ if value("g") != Some("meta.k8s.io") || value("v") != Some("v1") => return None,
-            Some("Table") if encoding == Encoding::Json => Form::Table,
-            Some("PartialObjectMetadata" | "PartialObjectMetadataList") => Form::PartialMetadata,
+            Some("Table") if encoding == Encoding::Json => Form::Table(RowObject::Metadata),
+            Some("PartialObjectMetadata") => Form::PartialMetadata,
+            Some("PartialObjectMetadataList") => Form::PartialMetadataList,
             Some(_) => return None,
         };
         Some(Self { encoding, form })
+    }
+
+    /// The same format with what `includeObject` of the query asks for in table rows.
+    ///
+    /// # Errors
+    /// 400 for a value that the server does not know.
+    pub fn with_rows(self, query: &str) -> Result<Self, Status> {
+        let asked = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "includeObject");
+        let (Form::Table(_), Some((_, asked))) = (self.form, asked) else { return Ok(self) };
+        let rows = match asked.as_ref() {
+            "" | "Metadata" => RowObject::Metadata,
+            "Object" => RowObject::Object,
+            "None" => RowObject::Nothing,
+            other => {
+                return Err(Status::bad_request(format!(
+                    "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be \
+                     'Metadata', 'Object', 'None', or empty"
+                )));
+            }
+        };
+        Ok(Self { form: Form::Table(rows), ..self })
+    }
+
+    /// Refuse to show a single object as a list of metadata.
+    ///
+    /// # Errors
+    /// 406.
+    pub fn check_single(self, kind: &ResourceKind) -> Result<(), Status> {
+        if self.form != Form::PartialMetadataList {
+            return Ok(());
+        }
+        let text = "you requested PartialObjectMetadataList, but the requested object is not a list";
+        Err(Status::no_such_form(format!("{text} (*{})", kind.go_type())))
+    }
+
+    /// Refuse to show a list as the metadata of a single object.
+    ///
+    /// # Errors
+    /// 406.
+    pub fn check_list(self, kind: &ResourceKind) -> Result<(), Status> {
+        if self.form != Form::PartialMetadata {
+            return Ok(());
+        }
+        let text = "you requested PartialObjectMetadata, but the requested object is a list";
+        Err(Status::no_such_form(format!("{text} (*{}List)", kind.go_type())))
     }
 
     /// `Content-Type` of an answer.
@@ -88,7 +161,7 @@ impl Format {
     pub fn content_type(self, watch: bool) -> String {
         match (self.encoding, watch) {
             (Encoding::Json, _) => "application/json".into(),
-            (Encoding::Protobuf, false) => "application/vnd.kubernetes.protobuf".into(),
+            (Encoding::Protobuf, false) => PROTOBUF.into(),
             (Encoding::Protobuf, true) => "application/vnd.kubernetes.protobuf;stream=watch".into(),
         }
     }
@@ -107,7 +180,7 @@ impl Format {
     }
 
     fn protobuf_document(self, kind: &ResourceKind, object: &Value) -> Vec<u8> {
-        if self.form == Form::PartialMetadata {
+        if matches!(self.form, Form::PartialMetadata | Form::PartialMetadataList) {
             let raw = protobuf::partial_item(object);
             return protobuf::document("meta.k8s.io/v1", "PartialObjectMetadata", &raw);
         }
@@ -117,13 +190,13 @@ impl Format {
     fn json_document(self, kind: &ResourceKind, object: &Value, now: Duration, columns: bool) -> String {
         match self.form {
             Form::Object => typed_json(kind, object, true),
-            Form::PartialMetadata => table::partial(object).to_string(),
-            Form::Table => {
+            Form::PartialMetadata | Form::PartialMetadataList => table::partial(object).to_string(),
+            Form::Table(rows) => {
                 let revision = &object["metadata"]["resourceVersion"];
-                let columns = if columns { table::columns() } else { Value::Null };
+                let columns = if columns { table::columns(kind) } else { Value::Null };
                 json!({
                     "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": revision},
-                    "columnDefinitions": columns, "rows": [table::row(object, now)],
+                    "columnDefinitions": columns, "rows": [table::row(kind, object, rows, now)],
                 })
                 .to_string()
             }
@@ -133,7 +206,7 @@ impl Format {
     /// A list or one page of it.
     pub(crate) fn list(self, kind: &ResourceKind, items: &[Arc<Value>], page: &Page, now: Duration) -> Bytes {
         if self.encoding == Encoding::Protobuf {
-            let partial = self.form == Form::PartialMetadata;
+            let partial = self.form == Form::PartialMetadataList;
             let encode = |o: &Arc<Value>| {
                 if partial { protobuf::partial_item(o) } else { protobuf::item(&kind.kind, o) }
             };
@@ -147,7 +220,8 @@ impl Format {
             return protobuf::document(&api_version, &name, &message).into();
         }
         let mut meta = json!({"resourceVersion": page.revision.to_string()});
-        if !page.continue_token.is_empty() {
+        // Lists of custom kinds are maps in the server, which keep what is empty.
+        if !page.continue_token.is_empty() || kind.gvr.is_custom() && self.form == Form::Object {
             meta["continue"] = page.continue_token.clone().into();
         }
         if let Some(count) = page.remaining {
@@ -155,7 +229,7 @@ impl Format {
         }
         match self.form {
             Form::Object => json_list(kind, items, &meta).into(),
-            Form::PartialMetadata => {
+            Form::PartialMetadata | Form::PartialMetadataList => {
                 let items: Vec<Value> = items.iter().map(|o| table::partial(o)).collect();
                 let kind = "PartialObjectMetadataList";
                 format!(
@@ -164,11 +238,11 @@ impl Format {
                 )
                 .into()
             }
-            Form::Table => {
-                let rows: Vec<Value> = items.iter().map(|o| table::row(o, now)).collect();
+            Form::Table(rows) => {
+                let rows: Vec<Value> = items.iter().map(|o| table::row(kind, o, rows, now)).collect();
                 let table = json!({
                     "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta,
-                    "columnDefinitions": table::columns(), "rows": rows,
+                    "columnDefinitions": table::columns(kind), "rows": rows,
                 });
                 format!("{table}\n").into()
             }
@@ -232,7 +306,7 @@ impl Format {
 /// JSON as Go's typed encoder writes it: kind and apiVersion first, and not at all inside lists.
 /// Custom resources are maps in the server: keys sorted, type in every item.
 fn typed_json(kind: &ResourceKind, object: &Value, with_type: bool) -> String {
-    if is_custom(kind) {
+    if kind.gvr.is_custom() {
         return object.to_string();
     }
     let mut members: Vec<String> = Vec::new();
@@ -254,7 +328,7 @@ fn json_list(kind: &ResourceKind, items: &[Arc<Value>], meta: &Value) -> String 
     let items: Vec<String> = items.iter().map(|o| typed_json(kind, o, false)).collect();
     let (list_kind, api_version) = (Value::from(kind.list_kind()), Value::from(kind.gvr.api_version()));
     let items = items.join(",");
-    if is_custom(kind) {
+    if kind.gvr.is_custom() {
         return format!(
             "{{\"apiVersion\":{api_version},\"items\":[{items}],\"kind\":{list_kind},\"metadata\":{meta}}}\n"
         );
@@ -262,9 +336,23 @@ fn json_list(kind: &ResourceKind, items: &[Arc<Value>], meta: &Value) -> String 
     format!("{{\"kind\":{list_kind},\"apiVersion\":{api_version},\"metadata\":{meta},\"items\":[{items}]}}\n")
 }
 
-/// Groups of the server itself are `""`, one word, or end in `.k8s.io`.
-fn is_custom(kind: &ResourceKind) -> bool {
-    kind.gvr.group.contains('.') && !kind.gvr.group.ends_with(".k8s.io")
+/// The clauses of `Accept`, the dearest first.
+fn by_quality(accept: &str) -> Vec<&str> {
+    let mut clauses: Vec<&str> = accept.split(',').map(str::trim).filter(|c| !c.is_empty()).collect();
+    clauses.sort_by_key(|clause| std::cmp::Reverse(quality(clause)));
+    clauses
+}
+
+fn media_type(clause: &str) -> &str {
+    clause.split(';').next().unwrap_or_default().trim()
+}
+
+/// Whether the first clause that the server can write is protobuf: refusals come in it, too.
+pub(crate) fn prefers_protobuf(accept: &str) -> bool {
+    let known = ["application/json", PROTOBUF, "*/*"];
+    // A refusal has no other form.
+    let plain = by_quality(accept).into_iter().filter(|clause| !clause.contains("as="));
+    plain.map(media_type).find(|media| known.contains(media)) == Some(PROTOBUF)
 }
 
 /// Quality of an Accept clause in thousandths.
@@ -286,12 +374,13 @@ mod tests {
         let pods = registry.find(&Gvr::core("pods")).unwrap();
         let endpoints = registry.find(&Gvr::core("endpoints")).unwrap();
         let typed = "application/vnd.kubernetes.protobuf,application/json";
-        let format =
-            |accept, kind| Format::negotiate(accept, kind).map(|f| (f.encoding, f.form)).map_err(|s| s.code);
+        let format = |accept, kind| {
+            Format::negotiate(accept, kind, true).map(|f| (f.encoding, f.form)).map_err(|s| s.code)
+        };
         assert_eq!(format(typed, pods), Ok((Encoding::Protobuf, Form::Object)));
         assert_eq!(format(typed, endpoints), Ok((Encoding::Json, Form::Object)));
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(format(table, pods), Ok((Encoding::Json, Form::Table)));
+        assert_eq!(format(table, pods), Ok((Encoding::Json, Form::Table(RowObject::Metadata))));
         assert_eq!(format("application/yaml;q=0.9, */*;q=0.1", pods), Ok((Encoding::Json, Form::Object)));
         assert_eq!(format("application/cbor", pods), Err(406));
     }

@@ -35,6 +35,7 @@ pub(crate) fn get(
         None => cloud.store().get(&kind.gvr, &key).cloned(),
     };
     let object = object.ok_or_else(|| Status::not_found(&kind.gvr, name))?;
+    format.check_single(kind)?;
     Ok(Response {
         status: 200,
         content_type: format.content_type(false),
@@ -53,11 +54,32 @@ pub(crate) fn list(
     options: &ListOptions,
     format: Format,
 ) -> Result<Response, Status> {
+    listed(cloud, now, replica, kind, target, options, format).map(|(_, response)| response)
+}
+
+/// The keys that a LIST finds, and its answer.
+pub(crate) fn listed(
+    cloud: &Cloud,
+    now: Duration,
+    replica: usize,
+    kind: &ResourceKind,
+    target: &ResourceTarget,
+    options: &ListOptions,
+    format: Format,
+) -> Result<(Vec<Key>, Response), Status> {
+    format.check_list(kind)?;
     let (revision, start) = match &options.continue_token {
         Some(token) => {
-            let (revision, start) = read_token(token)?;
+            if options.resource_version.is_some_and(|version| version > 0) {
+                let text = "specifying resource version is not allowed when using continue";
+                return Err(Status::bad_request(text));
+            }
+            let (revision, start) = read_token(token, target.namespace.as_deref())?;
+            // A token without a revision goes on with what there is now.
+            let revision = revision.unwrap_or_else(|| cloud.store().revision());
             if revision < cloud.store().compacted() {
-                return Err(Status::expired_continue());
+                let inconsistent = write_token(None, &start, target.namespace.is_some());
+                return Err(Status::expired_continue(inconsistent));
             }
             (revision, Some(start))
         }
@@ -76,18 +98,19 @@ pub(crate) fn list(
     let mut page = Page { revision, continue_token: String::new(), remaining: None };
     if let Some(limit) = limit.filter(|l| *l < items.len()) {
         let rest = items.split_off(limit);
-        page.continue_token = write_token(revision, &items[limit - 1].0);
+        page.continue_token = write_token(Some(revision), &items[limit - 1].0, target.namespace.is_some());
         if options.labels.is_empty() && options.fields.is_empty() {
             page.remaining = Some(rest.len() as u64);
         }
     }
-    let items: Vec<Arc<Value>> = items.into_iter().map(|(_, object)| object).collect();
-    Ok(Response {
+    let (keys, items): (Vec<Key>, Vec<Arc<Value>>) = items.into_iter().unzip();
+    let response = Response {
         status: 200,
         content_type: format.content_type(false),
         headers: Vec::new(),
         body: format.list(kind, &items, &page, now),
-    })
+    };
+    Ok((keys, response))
 }
 
 /// The revision that a LIST reads.
@@ -112,14 +135,25 @@ fn revision(cloud: &Cloud, replica: usize, options: &ListOptions) -> Result<u64,
     Ok(visible)
 }
 
-fn write_token(revision: u64, last: &Key) -> String {
-    URL_SAFE_NO_PAD.encode(json!({"rv": revision, "ns": last.0, "name": last.1}).to_string())
+/// The form of the real server: a client may carry a token from one server to another.
+fn write_token(revision: Option<u64>, last: &Key, in_namespace: bool) -> String {
+    let last =
+        if in_namespace || last.0.is_empty() { last.1.clone() } else { format!("{}/{}", last.0, last.1) };
+    let start = format!("{last}\0");
+    let revision = revision.map_or_else(|| json!(-1), Value::from);
+    URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": start}).to_string())
 }
 
-fn read_token(token: &str) -> Result<(u64, Key), Status> {
-    let invalid = || Status::bad_request("continue key is not valid");
+fn read_token(token: &str, namespace: Option<&str>) -> Result<(Option<u64>, Key), Status> {
+    let invalid = || Status::bad_request("invalid continue token: continue key is not valid");
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| invalid())?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|_| invalid())?;
-    let text = |name: &str| value[name].as_str().map(str::to_owned).ok_or_else(invalid);
-    Ok((value["rv"].as_u64().ok_or_else(invalid)?, (text("ns")?, text("name")?)))
+    let revision = value["rv"].as_i64().filter(|_| value["v"] == "meta.k8s.io/v1").ok_or_else(invalid)?;
+    let revision = u64::try_from(revision).ok();
+    let last = value["start"].as_str().and_then(|start| start.strip_suffix('\0')).ok_or_else(invalid)?;
+    let (space, name) = match namespace {
+        Some(namespace) => (namespace, last),
+        None => last.split_once('/').unwrap_or(("", last)),
+    };
+    Ok((revision, (space.to_owned(), name.to_owned())))
 }

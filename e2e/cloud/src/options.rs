@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::selector::{FieldSelector, LabelSelector};
-use crate::status::Status;
+use crate::labels::LabelSelector;
+use crate::selector::FieldSelector;
+use crate::status::{Cause, Status};
 
 /// How `resourceVersion` is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,27 +41,28 @@ pub struct ListOptions {
 }
 
 impl ListOptions {
-    /// Parse a query string (without `?`).
+    /// Parse a query string (without `?`); `watch` says that the path asks for a watch whatever the query says.
     ///
     /// # Errors
     /// 400 for values that cannot be read, 422 for combinations that the server forbids.
-    pub fn parse(query: &str) -> Result<Self, Status> {
+    pub fn parse(query: &str, watch: bool) -> Result<Self, Status> {
         let mut options = Self::default();
         let mut version_match = String::new();
+        let mut version = None;
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match key.as_ref() {
                 "labelSelector" => options.labels = LabelSelector::parse(&value)?,
                 "fieldSelector" => options.fields = FieldSelector::parse(&value)?,
                 "resourceVersion" if !value.is_empty() => {
-                    let parsed = value.parse().map_err(|_| invalid_version(&value))?;
-                    options.resource_version = Some(parsed);
+                    version = Some(value.parse().map_err(|_| unreadable_version(&value)));
                 }
                 "resourceVersionMatch" => version_match = value.into_owned(),
-                "limit" => options.limit = Some(number(&key, &value)?).filter(|n| *n > 0),
+                // A negative limit is none.
+                "limit" => options.limit = usize::try_from(number(&value)?).ok().filter(|n| *n > 0),
                 "continue" if !value.is_empty() => options.continue_token = Some(value.into_owned()),
                 "timeoutSeconds" => {
-                    options.timeout =
-                        Some(Duration::from_secs(number(&key, &value)? as u64)).filter(|t| !t.is_zero());
+                    let seconds = u64::try_from(number(&value)?).ok().filter(|n| *n > 0);
+                    options.timeout = seconds.map(Duration::from_secs);
                 }
                 "watch" => options.watch = boolean(&value),
                 "allowWatchBookmarks" => options.allow_bookmarks = boolean(&value),
@@ -68,69 +70,83 @@ impl ListOptions {
                 _ => {}
             }
         }
+        options.watch |= watch;
+        let causes = options.causes(&version_match, version.is_some());
+        if !causes.is_empty() {
+            return Err(Status::invalid_options("ListOptions", &causes));
+        }
         options.version_match = match version_match.as_str() {
-            "" => None,
             "Exact" => Some(VersionMatch::Exact),
             "NotOlderThan" => Some(VersionMatch::NotOlderThan),
-            other => {
-                let text =
-                    format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\"");
-                return Err(Status::invalid("ListOptions.meta.k8s.io \"\"", "resourceVersionMatch", &text));
-            }
+            _ => None,
         };
-        options.check()?;
+        options.resource_version = match version {
+            // The server looks at this one late: a watch fails where it did not expect to.
+            Some(Err(why)) if options.watch => return Err(Status::unexpected(why)),
+            Some(Err(why)) => return Err(Status::bad_request(format!("invalid resource version: {why}"))),
+            Some(Ok(version)) => Some(version),
+            None => None,
+        };
+        if options.version_match == Some(VersionMatch::Exact) && options.resource_version == Some(0) {
+            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            let cause = Cause::forbidden("resourceVersionMatch", why);
+            return Err(Status::invalid_options("ListOptions", &[cause]));
+        }
         Ok(options)
     }
 
-    fn check(&self) -> Result<(), Status> {
-        let forbidden = |field: &str, text: &str| {
-            Err(Status::invalid("ListOptions.meta.k8s.io \"\"", field, &format!("Forbidden: {text}")))
-        };
+    /// Every rule of the server that the parameters break.
+    fn causes(&self, version_match: &str, versioned: bool) -> Vec<Cause> {
+        let field = "resourceVersionMatch";
+        let mut causes = Vec::new();
         if self.watch {
-            return match (self.send_initial_events, self.version_match) {
-                (None, Some(_)) => forbidden(
-                    "resourceVersionMatch",
-                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-                ),
-                (Some(_), None | Some(VersionMatch::Exact)) => forbidden(
-                    "resourceVersionMatch",
-                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                ),
-                _ => Ok(()),
-            };
+            let given = !version_match.is_empty();
+            if self.send_initial_events.is_none() && given {
+                let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+                causes.push(Cause::forbidden(field, why));
+            }
+            if self.send_initial_events.is_some() && version_match != "NotOlderThan" {
+                let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+                causes.push(Cause::forbidden(field, why));
+            }
+            if given && version_match != "NotOlderThan" {
+                causes.push(Cause::unsupported(field, &format!("{version_match:?}"), &["NotOlderThan"]));
+            }
+            return causes;
+        }
+        if !version_match.is_empty() {
+            if !versioned {
+                let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+                causes.push(Cause::forbidden(field, why));
+            }
+            if self.continue_token.is_some() {
+                let why = "resourceVersionMatch is forbidden when continue is provided";
+                causes.push(Cause::forbidden(field, why));
+            }
+            if !matches!(version_match, "Exact" | "NotOlderThan") {
+                let known = ["Exact", "NotOlderThan", ""];
+                causes.push(Cause::unsupported(field, &format!("{version_match:?}"), &known));
+            }
         }
         if self.send_initial_events.is_some() {
-            return forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
+            causes.push(Cause::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
         }
-        match (self.version_match, self.resource_version) {
-            (Some(_), None) => forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden unless resourceVersion is provided",
-            ),
-            (Some(_), _) if self.continue_token.is_some() => forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden when continue is provided",
-            ),
-            (Some(VersionMatch::Exact), Some(0)) => forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-            ),
-            _ => Ok(()),
-        }
+        causes
     }
 }
 
-fn invalid_version(value: &str) -> Status {
-    Status::bad_request(format!(
-        "invalid resource version: strconv.ParseUint: parsing {value:?}: invalid syntax"
-    ))
+/// The words for a revision that is no number.
+pub(crate) fn unreadable_version(value: &str) -> String {
+    format!("resourceVersion: Invalid value: {value:?}: strconv.ParseUint: parsing {value:?}: invalid syntax")
 }
 
-fn number(key: &str, value: &str) -> Result<usize, Status> {
+/// A number of the query.
+pub(crate) fn number(value: &str) -> Result<i64, Status> {
     if value.is_empty() {
         return Ok(0);
     }
-    value.parse().map_err(|_| Status::bad_request(format!("invalid value for {key}: {value:?}")))
+    let refuse = |_| Status::bad_request(format!("strconv.ParseInt: parsing {value:?}: invalid syntax"));
+    value.parse().map_err(refuse)
 }
 
 /// As the server converts query booleans: empty, `false` and `0` are false, the rest is true.
@@ -154,12 +170,13 @@ mod tests {
             "watch=1&resourceVersionMatch=NotOlderThan&resourceVersion=5",
             "resourceVersion=1&resourceVersionMatch=Sometimes",
         ] {
-            assert_eq!(ListOptions::parse(query).unwrap_err().code, 422, "{query}");
+            assert_eq!(ListOptions::parse(query, false).unwrap_err().code, 422, "{query}");
         }
-        assert_eq!(ListOptions::parse("resourceVersion=x").unwrap_err().code, 400);
+        assert_eq!(ListOptions::parse("resourceVersion=x", false).unwrap_err().code, 400);
         let options = ListOptions::parse(
             "allowWatchBookmarks=true&fieldSelector=spec.nodeName%3Dn1&resourceVersionMatch=NotOlderThan\
              &sendInitialEvents=true&timeout=7m12s&timeoutSeconds=432&watch=true",
+            false,
         )
         .unwrap();
         assert_eq!(options.fields.required("spec.nodeName"), Some("n1"));

@@ -11,8 +11,9 @@ use crate::status::Status;
 pub(crate) fn apply(object: &Value, content_type: &str, patch: &[u8]) -> Result<Value, Status> {
     let kind = content_type.split(';').next().unwrap_or_default().trim();
     let parse = || {
+        let what = if kind == "application/apply-patch+yaml" { "YAML" } else { "patch" };
         serde_json::from_slice::<Value>(patch)
-            .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
+            .map_err(|e| Status::bad_request(format!("error decoding {what}: {e}")))
     };
     let mut result = object.clone();
     match kind {
@@ -20,9 +21,15 @@ pub(crate) fn apply(object: &Value, content_type: &str, patch: &[u8]) -> Result<
         "application/strategic-merge-patch+json" => strategic(&mut result, &parse()?, ""),
         // Field ownership is not kept: an applied configuration is merged over what is there. YAML
         // bodies that are JSON are understood, as client libraries send them.
-        "application/apply-patch+yaml" => strategic(&mut result, &parse()?, ""),
+        "application/apply-patch+yaml" => {
+            let configuration = parse()?;
+            if configuration["kind"].is_null() {
+                return Err(Status::bad_request("invalid object type: /, Kind="));
+            }
+            strategic(&mut result, &configuration, "");
+        }
         "application/json-patch+json" => json_patch(&mut result, &parse()?)?,
-        _ => return Err(Status::unsupported_media_type(content_type)),
+        _ => return Err(Status::no_such_body()),
     }
     Ok(result)
 }
@@ -81,11 +88,48 @@ fn strategic_object(target: &mut Value, patch: &Map<String, Value>) {
                 kept.retain(|item| !gone.contains(item));
             }
         } else if key.starts_with('$') {
-            // `$setElementOrder/...` and `$retainKeys` order and prune; tests do not depend on them.
+            // `$setElementOrder/...` is looked at below; `$retainKeys` prunes what tests do not depend on.
         } else if value.is_null() {
             object.remove(key);
         } else {
+            let before = object.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
             strategic(object.entry(key.clone()).or_insert(Value::Null), value, key);
+            let order = patch.get(&format!("$setElementOrder/{key}")).unwrap_or(value);
+            if let (Some(items), Some(order), true) =
+                (object.get_mut(key).and_then(Value::as_array_mut), order.as_array(), is_merged(key))
+            {
+                *items = ordered(std::mem::take(items), order, &before, merge_key(key));
+            }
+        }
+    }
+}
+
+fn is_merged(list: &str) -> bool {
+    list == "finalizers" || merge_key(list).is_some()
+}
+
+/// The order of a merged list: that of the patch for what the patch names; what only the server has stands as far in
+/// front as it did.
+fn ordered(items: Vec<Value>, order: &[Value], before: &[Value], key: Option<&str>) -> Vec<Value> {
+    let same = |one: &Value, other: &Value| key.map_or(one == other, |key| one[key] == other[key]);
+    let place = |list: &[Value], item: &Value| list.iter().position(|other| same(other, item));
+    let (mut named, mut kept): (Vec<Value>, Vec<Value>) =
+        items.into_iter().partition(|item| place(order, item).is_some());
+    named.sort_by_key(|item| place(order, item));
+    let (mut named, mut kept) = (named.drain(..).peekable(), kept.drain(..).peekable());
+    let mut result = Vec::new();
+    loop {
+        let first = match (kept.peek(), named.peek()) {
+            (None, _) => named.next(),
+            (_, None) => kept.next(),
+            (Some(one), Some(other)) => match (place(before, one), place(before, other)) {
+                (Some(one), Some(other)) if one < other => kept.next(),
+                _ => named.next(),
+            },
+        };
+        match first {
+            Some(item) => result.push(item),
+            None => return result,
         }
     }
 }
@@ -123,9 +167,11 @@ fn strategic_list(target: &mut Value, items: &[Value], name: &str) {
 }
 
 fn json_patch(target: &mut Value, patch: &Value) -> Result<(), Status> {
-    let refuse = |why: &str| Status::invalid("", "patch", why);
-    for operation in patch.as_array().ok_or_else(|| Status::bad_request("a JSON patch is an array"))? {
-        let path = operation["path"].as_str().ok_or_else(|| refuse("operation without path"))?;
+    let operations = patch
+        .as_array()
+        .ok_or_else(|| Status::bad_request("error decoding patch: a JSON patch is a list of operations"))?;
+    for operation in operations {
+        let path = operation["path"].as_str().ok_or_else(Status::unfitting_patch)?;
         let from = operation["from"].as_str().unwrap_or_default();
         match operation["op"].as_str().unwrap_or_default() {
             "add" => add(target, path, operation["value"].clone()),
@@ -136,9 +182,7 @@ fn json_patch(target: &mut Value, patch: &Value) -> Result<(), Status> {
             "test" => (target.pointer(path) == Some(&operation["value"])).then_some(()),
             _ => None,
         }
-        .ok_or_else(|| {
-            refuse(&format!("the server rejected our request due to an error in our request: {operation}"))
-        })?;
+        .ok_or_else(Status::unfitting_patch)?;
     }
     Ok(())
 }
@@ -199,6 +243,18 @@ mod tests {
         }});
         let expected = json!([{"type": "Ready", "status": "Unknown", "reason": "R"}, {"type": "New"}]);
         assert_eq!(patched("strategic-merge-patch+json", &node, &patch)["status"]["conditions"], expected);
+    }
+
+    #[test]
+    fn a_merged_list_has_the_order_of_the_patch() {
+        let object = json!({"metadata": {"finalizers": ["a"]}});
+        let patch = json!({"metadata": {"finalizers": ["b"]}});
+        let merged = patched("strategic-merge-patch+json", &object, &patch);
+        assert_eq!(merged["metadata"]["finalizers"], json!(["b", "a"]));
+        let node = json!({"conditions": [{"type": "x"}, {"type": "y"}, {"type": "z"}]});
+        let patch = json!({"$setElementOrder/conditions": [{"type": "z"}, {"type": "y"}], "conditions": [{"type": "z", "s": 1}]});
+        let merged = patched("strategic-merge-patch+json", &node, &patch);
+        assert_eq!(merged["conditions"], json!([{"type": "x"}, {"type": "z", "s": 1}, {"type": "y"}]));
     }
 
     #[test]

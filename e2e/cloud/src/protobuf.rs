@@ -60,6 +60,11 @@ impl Message {
         }
     }
 
+    /// Go writes flags that are no pointers whether they are set or not.
+    fn flag(&mut self, field: u32, value: &Value) {
+        self.uint(field, u64::from(value == true));
+    }
+
     fn optional_bool(&mut self, field: u32, value: &Value) {
         if let Some(flag) = value.as_bool() {
             self.uint(field, u64::from(flag));
@@ -76,7 +81,12 @@ impl Message {
     }
 
     fn timestamp(&mut self, field: u32, value: &Value) {
-        let Some(time) = value.as_str().and_then(|t| OffsetDateTime::parse(t, &Rfc3339).ok()) else { return };
+        if let Some(time) = value.as_str().and_then(|t| OffsetDateTime::parse(t, &Rfc3339).ok()) {
+            self.time(field, time);
+        }
+    }
+
+    fn time(&mut self, field: u32, time: OffsetDateTime) {
         let mut inner = Self::default();
         inner.uint(1, u64::try_from(time.unix_timestamp()).unwrap_or(0));
         inner.uint(2, u64::from(time.nanosecond()));
@@ -169,6 +179,7 @@ pub(crate) fn status(document: &Value) -> Vec<u8> {
             details.message(4, &inner);
         }
         details.uint(5, document["details"]["retryAfterSeconds"].as_u64().unwrap_or(0));
+        details.text(6, document["details"]["uid"].as_str().unwrap_or_default());
         message.message(5, &details);
     }
     message.uint(6, document["code"].as_u64().unwrap_or(0));
@@ -190,13 +201,27 @@ fn object_meta(meta: &Value) -> Message {
         message.text(field, meta[name].as_str().unwrap_or_default());
     }
     message.uint(7, meta["generation"].as_u64().unwrap_or(0));
-    message.timestamp(8, &meta["creationTimestamp"]);
+    if meta["creationTimestamp"].is_string() {
+        message.timestamp(8, &meta["creationTimestamp"]);
+    } else {
+        // It is no pointer in Go either: an object without it, a bookmark, is as old as time.
+        message.time(8, OffsetDateTime::UNIX_EPOCH);
+    }
     message.timestamp(9, &meta["deletionTimestamp"]);
     if let Some(seconds) = meta["deletionGracePeriodSeconds"].as_u64() {
         message.uint(10, seconds);
     }
     message.text_map(11, &meta["labels"]);
     message.text_map(12, &meta["annotations"]);
+    for owner in meta["ownerReferences"].as_array().into_iter().flatten() {
+        let mut inner = Message::default();
+        for (field, name) in [(1, "kind"), (3, "name"), (4, "uid"), (5, "apiVersion")] {
+            inner.optional_text(field, &owner[name]);
+        }
+        inner.optional_bool(6, &owner["controller"]);
+        inner.optional_bool(7, &owner["blockOwnerDeletion"]);
+        message.message(13, &inner);
+    }
     for finalizer in meta["finalizers"].as_array().into_iter().flatten() {
         message.optional_text(14, finalizer);
     }
@@ -227,7 +252,7 @@ fn body(kind: &str, object: &Value, message: &mut Message) {
             inner.optional_text(3, &spec["restartPolicy"]);
             inner.optional_text(8, &spec["serviceAccountName"]);
             inner.optional_text(10, &spec["nodeName"]);
-            inner.optional_bool(11, &spec["hostNetwork"]);
+            inner.flag(11, &spec["hostNetwork"]);
             inner.optional_text(19, &spec["schedulerName"]);
             message.message(2, &inner);
             let mut state = Message::default();
@@ -238,7 +263,7 @@ fn body(kind: &str, object: &Value, message: &mut Message) {
         }
         "Node" => {
             inner.optional_text(1, &spec["podCIDR"]);
-            inner.optional_bool(4, &spec["unschedulable"]);
+            inner.flag(4, &spec["unschedulable"]);
             message.message(2, &inner);
         }
         "Service" => {

@@ -103,9 +103,12 @@ impl Target {
             .decode_utf8()
             .map_err(|_| Status::bad_request("path is not UTF-8"))?
             .into_owned();
-        let mut parts: Vec<&str> = decoded.split('/').filter(|p| !p.is_empty()).collect();
+        let mut parts: Vec<&str> = decoded.trim_matches('/').split('/').collect();
         if parts.contains(&"..") {
             return Err(Status::bad_request("path has a parent segment"));
+        }
+        if parts.len() > 1 && parts.contains(&"") {
+            return Err(Status::no_such_path());
         }
         let (group, version, skip) = match parts.as_slice() {
             ["api", version, _, ..] => ("", *version, 2),
@@ -126,8 +129,7 @@ impl Target {
         }
         let name = parts.get(1).map(|p| (*p).to_owned());
         let subresource = (parts.len() > 2).then(|| parts[2..].join("/"));
-        let watch = legacy_watch || is_watch(query);
-        let verb = verb(method, name.is_some(), watch)?;
+        let verb = verb(method, name.is_some(), legacy_watch, is_watch(query))?;
         Ok(Self::Resource(ResourceTarget {
             verb,
             gvr: Gvr::new(group, version, parts[0]),
@@ -143,9 +145,11 @@ fn is_watch(query: &str) -> bool {
         .any(|(key, value)| key == "watch" && value != "false" && value != "0")
 }
 
-fn verb(method: &str, named: bool, watch: bool) -> Result<&'static str, Status> {
+/// `watch` in the query makes a watch of a list, never of a GET of one object.
+fn verb(method: &str, named: bool, watch_path: bool, watch: bool) -> Result<&'static str, Status> {
     Ok(match (method, named) {
-        ("GET" | "HEAD", _) if watch => "watch",
+        ("GET" | "HEAD", _) if watch_path => "watch",
+        ("GET" | "HEAD", false) if watch => "watch",
         ("GET" | "HEAD", true) => "get",
         ("GET" | "HEAD", false) => "list",
         ("POST", _) => "create",
@@ -174,6 +178,9 @@ mod tests {
     fn paths_are_read_as_the_server_reads_them() {
         assert_eq!(resource("GET", "/api/v1/pods", ""), "list v1/pods None None None");
         assert_eq!(resource("GET", "/api/v1/pods", "watch=1"), "watch v1/pods None None None");
+        assert_eq!(resource("GET", "/api/v1/nodes/a", "watch=1"), "get v1/nodes None Some(\"a\") None");
+        assert_eq!(resource("GET", "/api/v1/watch/nodes/a", ""), "watch v1/nodes None Some(\"a\") None");
+        assert!(Target::parse("GET", "/api/v1//nodes", "").is_err());
         assert_eq!(
             resource("PATCH", "/api/v1/namespaces/a/pods/b/status", ""),
             "patch v1/pods Some(\"a\") Some(\"b\") Some(\"status\")"

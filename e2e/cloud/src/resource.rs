@@ -33,6 +33,12 @@ impl Gvr {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
     }
 
+    /// Served by a definition: groups of the server itself are `""`, one word, or end in `.k8s.io`.
+    #[must_use]
+    pub fn is_custom(&self) -> bool {
+        self.group.contains('.') && !self.group.ends_with(".k8s.io")
+    }
+
     /// `pods` or `deployments.apps`, as error texts name a resource.
     #[must_use]
     pub fn qualified(&self) -> String {
@@ -68,6 +74,55 @@ pub struct ResourceKind {
 }
 
 impl ResourceKind {
+    /// Objects count the changes of their spec in `metadata.generation`.
+    #[must_use]
+    pub fn generation(&self) -> bool {
+        let kinds = [
+            "CustomResourceDefinition",
+            "DaemonSet",
+            "Deployment",
+            "EndpointSlice",
+            "NetworkPolicy",
+            "Pod",
+            "ReplicaSet",
+            "StatefulSet",
+        ];
+        self.gvr.is_custom() || kinds.contains(&self.kind.as_str())
+    }
+
+    /// A PUT without a revision is taken: the last write wins.
+    #[must_use]
+    pub fn unconditional_update(&self) -> bool {
+        !self.gvr.is_custom()
+            && !matches!(self.kind.as_str(), "Lease" | "CSINode" | "CSIDriver" | "RuntimeClass")
+    }
+
+    /// A PUT of an absent object creates it.
+    #[must_use]
+    pub fn create_on_update(&self) -> bool {
+        matches!(self.kind.as_str(), "Lease" | "Endpoints" | "Event" | "Service")
+    }
+
+    /// All of them can be deleted at once.
+    #[must_use]
+    pub fn deletes_collections(&self) -> bool {
+        self.kind != "Namespace"
+    }
+
+    /// A finished DELETE answers with the object instead of a Status.
+    #[must_use]
+    pub fn returns_deleted(&self) -> bool {
+        let kinds = ["Pod", "Service", "ServiceAccount", "PersistentVolume", "PersistentVolumeClaim"];
+        kinds.contains(&self.kind.as_str())
+    }
+
+    /// How Go names the type: `core.ConfigMap`.
+    #[must_use]
+    pub fn go_type(&self) -> String {
+        let package = self.gvr.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+        format!("{package}.{}", self.kind)
+    }
+
     /// `PodList` for `Pod`.
     #[must_use]
     pub fn list_kind(&self) -> String {
@@ -141,6 +196,12 @@ impl Registry {
     #[must_use]
     pub fn find(&self, gvr: &Gvr) -> Option<&ResourceKind> {
         self.kinds.get(gvr)
+    }
+
+    /// Any resource of this group.
+    #[must_use]
+    pub fn serves(&self, group: &str) -> bool {
+        self.iter().any(|kind| kind.gvr.group == group)
     }
 
     /// Every resource, sorted by group, version, resource.

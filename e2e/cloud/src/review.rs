@@ -5,12 +5,44 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::authorization::{Attributes, Principal};
-use crate::resource::Gvr;
+use crate::resource::{Gvr, ResourceKind};
 use crate::selector::FieldSelector;
 use crate::server::Cloud;
+use crate::status::{Cause, Status};
+use crate::write;
+
+/// Answer a review: the document with its status.
+///
+/// # Errors
+/// 400 and 422 for a review that asks nothing.
+pub(crate) fn answer(
+    cloud: &Cloud,
+    now: Duration,
+    kind: &ResourceKind,
+    document: Value,
+    caller: &Principal,
+) -> Result<Value, Status> {
+    write::check_type(cloud, kind, &document)?;
+    let mut document = match kind.kind.as_str() {
+        "TokenReview" => token(cloud, now, document)?,
+        "SubjectAccessReview" => access(cloud, document, None)?,
+        _ => access(cloud, document, Some(caller))?,
+    };
+    document["kind"] = kind.kind.clone().into();
+    document["apiVersion"] = kind.gvr.api_version().into();
+    if document["metadata"].is_null() {
+        document["metadata"] = json!({});
+    }
+    Ok(document)
+}
+
+fn quoted(texts: &[String]) -> String {
+    let quoted: Vec<String> = texts.iter().map(|text| format!("{text:?}")).collect();
+    format!("[{}]", quoted.join(" "))
+}
 
 /// Fill the status of a TokenReview.
-pub(crate) fn token(cloud: &Cloud, now: Duration, mut document: Value) -> Value {
+fn token(cloud: &Cloud, now: Duration, mut document: Value) -> Result<Value, Status> {
     let asked: Vec<String> = document["spec"]["audiences"]
         .as_array()
         .into_iter()
@@ -19,18 +51,25 @@ pub(crate) fn token(cloud: &Cloud, now: Duration, mut document: Value) -> Value 
         .collect();
     let asked = if asked.is_empty() { vec![cloud.issuer().to_owned()] } else { asked };
     let token = document["spec"]["token"].as_str().unwrap_or_default();
-    let found = cloud.authenticate_token(now, token);
-    let accepted = found.and_then(|(principal, audiences)| {
-        let common: Vec<String> = asked.iter().filter(|a| audiences.contains(a)).cloned().collect();
-        (!common.is_empty()).then_some((principal, common))
-    });
-    document["status"] = match accepted {
-        Some((principal, audiences)) => {
-            json!({"authenticated": true, "user": user_info(&principal), "audiences": audiences})
+    if token.is_empty() {
+        return Err(Status::bad_request("token is required for TokenReview in authentication"));
+    }
+    let error = |text: String| json!({"user": {}, "error": text});
+    document["status"] = match cloud.authenticate_token(now, token) {
+        Err("") => error("invalid bearer token".into()),
+        Err(why) => error(format!("[invalid bearer token, {why}]")),
+        Ok((principal, audiences)) => {
+            let common: Vec<String> = asked.iter().filter(|a| audiences.contains(a)).cloned().collect();
+            if common.is_empty() {
+                let (has, wants) = (quoted(&audiences), quoted(&asked));
+                let why = format!("token audiences {has} is invalid for the target audiences {wants}");
+                error(format!("[invalid bearer token, {why}]"))
+            } else {
+                json!({"authenticated": true, "user": user_info(&principal), "audiences": common})
+            }
         }
-        None => json!({"user": {}, "error": "[invalid bearer token]"}),
     };
-    document
+    Ok(document)
 }
 
 fn user_info(principal: &Principal) -> Value {
@@ -47,18 +86,30 @@ fn user_info(principal: &Principal) -> Value {
 }
 
 /// Fill the status of a SubjectAccessReview; `caller` is the subject of the self form.
-pub(crate) fn access(cloud: &Cloud, mut document: Value, caller: Option<&Principal>) -> Value {
+fn access(cloud: &Cloud, mut document: Value, caller: Option<&Principal>) -> Result<Value, Status> {
     let spec = &document["spec"];
+    let mut causes = Vec::new();
+    if spec["resourceAttributes"].is_null() == spec["nonResourceAttributes"].is_null() {
+        let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+        causes.push(Cause::invalid("spec.resourceAttributes", "null", why));
+    }
+    if caller.is_none() && spec["user"].as_str().is_none_or(str::is_empty) && spec["groups"].is_null() {
+        causes.push(Cause::invalid("spec.user", "\"\"", "at least one of user or group must be specified"));
+    }
+    if !causes.is_empty() {
+        // The server names no kind here.
+        return Err(Status::invalid("authorization.k8s.io", "", "", &causes));
+    }
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let principal = caller.cloned().unwrap_or_else(|| Principal {
         user: text(&spec["user"]),
         groups: spec["groups"].as_array().into_iter().flatten().map(text).collect(),
         ..Principal::default()
     });
-    let allowed = if let Some(resource) = spec.get("resourceAttributes").filter(|r| r.is_object()) {
+    let verdict = if let Some(resource) = spec.get("resourceAttributes").filter(|r| r.is_object()) {
         let version = resource["version"].as_str().filter(|v| !v.is_empty()).unwrap_or("v1");
         let gvr = Gvr::new(&text(&resource["group"]), version, &text(&resource["resource"]));
-        cloud.permits(&Attributes {
+        cloud.decide(&Attributes {
             principal: &principal,
             verb: &text(&resource["verb"]),
             gvr: Some(&gvr),
@@ -70,7 +121,7 @@ pub(crate) fn access(cloud: &Cloud, mut document: Value, caller: Option<&Princip
         })
     } else {
         let path = &spec["nonResourceAttributes"];
-        cloud.permits(&Attributes {
+        cloud.decide(&Attributes {
             principal: &principal,
             verb: &text(&path["verb"]),
             gvr: None,
@@ -81,9 +132,12 @@ pub(crate) fn access(cloud: &Cloud, mut document: Value, caller: Option<&Princip
             path: &text(&path["path"]),
         })
     };
-    document["status"] =
-        if allowed { json!({"allowed": true, "reason": "model policy"}) } else { json!({"allowed": false}) };
-    document
+    document["status"] = match verdict {
+        Ok(()) => json!({"allowed": true}),
+        Err(reason) if reason.is_empty() => json!({"allowed": false}),
+        Err(reason) => json!({"allowed": false, "reason": reason}),
+    };
+    Ok(document)
 }
 
 /// The requirements of `fieldSelector` that the node rules can use: one value, operator In; or the raw text.

@@ -1,29 +1,20 @@
-//! The server: authentication, authorization, faults and dispatch of one request.
+//! The model cloud: what it holds, and what a test may do to it past the wire.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::answer::{Answer, AnswerKind, Response};
 use crate::authorization::{Attributes, Policy, Principal};
-use crate::encoding::Format;
+use crate::delete::{self, DeleteOptions};
 use crate::fault::{Fault, FaultPlan, FaultRule};
-use crate::options::ListOptions;
-use crate::record::{Credential, RequestRecord};
-use crate::request::{Identity, Request, ResourceTarget, Target};
-use crate::resource::{Gvr, Registry, ResourceKind};
-use crate::selector::FieldSelector;
+use crate::record::RequestRecord;
+use crate::request::ResourceTarget;
+use crate::resource::{Gvr, Registry};
 use crate::status::Status;
 use crate::store::Store;
 use crate::token::{TokenSigner, Tokens};
-use crate::watch::WatchCursor;
-use crate::{discovery, list, review, write};
-
-/// Largest request body, as the real server.
-const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
-/// Bodies below this are never compressed.
-const GZIP_MIN_BYTES: usize = 128 * 1024;
+use crate::write;
 
 /// How far a replica's reads lag behind the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,12 +159,56 @@ impl Cloud {
         json!({"keys": [self.tokens.signer.public_jwk()]})
     }
 
-    pub(crate) fn authenticate_token(&self, now: Duration, token: &str) -> Option<(Principal, Vec<String>)> {
+    pub(crate) fn authenticate_token(
+        &self,
+        now: Duration,
+        token: &str,
+    ) -> Result<(Principal, Vec<String>), &'static str> {
         self.tokens.authenticate(now, token, &self.store)
     }
 
-    pub(crate) fn permits(&self, attributes: &Attributes) -> bool {
-        self.policy.permits(attributes, &self.store)
+    /// Yes, or no with the authorizer's reason.
+    pub(crate) fn decide(&self, attributes: &Attributes) -> Result<(), String> {
+        self.policy.decide(attributes, &self.store)
+    }
+
+    /// Answer a TokenRequest.
+    pub(crate) fn request_token(
+        &mut self,
+        now: Duration,
+        target: &ResourceTarget,
+        document: Value,
+    ) -> Result<Value, Status> {
+        let jti = format!("00000000-0000-4000-9000-{:012x}", self.next_serial());
+        self.tokens.request(now, target, document, &self.store, &jti)
+    }
+
+    /// The fault that hits this request, if one does; then it is used up.
+    pub(crate) fn take_fault(&mut self, record: &RequestRecord) -> Option<Fault> {
+        self.plan.take(record)
+    }
+
+    /// Note a request.
+    pub(crate) fn record(&mut self, record: RequestRecord) {
+        self.records.push(record);
+    }
+
+    /// `sendInitialEvents` is served.
+    pub(crate) fn serves_watch_list(&self) -> bool {
+        self.watch_list
+    }
+
+    /// WatchList streams are compressed.
+    pub(crate) fn compresses_watch_list(&self) -> bool {
+        self.gzip_watch_list
+    }
+
+    /// Do something and undo it: what a dry run does.
+    pub(crate) fn undone<R>(&mut self, act: impl FnOnce(&mut Self) -> R) -> R {
+        let store = self.store.clone();
+        let result = act(self);
+        self.store = store;
+        result
     }
 
     pub(crate) fn next_serial(&mut self) -> u64 {
@@ -231,7 +266,7 @@ impl Cloud {
     pub fn delete(&mut self, now: Duration, gvr: &Gvr, namespace: &str, name: &str) -> Result<(), Status> {
         let kind = self.registry.find(gvr).ok_or_else(Status::no_such_path)?.clone();
         let target = self.target("delete", gvr, Some(namespace), Some(name));
-        write::delete(self, now, &kind, &target, &json!({"gracePeriodSeconds": 0})).map(|_| ())
+        delete::one(self, now, &kind, &target, &DeleteOptions::now()).map(|_| ())
     }
 
     fn target(
@@ -249,277 +284,5 @@ impl Cloud {
             name: name.map(str::to_owned),
             subresource: None,
         }
-    }
-
-    /// Answer one request.
-    pub fn handle(&mut self, now: Duration, request: &Request) -> Answer {
-        let target = Target::parse(&request.method, &request.path, &request.query);
-        let principal = self.authenticate(now, &request.identity);
-        let order = self.records.len() as u64;
-        let record = new_record(order, now, request, target.as_ref().ok(), principal.as_ref());
-        let fault = if principal.is_some() { self.plan.take(&record) } else { None };
-        self.records.push(record);
-        let kind = match self.dispatch(now, request, target, principal.as_ref(), fault.as_ref()) {
-            Ok(kind) => kind,
-            Err(status) => AnswerKind::Full { response: Response::from(&status), gzip: false },
-        };
-        if let Some(record) = self.record_mut(order) {
-            record.fault = fault.as_ref().map(|f| format!("{f:?}"));
-            record.status = match &kind {
-                AnswerKind::Full { response, .. } => response.status,
-                AnswerKind::Watch { .. } => 200,
-            };
-        }
-        Answer { order, kind, fault }
-    }
-
-    fn authenticate(&self, now: Duration, identity: &Identity) -> Option<Principal> {
-        match identity {
-            Identity::Certificate(principal) => Some(principal.clone()),
-            Identity::Bearer(token) => {
-                let (principal, audiences) = self.authenticate_token(now, token)?;
-                audiences.iter().any(|a| a == self.issuer()).then_some(principal)
-            }
-            Identity::Anonymous => None,
-        }
-    }
-
-    fn dispatch(
-        &mut self,
-        now: Duration,
-        request: &Request,
-        target: Result<Target, Status>,
-        principal: Option<&Principal>,
-        fault: Option<&Fault>,
-    ) -> Result<AnswerKind, Status> {
-        let principal = principal.ok_or_else(Status::unauthorized)?;
-        if let Some(Fault::Status { code, retry_after }) = fault {
-            return Err(Status::with_code(*code, *retry_after));
-        }
-        if request.impersonates {
-            return Err(Status::forbidden("the model cloud lets nobody impersonate"));
-        }
-        let full = |response: Response| {
-            let gzip = request.accepts_gzip && response.body.len() > GZIP_MIN_BYTES;
-            AnswerKind::Full { response, gzip }
-        };
-        match target? {
-            Target::Path(path) => {
-                let verb = request.method.to_lowercase();
-                let fields = FieldSelector::default();
-                self.authorize(&Attributes {
-                    principal,
-                    verb: &verb,
-                    gvr: None,
-                    subresource: "",
-                    namespace: "",
-                    name: "",
-                    fields: &fields,
-                    path: &path,
-                })?;
-                discovery::answer(self, request, &path).map(full)
-            }
-            Target::Resource(target) => {
-                let kind = self.registry.find(&target.gvr).cloned();
-                let options = self.options(request, &target)?;
-                self.authorize_resource(principal, &target, &options)?;
-                let kind = kind.ok_or_else(Status::no_such_path)?;
-                if let (Some(Fault::ErrorEvent { code }), false) = (fault, options.watch) {
-                    return Err(Status::with_code(*code, None));
-                }
-                match target.verb {
-                    "watch" => self.watch(now, request, &kind, &target, options),
-                    "get" | "list" => self.read(now, request, &kind, &target, &options).map(full),
-                    _ => self.write(now, request, &kind, &target, principal).map(full),
-                }
-            }
-        }
-    }
-
-    /// List and watch parameters; a selected or named single object counts as named, as in RequestInfo.
-    fn options(&self, request: &Request, target: &ResourceTarget) -> Result<ListOptions, Status> {
-        let mut options = match target.verb {
-            "get" | "list" | "watch" | "deletecollection" => ListOptions::parse(&request.query)?,
-            _ => return Ok(ListOptions::default()),
-        };
-        options.watch = target.verb == "watch";
-        if options.watch
-            && let Some(name) = &target.name
-        {
-            options.fields.require("metadata.name", name);
-        }
-        options.fields.check(&target.gvr)?;
-        if options.send_initial_events.is_some() && !self.watch_list {
-            let text = "Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
-            return Err(Status::invalid("ListOptions.meta.k8s.io \"\"", "sendInitialEvents", text));
-        }
-        Ok(options)
-    }
-
-    fn authorize(&self, attributes: &Attributes) -> Result<(), Status> {
-        if self.permits(attributes) { Ok(()) } else { Err(Status::forbidden(attributes.refusal())) }
-    }
-
-    fn authorize_resource(
-        &self,
-        principal: &Principal,
-        target: &ResourceTarget,
-        options: &ListOptions,
-    ) -> Result<(), Status> {
-        let name = target.name.as_deref().or_else(|| options.fields.required("metadata.name"));
-        self.authorize(&Attributes {
-            principal,
-            verb: target.verb,
-            gvr: Some(&target.gvr),
-            subresource: target.subresource.as_deref().unwrap_or_default(),
-            namespace: target.namespace.as_deref().unwrap_or_default(),
-            name: name.unwrap_or_default(),
-            fields: &options.fields,
-            path: "",
-        })
-    }
-
-    fn watch(
-        &self,
-        now: Duration,
-        request: &Request,
-        kind: &ResourceKind,
-        target: &ResourceTarget,
-        options: ListOptions,
-    ) -> Result<AnswerKind, Status> {
-        let format = Format::negotiate(&request.accept, kind)?;
-        let watch_list = options.send_initial_events == Some(true) && options.allow_bookmarks;
-        let gzip = self.gzip_watch_list && watch_list && request.accepts_gzip;
-        let namespace = target.namespace.clone();
-        let cursor = WatchCursor::new(self, now, request.replica, kind, format, namespace, options);
-        Ok(AnswerKind::Watch { content_type: format.content_type(true), cursor: Box::new(cursor), gzip })
-    }
-
-    fn read(
-        &self,
-        now: Duration,
-        request: &Request,
-        kind: &ResourceKind,
-        target: &ResourceTarget,
-        options: &ListOptions,
-    ) -> Result<Response, Status> {
-        let known = match target.subresource.as_deref() {
-            None => !kind.create_only,
-            Some("status") => kind.status,
-            Some(_) => false,
-        };
-        if !known {
-            return Err(Status::no_such_path());
-        }
-        let format = Format::negotiate(&request.accept, kind)?;
-        let answer = if target.verb == "get" { list::get } else { list::list };
-        answer(self, now, request.replica, kind, target, options, format)
-    }
-
-    fn write(
-        &mut self,
-        now: Duration,
-        request: &Request,
-        kind: &ResourceKind,
-        target: &ResourceTarget,
-        principal: &Principal,
-    ) -> Result<Response, Status> {
-        if request.body.len() > MAX_BODY_BYTES {
-            return Err(Status::too_large());
-        }
-        let format = Format::negotiate(&request.accept, kind)?;
-        let answer = |code: u16, object: &Value| Response {
-            status: code,
-            content_type: format.content_type(false),
-            headers: Vec::new(),
-            body: format.document(kind, object, now),
-        };
-        if target.verb == "patch" {
-            let (object, created) =
-                write::patch(self, now, kind, target, &request.content_type, &request.body)?;
-            return Ok(answer(if created { 201 } else { 200 }, &object));
-        }
-        let body = parse_body(request)?;
-        match (target.verb, target.subresource.as_deref()) {
-            ("create", Some("token")) if kind.gvr.resource == "serviceaccounts" => {
-                let jti = format!("00000000-0000-4000-9000-{:012x}", self.next_serial());
-                let Self { tokens, store, .. } = self;
-                Ok(Response::json(201, &tokens.request(now, target, body, store, &jti)?))
-            }
-            ("create", None) if kind.create_only => {
-                let document = match kind.gvr.resource.as_str() {
-                    "tokenreviews" => review::token(self, now, body),
-                    "subjectaccessreviews" => review::access(self, body, None),
-                    _ => review::access(self, body, Some(principal)),
-                };
-                Ok(Response::json(201, &document))
-            }
-            ("create", None) => write::create(self, now, kind, target, body).map(|o| answer(201, &o)),
-            ("update", None | Some("status")) => {
-                write::update(self, now, kind, target, body).map(|o| answer(200, &o))
-            }
-            ("delete", None) => write::delete(self, now, kind, target, &body).map(|d| {
-                // A finished delete is a Status, an unfinished one the object.
-                if d["kind"] == "Status" { Response::json(200, &d) } else { answer(200, &d) }
-            }),
-            _ => Err(Status::method_not_allowed()),
-        }
-    }
-}
-
-fn parse_body(request: &Request) -> Result<Value, Status> {
-    if request.body.is_empty() {
-        return Ok(json!({}));
-    }
-    let media = request.content_type.split(';').next().unwrap_or_default().trim();
-    if !matches!(media, "" | "application/json") {
-        return Err(Status::unsupported_media_type(&request.content_type));
-    }
-    serde_json::from_slice(&request.body)
-        .map_err(|e| Status::bad_request(format!("the object provided is unrecognized: {e}")))
-}
-
-fn new_record(
-    order: u64,
-    now: Duration,
-    request: &Request,
-    target: Option<&Target>,
-    principal: Option<&Principal>,
-) -> RequestRecord {
-    let resource = match target {
-        Some(Target::Resource(resource)) => Some(resource),
-        _ => None,
-    };
-    let parameter = |name: &str| {
-        form_urlencoded::parse(request.query.as_bytes()).find(|(k, _)| k == name).map(|(_, v)| v.into_owned())
-    };
-    RequestRecord {
-        order,
-        time: now,
-        replica: request.replica,
-        credential: match request.identity {
-            Identity::Certificate(_) => Credential::Certificate,
-            Identity::Bearer(_) => Credential::Token,
-            Identity::Anonymous => Credential::Nothing,
-        },
-        user: principal.map(|p| p.user.clone()).unwrap_or_default(),
-        groups: principal.map(|p| p.groups.clone()).unwrap_or_default(),
-        verb: resource.map_or_else(|| request.method.to_lowercase(), |r| r.verb.to_owned()),
-        gvr: resource.map(|r| r.gvr.clone()),
-        namespace: resource.and_then(|r| r.namespace.clone()),
-        name: resource.and_then(|r| r.name.clone()),
-        subresource: resource.and_then(|r| r.subresource.clone()),
-        path: request.path.clone(),
-        query: request.query.clone(),
-        resource_version: parameter("resourceVersion"),
-        initial_events: parameter("sendInitialEvents").as_deref() == Some("true"),
-        accept: request.accept.clone(),
-        user_agent: request.user_agent.clone(),
-        status: 0,
-        bytes_in: request.body.len() as u64,
-        bytes_out: 0,
-        initial_bytes: 0,
-        fault: None,
-        ended: false,
     }
 }

@@ -17,11 +17,59 @@ pub struct Status {
     pub details: Value,
     /// Seconds for the `Retry-After` header.
     pub retry_after: Option<u32>,
+    /// Written as plain text, for paths that no API group serves.
+    pub plain: bool,
+    /// Where an expired list may go on, with what there is now.
+    pub continue_token: Option<String>,
+    /// The authorizer said no; its answers forbid browsers to guess their type.
+    pub nosniff: bool,
+}
+
+/// One of the reasons why a document is invalid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cause {
+    reason: &'static str,
+    field: String,
+    message: String,
+}
+
+impl Cause {
+    /// The value is not allowed at all, here and now.
+    pub(crate) fn forbidden(field: &str, why: &str) -> Self {
+        Self { reason: "FieldValueForbidden", field: field.into(), message: format!("Forbidden: {why}") }
+    }
+
+    /// The value has not the right form; `value` as Go prints it (texts in quotes).
+    pub(crate) fn invalid(field: &str, value: &str, why: &str) -> Self {
+        let message = format!("Invalid value: {value}: {why}");
+        Self { reason: "FieldValueInvalid", field: field.into(), message }
+    }
+
+    /// The value is missing.
+    pub(crate) fn required(field: &str, why: &str) -> Self {
+        Self { reason: "FieldValueRequired", field: field.into(), message: format!("Required value: {why}") }
+    }
+
+    /// The value is none of those that the server knows; `value` as Go prints it.
+    pub(crate) fn unsupported(field: &str, value: &str, known: &[&str]) -> Self {
+        let known: Vec<String> = known.iter().map(|k| format!("{k:?}")).collect();
+        let message = format!("Unsupported value: {value}: supported values: {}", known.join(", "));
+        Self { reason: "FieldValueNotSupported", field: field.into(), message }
+    }
 }
 
 impl Status {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Value::Null, retry_after: None }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            details: Value::Null,
+            retry_after: None,
+            plain: false,
+            continue_token: None,
+            nosniff: false,
+        }
     }
 
     /// 400: the request cannot be understood.
@@ -42,6 +90,23 @@ impl Status {
         Self::new(403, "Forbidden", message)
     }
 
+    /// 403 by the authorizer; `name` may be empty.
+    #[must_use]
+    pub fn unauthorized_for(gvr: Option<&Gvr>, name: &str, message: String) -> Self {
+        let mut status = Self::forbidden(message);
+        status.nosniff = true;
+        status.details = gvr.map_or_else(|| json!({}), |gvr| details(gvr, name));
+        status
+    }
+
+    /// 403 by an admission plugin, for one object.
+    #[must_use]
+    pub fn not_admitted(gvr: &Gvr, name: &str, why: &str) -> Self {
+        let mut status = Self::forbidden(format!("{} \"{name}\" is forbidden: {why}", gvr.qualified()));
+        status.details = details(gvr, name);
+        status
+    }
+
     /// 404 for one object.
     #[must_use]
     pub fn not_found(gvr: &Gvr, name: &str) -> Self {
@@ -58,17 +123,32 @@ impl Status {
         status
     }
 
+    /// 404 for a path that belongs to no API group.
+    #[must_use]
+    pub fn no_such_group() -> Self {
+        let mut status = Self::new(404, "NotFound", "404 page not found\n");
+        status.plain = true;
+        status
+    }
+
     /// 405: the resource does not know this verb.
     #[must_use]
     pub fn method_not_allowed() -> Self {
-        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        let text = "the server does not allow this method on the requested resource";
+        Self { details: json!({}), ..Self::new(405, "MethodNotAllowed", text) }
     }
 
-    /// 406: no representation that the client accepts.
+    /// 406: no media type that the client accepts; `offered` as the server lists them.
     #[must_use]
-    pub fn not_acceptable() -> Self {
-        let offered = "application/json, application/vnd.kubernetes.protobuf";
-        Self::new(406, "NotAcceptable", format!("only the following media types are accepted: {offered}"))
+    pub fn not_acceptable(offered: &str) -> Self {
+        let text = format!("406: Not Acceptable\n\nAvailable representations: {offered}");
+        Self { details: json!({}), ..Self::new(406, "NotAcceptable", text) }
+    }
+
+    /// 406: the media type is served, but not in this form.
+    #[must_use]
+    pub fn no_such_form(message: impl Into<String>) -> Self {
+        Self::new(406, "NotAcceptable", message)
     }
 
     /// 409: the name is taken.
@@ -78,6 +158,21 @@ impl Status {
             Self::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", gvr.qualified()));
         status.details = details(gvr, name);
         status
+    }
+
+    /// 409: the name is taken by an object on its way out.
+    #[must_use]
+    pub fn still_exists(gvr: &Gvr, name: &str) -> Self {
+        let mut status = Self::already_exists(gvr, name);
+        status.message = format!("object is being deleted: {}", status.message);
+        status
+    }
+
+    /// 409: a precondition of a delete does not hold; the server names the kind here, not the resource.
+    #[must_use]
+    pub fn precondition(kind: &str, name: &str, why: &str) -> Self {
+        let text = format!("Operation cannot be fulfilled on {kind} \"{name}\": {why}");
+        Self { details: json!({"name": name, "kind": kind}), ..Self::new(409, "Conflict", text) }
     }
 
     /// 409: optimistic concurrency lost.
@@ -101,15 +196,20 @@ impl Status {
         Self::new(410, "Expired", "The resourceVersion for the provided list is too old.")
     }
 
-    /// 410: a continue token from before the compaction.
+    /// 410: a continue token from before the compaction; `inconsistent` is one that goes on nevertheless.
     #[must_use]
-    pub fn expired_continue() -> Self {
-        Self::new(
+    pub fn expired_continue(inconsistent: String) -> Self {
+        let mut status = Self::new(
             410,
             "Expired",
             "The provided continue parameter is too old to display a consistent list result. You can start a new \
-             list without the continue parameter.",
-        )
+             list without the continue parameter, or use the continue token in this response to retrieve the \
+             remainder of the results. Continuing with the provided token results in an inconsistent list - \
+             objects that were created, modified, or deleted between the time the first chunk was returned and \
+             now may show up in the list.",
+        );
+        status.continue_token = Some(inconsistent);
+        status
     }
 
     /// 413: the body is larger than the server reads.
@@ -118,22 +218,64 @@ impl Status {
         Self::new(413, "RequestEntityTooLarge", "Request entity too large: limit is 3145728")
     }
 
-    /// 415: a body in an encoding that the model does not decode.
+    /// 415: a body in an encoding that the resource does not take; `accepted` as the server lists them.
     #[must_use]
-    pub fn unsupported_media_type(content_type: &str) -> Self {
+    pub fn unsupported_media_type(accepted: &str) -> Self {
         let text = format!(
-            "the body of the request was in an unknown format - accepted media types include: application/json (got {content_type:?})"
+            "the body of the request was in an unknown format - accepted media types include: {accepted}"
         );
         Self::new(415, "UnsupportedMediaType", text)
     }
 
-    /// 422: the request is well-formed but forbidden in this combination.
+    /// 415: a body of a type that no route takes.
     #[must_use]
-    pub fn invalid(kind: &str, field: &str, message: &str) -> Self {
-        let text = format!("{kind} is invalid: {field}: {message}");
-        let mut status = Self::new(422, "Invalid", text);
-        status.details = json!({"kind": kind, "causes": [{"reason": "FieldValueForbidden", "message": message, "field": field}]});
+    pub fn no_such_body() -> Self {
+        let text = "415: Unsupported Media Type";
+        Self { details: json!({}), ..Self::new(415, "UnsupportedMediaType", text) }
+    }
+
+    /// 422: a document of `kind` in `group` breaks a rule. The server tells a rule once, however often it is broken.
+    #[must_use]
+    pub(crate) fn invalid(group: &str, kind: &str, name: &str, causes: &[Cause]) -> Self {
+        let mut words: Vec<String> = Vec::new();
+        for cause in causes {
+            let word = format!("{}: {}", cause.field, cause.message);
+            if !words.contains(&word) {
+                words.push(word);
+            }
+        }
+        let words = if words.len() == 1 { words.remove(0) } else { format!("[{}]", words.join(", ")) };
+        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let mut status = Self::new(422, "Invalid", format!("{qualified} \"{name}\" is invalid: {words}"));
+        let cause = |c: &Cause| json!({"reason": c.reason, "message": c.message, "field": c.field});
+        let mut details = Map::new();
+        for (member, text) in [("name", name), ("group", group), ("kind", kind)] {
+            if !text.is_empty() {
+                details.insert(member.into(), text.into());
+            }
+        }
+        details.insert("causes".into(), causes.iter().map(cause).collect());
+        status.details = details.into();
         status
+    }
+
+    /// 422: options that the server forbids; `kind` is e.g. `ListOptions`.
+    #[must_use]
+    pub(crate) fn invalid_options(kind: &str, causes: &[Cause]) -> Self {
+        Self::invalid("meta.k8s.io", kind, "", causes)
+    }
+
+    /// 422: a JSON patch does not fit.
+    #[must_use]
+    pub fn unfitting_patch() -> Self {
+        let text = "the server rejected our request due to an error in our request";
+        Self { details: json!({}), ..Self::new(422, "Invalid", text) }
+    }
+
+    /// 500 with the bare words of an error that the server did not expect.
+    #[must_use]
+    pub fn unexpected(message: impl Into<String>) -> Self {
+        Self::new(500, "", message)
     }
 
     /// 429: come back later.
@@ -194,7 +336,9 @@ impl Status {
         let mut document = Map::new();
         document.insert("kind".into(), "Status".into());
         document.insert("apiVersion".into(), "v1".into());
-        document.insert("metadata".into(), json!({}));
+        let token = self.continue_token.as_ref();
+        document
+            .insert("metadata".into(), token.map_or_else(|| json!({}), |token| json!({"continue": token})));
         document.insert("status".into(), if self.code < 400 { "Success" } else { "Failure" }.into());
         if !self.message.is_empty() {
             document.insert("message".into(), self.message.clone().into());
@@ -218,7 +362,10 @@ pub(crate) fn deleted(gvr: &Gvr, name: &str, uid: &str) -> Value {
 }
 
 fn details(gvr: &Gvr, name: &str) -> Value {
-    let mut details = json!({"name": name, "kind": gvr.resource});
+    let mut details = json!({"kind": gvr.resource});
+    if !name.is_empty() {
+        details["name"] = name.into();
+    }
     if !gvr.group.is_empty() {
         details["group"] = gvr.group.clone().into();
     }

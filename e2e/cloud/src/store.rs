@@ -36,14 +36,14 @@ pub struct Event {
     pub previous: Option<Arc<Value>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Collection {
     objects: BTreeMap<Key, Arc<Value>>,
     history: VecDeque<Event>,
 }
 
 /// All objects of the model.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Store {
     revision: u64,
     compacted: u64,

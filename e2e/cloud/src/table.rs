@@ -1,4 +1,4 @@
-//! `meta.k8s.io/v1` Table with the two columns that every kind has: name and age.
+//! `meta.k8s.io/v1` Table: name and age of every kind, and what kubectl shows besides of the simple ones.
 
 use std::time::Duration;
 
@@ -6,20 +6,53 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// The column definitions.
-pub(crate) fn columns() -> Value {
-    json!([
-        {"name": "Name", "type": "string", "format": "name", "description": "Name must be unique within a namespace.", "priority": 0},
-        {"name": "Age", "type": "string", "format": "", "description": "Time since creation.", "priority": 0},
-    ])
+use crate::encoding::RowObject;
+use crate::resource::ResourceKind;
+
+/// A column between name and age: its heading and its cell.
+type Column = (&'static str, fn(&Value) -> Value);
+
+fn size(members: &Value) -> usize {
+    members.as_object().map_or(0, serde_json::Map::len)
 }
 
-/// One row: cells and the object's metadata.
-pub(crate) fn row(object: &Value, now: Duration) -> Value {
-    json!({
-        "cells": [object["metadata"]["name"].as_str().unwrap_or_default(), age(object, now)],
-        "object": partial(object),
-    })
+fn text(value: &Value) -> Value {
+    value.as_str().unwrap_or_default().into()
+}
+
+/// What the kind shows beside name and age.
+fn own_columns(kind: &ResourceKind) -> &'static [Column] {
+    match kind.kind.as_str() {
+        "ConfigMap" => &[("Data", |o| (size(&o["data"]) + size(&o["binaryData"])).into())],
+        "Secret" => &[("Type", |o| text(&o["type"])), ("Data", |o| size(&o["data"]).into())],
+        "Lease" => &[("Holder", |o| text(&o["spec"]["holderIdentity"]))],
+        "Namespace" => &[("Status", |o| text(&o["status"]["phase"]))],
+        _ => &[],
+    }
+}
+
+/// The column definitions.
+pub(crate) fn columns(kind: &ResourceKind) -> Value {
+    let column = |name: &str, class: &str, format: &str, description: &str| json!({"name": name, "type": class, "format": format, "description": description, "priority": 0});
+    let mut columns = vec![column("Name", "string", "name", "Name must be unique within a namespace.")];
+    columns.extend(own_columns(kind).iter().map(|(name, _)| column(name, "string", "", name)));
+    // Custom kinds write times as what they are.
+    let class = if kind.gvr.is_custom() { "date" } else { "string" };
+    columns.push(column("Age", class, "", "Time since creation."));
+    columns.into()
+}
+
+/// One row: cells and what is asked for of the object.
+pub(crate) fn row(kind: &ResourceKind, object: &Value, rows: RowObject, now: Duration) -> Value {
+    let mut cells = vec![text(&object["metadata"]["name"])];
+    cells.extend(own_columns(kind).iter().map(|(_, cell)| cell(object)));
+    cells.push(age(object, now).into());
+    let shown = match rows {
+        RowObject::Metadata => partial(object),
+        RowObject::Object => object.clone(),
+        RowObject::Nothing => Value::Null,
+    };
+    json!({"cells": cells, "object": shown})
 }
 
 /// The object reduced to its metadata.

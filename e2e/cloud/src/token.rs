@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::authorization::Principal;
 use crate::request::ResourceTarget;
 use crate::resource::Gvr;
-use crate::status::Status;
+use crate::status::{Cause, Status};
 use crate::store::Store;
 
 /// Seconds of a projected token; the server makes such a token for its own audience valid for a year.
@@ -44,35 +44,38 @@ impl Tokens {
         self.fixed.insert(token.into(), principal);
     }
 
-    /// The principal of a valid token, and the audiences it was issued for.
+    /// The principal of a valid token, and the audiences it was issued for; or what the server says about a token of
+    /// its own that is no longer valid, which is nothing for any other.
     pub(crate) fn authenticate(
         &self,
         now: Duration,
         token: &str,
         store: &Store,
-    ) -> Option<(Principal, Vec<String>)> {
+    ) -> Result<(Principal, Vec<String>), &'static str> {
         if let Some(principal) = self.fixed.get(token) {
-            return Some((principal.clone(), vec![self.issuer.clone()]));
+            return Ok((principal.clone(), vec![self.issuer.clone()]));
         }
         // Whether the signature is right needs no arithmetic here: it is one of ours or it is not.
-        let claims = self.issued.get(token)?;
-        let audiences: Vec<String> =
-            claims["aud"].as_array()?.iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
+        let claims = self.issued.get(token).ok_or("")?;
+        let audiences = claims["aud"].as_array().into_iter().flatten();
+        let audiences = audiences.filter_map(|a| a.as_str().map(str::to_owned)).collect();
         let bound = &claims["kubernetes.io"];
-        let namespace = bound["namespace"].as_str()?;
-        let account = bound["serviceaccount"]["name"].as_str()?;
-        if now.as_secs() >= claims["exp"].as_u64()?
-            || !is_alive(store, "serviceaccounts", namespace, &bound["serviceaccount"])
-        {
-            return None;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (namespace, account) = (text(&bound["namespace"]), text(&bound["serviceaccount"]["name"]));
+        if now.as_secs() >= claims["exp"].as_u64().unwrap_or(0) {
+            return Err("service account token has expired");
         }
-        let mut principal = Principal::service_account(namespace, account);
-        principal.uid = bound["serviceaccount"]["uid"].as_str().unwrap_or_default().into();
-        for (member, resource, scope) in [("pod", "pods", namespace), ("secret", "secrets", namespace)] {
-            if bound[member].is_object() && !is_alive(store, resource, scope, &bound[member]) {
-                return None;
+        for (member, resource) in
+            [("serviceaccount", "serviceaccounts"), ("pod", "pods"), ("secret", "secrets")]
+        {
+            if bound[member].is_object() && !is_alive(store, resource, &namespace, &bound[member]) {
+                return Err("service account token has been invalidated");
             }
         }
+        let mut principal = Principal::service_account(&namespace, &account);
+        principal.uid = text(&bound["serviceaccount"]["uid"]);
+        let id = format!("JTI={}", text(&claims["jti"]));
+        principal.extra.push(("authentication.kubernetes.io/credential-id".into(), id));
         for member in ["pod", "node"] {
             for part in ["name", "uid"] {
                 if let Some(value) = bound[member][part].as_str() {
@@ -82,7 +85,7 @@ impl Tokens {
                 }
             }
         }
-        Some((principal, audiences))
+        Ok((principal, audiences))
     }
 
     /// Answer a TokenRequest: the document with its status.
@@ -101,18 +104,21 @@ impl Tokens {
             .get(&Gvr::core("serviceaccounts"), &key)
             .ok_or_else(|| Status::not_found(&target.gvr, account))?;
         let seconds = document["spec"]["expirationSeconds"].as_u64().unwrap_or(3600);
+        let refuse = |why: &str| {
+            let cause = Cause::invalid("spec.expirationSeconds", &seconds.to_string(), why);
+            Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", &[cause]))
+        };
         if seconds < 600 {
-            let text = "may not specify a duration less than 10 minutes";
-            return Err(Status::invalid(
-                "TokenRequest.authentication.k8s.io \"\"",
-                "spec.expirationSeconds",
-                text,
-            ));
+            return refuse("may not specify a duration less than 10 minutes");
+        }
+        if seconds > u64::from(u32::MAX) + 1 {
+            return refuse("may not specify a duration larger than 2^32 seconds");
         }
         if document["spec"]["audiences"].as_array().is_none_or(Vec::is_empty) {
             document["spec"]["audiences"] = json!([self.issuer]);
         }
         let audiences = document["spec"]["audiences"].clone();
+        let uid = account["metadata"]["uid"].clone();
         let mut bound = json!({"namespace": namespace, "serviceaccount": identity(account)});
         let reference = document["spec"]["boundObjectRef"].clone();
         if reference.is_object() {
@@ -132,12 +138,13 @@ impl Tokens {
         let token = self.sign(&claims);
         self.issued.insert(token.clone(), claims);
         document["spec"]["expirationSeconds"] = seconds.into();
+        // A pointer that Go writes even when it points nowhere.
+        document["spec"]["boundObjectRef"] = reference;
         let expiry = crate::write::timestamp(now + Duration::from_secs(seconds));
         document["status"] = json!({"token": token, "expirationTimestamp": expiry});
         document["kind"] = "TokenRequest".into();
         document["apiVersion"] = "authentication.k8s.io/v1".into();
-        document["metadata"] =
-            json!({"name": key.1, "namespace": key.0, "creationTimestamp": crate::write::timestamp(now)});
+        document["metadata"] = json!({"name": key.1, "namespace": key.0, "uid": uid, "creationTimestamp": crate::write::timestamp(now)});
         Ok(document)
     }
 
@@ -162,16 +169,26 @@ fn bind(bound: &mut Value, reference: &Value, namespace: &str, store: &Store) ->
         Some("Pod") => ("pod", Gvr::core("pods"), namespace),
         Some("Secret") => ("secret", Gvr::core("secrets"), namespace),
         Some("Node") => ("node", Gvr::core("nodes"), ""),
-        _ => return Err(Status::bad_request("cannot bind token to this type of object")),
+        _ => {
+            let text = |member: &str| reference[member].as_str().unwrap_or_default().to_owned();
+            let (group, version) = match text("apiVersion").split_once('/') {
+                Some((group, version)) => (group.to_owned(), version.to_owned()),
+                None => (String::new(), text("apiVersion")),
+            };
+            let kind = text("kind");
+            let words = format!("cannot bind token to object of type {group}/{version}, Kind={kind}");
+            return Err(Status::bad_request(words));
+        }
     };
     let object =
         store.get(&gvr, &(scope.into(), name.into())).ok_or_else(|| Status::not_found(&gvr, name))?;
-    if reference["uid"].as_str().is_some_and(|uid| !uid.is_empty() && object["metadata"]["uid"] != uid) {
-        return Err(Status::conflict(
-            &gvr,
-            name,
-            "the UID in the bound object reference does not match the UID in record",
-        ));
+    let uid = reference["uid"].as_str().unwrap_or_default();
+    if !uid.is_empty() && object["metadata"]["uid"] != uid {
+        let why = format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have \
+             been deleted and then recreated"
+        );
+        return Err(Status::precondition(reference["kind"].as_str().unwrap_or_default(), name, &why));
     }
     bound[member] = identity(object);
     if let Some(node) = object["spec"]["nodeName"].as_str().filter(|_| member == "pod") {

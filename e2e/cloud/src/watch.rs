@@ -157,6 +157,11 @@ impl WatchCursor {
             self.changes(cloud, visible, now, &mut frames);
             self.bookmarks(cloud, now, &mut frames);
         }
+        if self.format.form == Form::PartialMetadataList && !frames.is_empty() {
+            // The server cannot write a single object as a list of metadata, and ends.
+            self.phase = Phase::Ended;
+            return Vec::new();
+        }
         if now >= self.deadline {
             self.phase = Phase::Ended;
         }
@@ -234,7 +239,8 @@ impl WatchCursor {
     }
 
     fn frame(&mut self, event_type: &str, object: &Value, now: Duration) -> Bytes {
-        let columns = self.format.form == Form::Table && !std::mem::replace(&mut self.columns_sent, true);
+        let columns =
+            matches!(self.format.form, Form::Table(_)) && !std::mem::replace(&mut self.columns_sent, true);
         self.format.event(&self.kind, event_type, object, now, columns)
     }
 }

@@ -233,7 +233,7 @@ fn who_is_unknown_or_not_permitted_gets_nothing() {
     assert_eq!(ask(&mut cloud, Identity::Bearer("guess".into()), "/version"), 401);
     assert_eq!(ask(&mut cloud, node(), "/api/v1/nodes"), 403);
     assert_eq!(ask(&mut cloud, node(), "/api/v1/nodes?fieldSelector=metadata.name%3Dn1"), 200);
-    assert_eq!(ask(&mut cloud, node(), "/openid/v1/jwks"), 200);
+    assert_eq!(ask(&mut cloud, node(), "/openid/v1/jwks"), 406, "keys are no plain JSON");
     let seen: Vec<_> = cloud.records().iter().map(|r| (r.user.as_str(), r.status)).collect();
     assert_eq!(seen[2], ("system:node:n1", 403));
 }

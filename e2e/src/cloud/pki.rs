@@ -6,13 +6,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use e2e_cloud::{Principal, TokenSigner};
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 
@@ -28,6 +29,9 @@ pub enum PkiError {
     /// The client verifier cannot be built.
     #[error("cannot verify clients")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
+    /// What should be PEM is none.
+    #[error("cannot read PEM")]
+    Pem(#[from] rustls_pki_types::pem::Error),
     /// The token key cannot be made.
     #[error("cannot make the token key")]
     TokenKey,
@@ -60,7 +64,8 @@ impl Identity {
 
 /// A certificate authority that signs for clients and servers alike.
 pub struct Authority {
-    certificate: Certificate,
+    certificate: CertificateDer<'static>,
+    pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -76,13 +81,27 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?;
-        Ok(Self { certificate, issuer: Issuer::new(params, key) })
+        Ok(Self {
+            certificate: certificate.der().clone(),
+            pem: certificate.pem(),
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    /// An authority that exists already: its certificate and key in PEM.
+    ///
+    /// # Errors
+    /// When they are no certificate and key.
+    pub fn load(certificate_pem: &str, key_pem: &str) -> Result<Self, PkiError> {
+        let issuer = Issuer::from_ca_cert_pem(certificate_pem, KeyPair::from_pem(key_pem)?)?;
+        let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())?;
+        Ok(Self { certificate, pem: certificate_pem.into(), issuer })
     }
 
     /// The authority's certificate in PEM.
     #[must_use]
     pub fn pem(&self) -> String {
-        self.certificate.pem()
+        self.pem.clone()
     }
 
     /// A store that trusts this authority alone.
@@ -91,7 +110,7 @@ impl Authority {
     /// When the TLS library refuses the certificate.
     pub fn roots(&self) -> Result<Arc<RootCertStore>, PkiError> {
         let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.der().clone())?;
+        roots.add(self.certificate.clone())?;
         Ok(Arc::new(roots))
     }
 

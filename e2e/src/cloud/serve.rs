@@ -24,6 +24,9 @@ use super::wire::Wire;
 /// The core refuses bodies above 3 MiB; here only memory is bounded.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 
+/// What the server says of everything that it does not allow to be kept.
+const UNCACHED: &str = "no-cache, private";
+
 type Body = BoxBody<Bytes, Infallible>;
 
 /// Serve one TCP connection until it ends or is killed.
@@ -96,7 +99,9 @@ async fn answer(
         shared.notify_streams();
     }
     shared.notify_activity();
-    Ok(send(shared, &connection, answer).await)
+    let response = send(shared, &connection, answer).await;
+    // HTTP/2 has no word for a body that a HEAD does not carry.
+    Ok(if head.method == http::Method::HEAD { response.map(|_| Full::default().boxed()) } else { response })
 }
 
 /// Turn the core's answer into HTTP, with its fault.
@@ -117,7 +122,10 @@ async fn send(shared: Arc<Shared>, connection: &Arc<Connection>, answer: Answer)
             shared.open_stream(order, fault.filter(|f| *f != Fault::GoAway));
             let (writer, piped) = Writer::new(shared, order, connection.clone());
             tokio::spawn(body::stream(writer, cursor, gzip, connection.clone()));
-            let mut builder = Response::builder().status(200).header(header::CONTENT_TYPE, content_type);
+            let mut builder = Response::builder()
+                .status(200)
+                .header(header::CONTENT_TYPE, content_type)
+                .header(header::CACHE_CONTROL, UNCACHED);
             if gzip {
                 builder =
                     builder.header(header::CONTENT_ENCODING, "gzip").header(header::VARY, "Accept-Encoding");
@@ -149,6 +157,9 @@ async fn send(shared: Arc<Shared>, connection: &Arc<Connection>, answer: Answer)
 fn respond(response: &ModelResponse, gzip: bool) -> Response<Body> {
     let mut builder =
         Response::builder().status(response.status).header(header::CONTENT_TYPE, &response.content_type);
+    if !response.headers.iter().any(|(name, _)| *name == "cache-control") {
+        builder = builder.header(header::CACHE_CONTROL, UNCACHED);
+    }
     for (name, value) in &response.headers {
         builder = builder.header(*name, value);
     }

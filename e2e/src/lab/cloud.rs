@@ -10,6 +10,7 @@ use super::assets::Assets;
 use super::certificates::{Authority, KeyPairFiles, Subject, create_service_account_key};
 use super::command::run_unchecked;
 use super::error::{LabError, Result};
+use super::history;
 use super::kubeconfig::{self, Credential};
 use super::process::{Processes, Start};
 
@@ -100,13 +101,17 @@ impl Cloud<'_> {
         Ok(())
     }
 
-    /// Starts all four processes; returns when the API server is ready. The controllers may still be on their way.
+    /// Starts etcd and the API server; returns when the API server is ready.
     pub(crate) fn start(&self) -> Result<()> {
         let data = self.dir.join("etcd");
         fs::create_dir_all(&data).map_err(LabError::io("create", &data))?;
         let policy = self.audit_policy();
         fs::write(&policy, AUDIT_POLICY).map_err(LabError::io("write", &policy))?;
         self.launch("etcd", self.etcd_arguments(&data))?;
+        self.start_api_server()
+    }
+
+    fn start_api_server(&self) -> Result<()> {
         self.launch("kube-apiserver", self.apiserver_arguments())?;
         self.processes.wait_ready("cloud.kube-apiserver", START_LIMIT, || {
             // The API server retries a missing etcd in silence: the process to blame is named here.
@@ -114,7 +119,11 @@ impl Cloud<'_> {
                 return Err(format!("etcd has ended, see {}", self.processes.log("cloud.etcd").display()));
             }
             self.ask(&["get", "--raw", "/readyz"])
-        })?;
+        })
+    }
+
+    /// Starts kube-controller-manager and kube-scheduler, and does not wait for them.
+    pub(crate) fn start_controllers(&self) -> Result<()> {
         self.launch("kube-controller-manager", self.controller_manager_arguments())?;
         self.launch("kube-scheduler", self.scheduler_arguments())
     }
@@ -134,6 +143,14 @@ impl Cloud<'_> {
         // Discovery of a former lab on the same address must not be believed.
         kubectl.env("KUBECACHEDIR", self.dir.join("kubectl-cache"));
         Ok(kubectl)
+    }
+
+    /// Lets etcd forget every revision before the present one, as the API server does every five minutes, and starts
+    /// the API server again, whose cache remembers more.
+    pub(crate) fn forget(&self) -> Result<()> {
+        self.processes.stop("cloud.kube-apiserver");
+        history::compact(self.namespace)?;
+        self.start_api_server()
     }
 
     fn ask(&self, arguments: &[&str]) -> std::result::Result<(), String> {

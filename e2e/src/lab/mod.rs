@@ -10,6 +10,7 @@ mod command;
 mod control_group;
 mod error;
 mod fault;
+mod history;
 mod hub;
 mod image;
 mod judge;
@@ -162,6 +163,12 @@ impl Lab {
     /// has a line when it begins and one when it ends.
     pub fn audit_log(&self) -> PathBuf {
         self.dir.join("logs/audit.log")
+    }
+
+    /// Lets the cloud forget every revision before the present one: watches, exact lists and continue tokens from
+    /// before expire. Its API server starts again on the way.
+    pub fn forget(&self) -> Result<()> {
+        self.cloud_of(&self.names.cloud()).forget()
     }
 
     /// The path of one of the lab's binaries, such as `kubectl`.

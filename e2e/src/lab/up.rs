@@ -46,6 +46,8 @@ pub struct UpOptions {
     pub kubelets: bool,
     /// What stands between the nodes and the API server.
     pub hub: HubKind,
+    /// Whether kube-controller-manager and kube-scheduler run. Without them nobody but the caller changes an object.
+    pub controllers: bool,
     /// The `eyot` program that runs the hubs; the running one if none is given.
     pub program: Option<PathBuf>,
     /// Take the lab down by itself when the process with this id ends, however it ends.
@@ -62,6 +64,7 @@ impl UpOptions {
             nodes,
             kubelets: false,
             hub: HubKind::EdgeHub,
+            controllers: true,
             program: None,
             bound_to: None,
             verbose: false,
@@ -162,6 +165,9 @@ fn build(
     cloud.prepare(&authority)?;
     steps.done("certificates");
     cloud.start()?;
+    if options.controllers {
+        cloud.start_controllers()?;
+    }
     steps.done("etcd and kube-apiserver ready");
     populate(&cloud, &state)?;
     steps.done("Nodes and ServiceAccounts made");
@@ -173,8 +179,10 @@ fn build(
     if state.hub == HubKind::EdgeHub {
         start_hubs(&lab, &cloud, &authority, steps)?;
     }
-    cloud.wait_controllers()?;
-    steps.done("kube-controller-manager and kube-scheduler work");
+    if options.controllers {
+        cloud.wait_controllers()?;
+        steps.done("kube-controller-manager and kube-scheduler work");
+    }
     if state.kubelets {
         start_nodes(&lab, &cloud, &authority, steps)?;
     }
