@@ -36,6 +36,7 @@ use crate::{
     config::Config,
     filters::{Filters, inputs_key},
     metrics::Metrics,
+    overlay::Overlay,
     store::{BlobClass, BlobKey, Recovered, RecoveredCollection, Store},
     upstream::{Credential, Upstream},
 };
@@ -88,6 +89,8 @@ pub struct Hub {
     lent: Mutex<BTreeMap<Principal, Credential>>,
     /// Who is shown what.
     pub filters: Filters,
+    /// Where this node's pods are while nobody can tell the cloud.
+    pub overlay: Overlay,
     /// Who a client is.
     pub authenticator: Authenticator,
     /// What outlives the process.
@@ -152,6 +155,7 @@ impl Hub {
             spool: Mutex::new(EventSpool::new(SpoolLimits::default())),
             lent: Mutex::default(),
             filters: Filters::new(&config),
+            overlay: Overlay::new(&config.file.node_name),
             authenticator,
             store,
             metrics,
@@ -179,12 +183,14 @@ impl Hub {
                 BlobClass::Lease => lock(&self.lease).restore(&value).is_ok(),
                 BlobClass::Event => lock(&self.spool).restore(&value).is_ok(),
                 BlobClass::Filter => self.restore_filter(&key.key, &value),
+                BlobClass::Overlay => self.overlay.restore(&key.key, &value),
             };
             if !restored {
                 tracing::warn!(class = ?key.class, "a stored record of an unknown layout is dropped");
                 self.store.remove(key);
             }
         }
+        self.restore_overlay();
     }
 
     fn restore_collection(self: &Arc<Self>, held: RecoveredCollection) {
@@ -238,6 +244,7 @@ impl Hub {
         tokio::spawn(crate::replay::run(Arc::clone(self)));
         tokio::spawn(crate::store_care::run(Arc::clone(self)));
         tokio::spawn(crate::filters::run(Arc::clone(self)));
+        tokio::spawn(crate::overlay::run(Arc::clone(self)));
     }
 
     /// Own Node and own Pods: what the hub needs itself to know which tokens belong here.
@@ -324,7 +331,7 @@ impl Hub {
 
     /// The collection of exactly this spec, made and started if there is room for it.
     pub fn cell_or_new(self: &Arc<Self>, spec: &CollectionSpec) -> Option<Arc<Cell>> {
-        let now = self.clock.now().monotonic;
+        let now = self.clock.now();
         let mut cells = lock(&self.cells);
         if let Some(cell) = cells.get(spec) {
             return Some(Arc::clone(cell));
@@ -336,7 +343,9 @@ impl Hub {
             return None;
         }
         let pinned = self.own_specs().contains(spec);
-        let cell = Cell::new(Collection::new(spec.clone(), self.ring_limits()), pinned, now);
+        let mut collection = Collection::new(spec.clone(), self.ring_limits());
+        self.overlay.join(&mut collection, now);
+        let cell = Cell::new(collection, pinned, now.monotonic);
         cells.insert(spec.clone(), Arc::clone(&cell));
         drop(cells);
         if cell.claim_reflector() {

@@ -10,6 +10,7 @@ pub mod decode;
 pub mod filters;
 pub mod hub;
 pub mod metrics;
+pub mod overlay;
 pub mod reflect;
 pub mod replay;
 pub mod run;

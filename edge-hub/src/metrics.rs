@@ -40,6 +40,8 @@ pub struct Metrics {
     pub collections: Gauge,
     /// Objects in them.
     pub objects: Gauge,
+    /// Pods whose endpoints are shown as the kubelet has them.
+    pub overlaid_pods: Gauge,
     /// Bytes of these objects.
     pub object_bytes: Gauge,
     /// Age of the oldest change that is not on disk, in milliseconds.
@@ -79,6 +81,11 @@ impl Metrics {
         hub.register("connected", "1 while the cloud answers", metrics.connected.clone());
         hub.register("collections", "Collections held", metrics.collections.clone());
         hub.register("objects", "Objects held in collections", metrics.objects.clone());
+        hub.register(
+            "overlaid_pods",
+            "Pods whose endpoints are shown as the kubelet has them",
+            metrics.overlaid_pods.clone(),
+        );
         hub.register("object_bytes", "Bytes of the objects held", metrics.object_bytes.clone());
         let lag = metrics.store_lag_milliseconds.clone();
         hub.register("store_lag_milliseconds", "Age of the oldest change that is not on disk", lag);

@@ -227,6 +227,7 @@ impl Driver {
         if !query.iter().any(|(key, _)| *key == "continue") {
             self.gathered = Gathered::default();
         }
+        self.hub.prepare_versions(&self.cell).await;
         self.take_page(&body)
     }
 
@@ -259,7 +260,7 @@ impl Driver {
         let now = self.hub.clock.now();
         let consistent = self.reflector.list_is_consistent();
         let changes = self.cell.change(|inner| {
-            let held = inner.collection.resource_version();
+            let held = inner.collection.upstream_version();
             if held <= resource_version {
                 let outcome = inner.collection.replace(now, resource_version, envelope, objects);
                 return outcome.map_err(|_| Failure::Older);
@@ -311,6 +312,7 @@ impl Driver {
             let plain = inflate.push(&chunk).map_err(|_| Failure::BadAnswer)?;
             self.hub.metrics.upstream_watch_bytes.inc_by(u64::try_from(chunk.len()).unwrap_or(0));
             stream.decoder.push(&plain);
+            self.hub.prepare_versions(&self.cell).await;
             self.take_events(&mut stream)?;
             if self.cell.is_idle(self.hub.clock.now().monotonic, self.hub.config.file.idle_watch) {
                 return Ok(());
@@ -436,7 +438,7 @@ impl Driver {
                     Step::Bookmark(resource_version) => inner.collection.bookmark(now, resource_version),
                 });
             }
-            (changes, inner.collection.resource_version())
+            (changes, inner.collection.upstream_version())
         });
         self.reflector.handle_progress(resource_version);
         self.save(changes);

@@ -61,6 +61,7 @@ pub fn render(hub: &Hub) -> String {
         "collections": collections,
         "filters": filters,
         "store": store,
+        "overlaidPods": hub.overlay.pods(),
     })
     .to_string()
 }
@@ -79,6 +80,7 @@ pub fn refresh_gauges(hub: &Hub) {
     hub.metrics.connected.set(i64::from(hub.is_connected()));
     hub.metrics.collections.set(number(cells.len()));
     hub.metrics.objects.set(number(objects));
+    hub.metrics.overlaid_pods.set(number(hub.overlay.pods()));
     hub.metrics.object_bytes.set(number(bytes));
     hub.metrics.store_lag_milliseconds.set(number(store.lag.as_millis()));
     hub.metrics.store_bytes.set(number(store.bytes_on_disk));

@@ -75,6 +75,7 @@ fn blobs(hub: &Hub, class: BlobClass) -> Vec<(Vec<u8>, Bytes)> {
         BlobClass::Event => lock(&hub.spool).records(),
         BlobClass::Key => hub.authenticator.records(),
         BlobClass::Filter => return hub.filter_records(),
+        BlobClass::Overlay => return hub.overlay.records(),
         BlobClass::Single | BlobClass::Discovery => return documents(hub, class),
     };
     let put = |change| match change {

@@ -255,11 +255,7 @@ fn body(kind: &str, object: &Value, message: &mut Message) {
             inner.flag(11, &spec["hostNetwork"]);
             inner.optional_text(19, &spec["schedulerName"]);
             message.message(2, &inner);
-            let mut state = Message::default();
-            state.optional_text(1, &status["phase"]);
-            state.optional_text(6, &status["podIP"]);
-            state.optional_text(11, &status["nominatedNodeName"]);
-            message.message(3, &state);
+            message.message(3, &pod_status(status));
         }
         "Node" => {
             inner.optional_text(1, &spec["podCIDR"]);
@@ -321,6 +317,34 @@ fn container(object: &Value) -> Message {
     message
 }
 
+fn pod_status(status: &Value) -> Message {
+    let mut state = Message::default();
+    state.optional_text(1, &status["phase"]);
+    for condition in status["conditions"].as_array().into_iter().flatten() {
+        let mut inner = Message::default();
+        inner.optional_text(1, &condition["type"]);
+        inner.optional_text(2, &condition["status"]);
+        state.message(2, &inner);
+    }
+    state.optional_text(6, &status["podIP"]);
+    state.optional_text(11, &status["nominatedNodeName"]);
+    for ip in status["podIPs"].as_array().into_iter().flatten() {
+        let mut inner = Message::default();
+        inner.optional_text(1, &ip["ip"]);
+        state.message(12, &inner);
+    }
+    state
+}
+
+fn object_reference(reference: &Value) -> Message {
+    let mut message = Message::default();
+    let fields = ["kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"];
+    for (field, name) in (1..).zip(fields) {
+        message.optional_text(field, &reference[name]);
+    }
+    message
+}
+
 fn endpoint_slice(object: &Value, message: &mut Message) {
     for endpoint in object["endpoints"].as_array().into_iter().flatten() {
         let mut inner = Message::default();
@@ -328,8 +352,13 @@ fn endpoint_slice(object: &Value, message: &mut Message) {
             inner.optional_text(1, address);
         }
         let mut conditions = Message::default();
-        conditions.optional_bool(1, &endpoint["conditions"]["ready"]);
+        for (field, name) in (1..).zip(["ready", "serving", "terminating"]) {
+            conditions.optional_bool(field, &endpoint["conditions"][name]);
+        }
         inner.message(2, &conditions);
+        if endpoint["targetRef"].is_object() {
+            inner.message(4, &object_reference(&endpoint["targetRef"]));
+        }
         inner.optional_text(6, &endpoint["nodeName"]);
         inner.optional_text(7, &endpoint["zone"]);
         message.message(2, &inner);
@@ -338,12 +367,7 @@ fn endpoint_slice(object: &Value, message: &mut Message) {
 }
 
 fn event(object: &Value, message: &mut Message) {
-    let mut about = Message::default();
-    let fields = ["kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"];
-    for (field, name) in (1..).zip(fields) {
-        about.optional_text(field, &object["involvedObject"][name]);
-    }
-    message.message(2, &about);
+    message.message(2, &object_reference(&object["involvedObject"]));
     message.optional_text(3, &object["reason"]);
     message.optional_text(4, &object["message"]);
     let mut source = Message::default();

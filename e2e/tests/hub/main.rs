@@ -10,6 +10,7 @@ mod a_lost_history_reaches_clients_as_events;
 mod a_stalled_or_departing_server_is_left;
 mod an_older_replica_never_turns_clients_back;
 mod each_request_reaches_the_cloud_as_its_own_client;
+mod endpoints_follow_the_kubelet_while_cut;
 mod one_collection_serves_every_format;
 mod what_unmodified_clients_rely_on;
 mod while_cut_only_what_is_true_is_answered;

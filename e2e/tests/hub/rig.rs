@@ -317,12 +317,14 @@ pub(crate) struct Informer {
     show: Show,
     /// Name to what is shown of the object.
     pub(crate) cache: BTreeMap<String, String>,
-    resource_version: String,
+    pub(crate) resource_version: String,
     stream: Option<WatchStream>,
     /// How often it had to start from nothing.
     pub(crate) full_syncs: usize,
     /// How often it was told to come again (429).
     pub(crate) refusals: usize,
+    /// Whether it starts from nothing when it is told to, as client-go does, or calls that a failure.
+    pub(crate) may_sync_again: bool,
 }
 
 impl Informer {
@@ -341,6 +343,7 @@ impl Informer {
             stream: None,
             full_syncs: 0,
             refusals: 0,
+            may_sync_again: false,
         }
     }
 
@@ -404,6 +407,11 @@ impl Informer {
             }
             Some("BOOKMARK") => {
                 self.resource_version = version;
+                return;
+            }
+            Some("ERROR") if self.may_sync_again => {
+                self.resource_version.clear();
+                self.stream = None;
                 return;
             }
             _ => panic!("client-go would list again after {event}"),

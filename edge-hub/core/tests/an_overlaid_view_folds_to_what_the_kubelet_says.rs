@@ -388,7 +388,10 @@ impl World {
         let ip = format!("10.3.0.{}", self.counter % 250 + 1);
         self.pods[usize::from(pod)] = own_pod(&name, self.version, &ip, false);
         let pods = &self.pods;
-        let of_cloud = |key: &ObjectKey| pods.iter().find(|pod| pod.key == *key).map(CloudPod::Present);
+        let of_cloud = |key: &ObjectKey| {
+            let pod = pods.iter().find(|pod| pod.key == *key)?;
+            Some(CloudPod::Present(Arc::new(pod.clone())))
+        };
         let changes = self.memory.compare(self.now, Format::PROTOBUF, of_cloud);
         assert_eq!(changes.len(), 1);
         self.keep(changes);

@@ -6,6 +6,7 @@ mod slices;
 mod support;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use edge_hub_core::collection::Object;
 use edge_hub_core::overlay::{Amendments, CloudPod, GRACE, PATIENCE, PodMemory, publishes_unready};
@@ -130,9 +131,16 @@ fn a_service_that_publishes_unready_addresses_goes_on_to_do_so() {
 fn what_the_cloud_writes_after_it_knew_the_pod_counts() {
     let mut memory = memory_of("a", Some("10.0.9.9"), true);
     let unchanged = own_pod("a", 5, "10.0.0.1", true);
-    assert!(memory.compare(at(0), Format::PROTOBUF, |_| Some(CloudPod::Present(&unchanged))).is_empty());
+    assert!(
+        memory
+            .compare(at(0), Format::PROTOBUF, |_| Some(CloudPod::Present(Arc::new(unchanged.clone()))))
+            .is_empty()
+    );
     let told = own_pod("a", 30, "10.0.9.9", true);
-    assert_eq!(memory.compare(at(0), Format::PROTOBUF, |_| Some(CloudPod::Present(&told))).len(), 1);
+    assert_eq!(
+        memory.compare(at(0), Format::PROTOBUF, |_| Some(CloudPod::Present(Arc::new(told.clone())))).len(),
+        1
+    );
     let amendments = memory.amendments(BTreeSet::new());
     for format in FORMATS {
         let older = slice(format, "s", 30, "IPv4", &[endpoint(NODE, "a", "10.0.0.1", true)], None);
@@ -154,7 +162,10 @@ fn the_overlay_ends_some_time_after_the_cloud_knew_or_should_have() {
         );
         assert!(memory.tick(at(1000), true).is_empty(), "the time counts from the heal");
     }
-    assert_eq!(known.compare(at(1005), Format::PROTOBUF, |_| Some(CloudPod::Present(&told))).len(), 1);
+    assert_eq!(
+        known.compare(at(1005), Format::PROTOBUF, |_| Some(CloudPod::Present(Arc::new(told.clone())))).len(),
+        1
+    );
     for (memory, due) in [(known, 1005 + GRACE.as_secs()), (unknown, 1000 + PATIENCE.as_secs())] {
         let mut memory = memory;
         assert_eq!(memory.next_tick(), Some(at(due).monotonic));

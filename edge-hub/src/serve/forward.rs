@@ -189,7 +189,10 @@ impl Call {
     }
 
     /// A read or write of a resource that the cloud answers.
-    pub(super) async fn forward_resource(self, request: ResourceRequest) -> Response<Body> {
+    pub(super) async fn forward_resource(mut self, request: ResourceRequest) -> Response<Body> {
+        if let Err(status) = self.without_own_versions(&request) {
+            return answer::refuse(&status);
+        }
         let mut outcome = self.send().await;
         if outcome.is_err() && request.verb.is_read() && !self.hub.await_verdict().await {
             // The link stands, only that connection died: a read may be asked again.

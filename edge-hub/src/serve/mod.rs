@@ -5,6 +5,7 @@ mod filtered;
 mod formats;
 mod forward;
 mod offline;
+mod overlaid;
 mod read;
 mod review;
 mod stream;

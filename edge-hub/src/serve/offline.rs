@@ -77,7 +77,13 @@ impl Call {
             own_lease: lock(&self.hub.lease).is_held(),
             ..Held::default()
         };
-        match self.decide_offline(&RequestInfo::Resource(request.clone()), &held) {
+        let info = RequestInfo::Resource(request.clone());
+        let decision = decide(&info, &self.principal, &self.hub.config.file.node_name, &held);
+        if decision == OfflineAnswer::ReadThenUnavailable503 {
+            let content_type = self.header(header::CONTENT_TYPE).unwrap_or_default();
+            self.hub.hear_pod_status(request, content_type, &self.body);
+        }
+        match decision.status(&info).map_or(Ok(decision), Err) {
             Err(status) => answer::refuse(&status),
             Ok(OfflineAnswer::LocalLease) => self.local_lease(request),
             Ok(OfflineAnswer::CachedToken) => self.cached_token(request),

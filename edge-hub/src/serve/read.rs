@@ -156,7 +156,9 @@ impl Call {
                 }
             }
             if is_new && request.verb == Verb::Watch {
-                cell.with(|inner| inner.seed = version.filter(|version| *version > 0));
+                let gvr = &request.gvr;
+                let seed = version.filter(|seed| *seed > 0 && !self.hub.overlay.made_up(gvr, *seed));
+                cell.with(|inner| inner.seed = seed);
             }
             cell.sponsor(&self.principal, self.credential.clone(), now);
             match self.wait_complete(&cell).await {
@@ -331,8 +333,7 @@ impl Call {
                 Some(version) => collection.state_at_filtered(version, &selection, &self.chain),
                 None => collection.list_filtered(&selection, &self.chain),
             };
-            let behind =
-                exact.is_none() && version.is_some_and(|version| version > collection.resource_version());
+            let behind = exact.is_none() && version.is_some_and(|version| !collection.has_reached(version));
             let listing = match (listing, version) {
                 (Ok(_), Some(requested)) if behind => Err(Refusal::TooLargeResourceVersion {
                     requested,

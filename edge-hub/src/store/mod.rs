@@ -72,11 +72,13 @@ pub enum BlobClass {
     Event,
     /// Under which inputs of filters clients were shown what they hold. Never evicted.
     Filter,
+    /// What the kubelet said of its pods while cut, and which versions clients were told for it. Node-critical.
+    Overlay,
 }
 
 impl BlobClass {
     /// Every class, in the order of the byte that stands for it on disk.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Token,
         Self::Access,
         Self::Key,
@@ -85,11 +87,12 @@ impl BlobClass {
         Self::Discovery,
         Self::Event,
         Self::Filter,
+        Self::Overlay,
     ];
 
     /// True for the classes that the boot snapshot keeps.
     pub fn is_critical(self) -> bool {
-        matches!(self, Self::Token | Self::Access | Self::Key)
+        matches!(self, Self::Token | Self::Access | Self::Key | Self::Overlay)
     }
 
     fn code(self) -> u8 {
@@ -102,6 +105,7 @@ impl BlobClass {
             Self::Discovery => 5,
             Self::Event => 6,
             Self::Filter => 7,
+            Self::Overlay => 8,
         }
     }
 

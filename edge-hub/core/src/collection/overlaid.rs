@@ -108,7 +108,8 @@ impl Collection {
     /// Whether the next changes may need versions of the hub's own, so that the shell must have reserved some.
     #[must_use]
     pub fn may_need_versions(&self) -> bool {
-        self.upstream_version < self.overlaid.last().max(self.resource_version)
+        let is_amended = !self.overlaid.amendments.is_empty();
+        is_amended || self.upstream_version < self.overlaid.last().max(self.resource_version)
     }
 
     /// The version that upstream is asked from. Never one of the hub's own.

@@ -38,6 +38,7 @@ mod pod;
 mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto_kube::gvr::GroupVersionResource;
@@ -97,9 +98,9 @@ impl Fact {
 
 /// What the cloud says of a pod.
 #[derive(Clone, Debug)]
-pub enum CloudPod<'a> {
+pub enum CloudPod {
     /// It is this one now.
-    Present(&'a Object),
+    Present(Arc<Object>),
     /// It is gone; the list that says so has this version.
     Gone(u64),
 }
@@ -165,11 +166,11 @@ impl PodMemory {
 
     /// Compares what the kubelet said with what the cloud says now of the pods of this node. What is to be kept; then
     /// the amendments changed.
-    pub fn compare<'a>(
+    pub fn compare(
         &mut self,
         now: Now,
         format: Format,
-        mut of_cloud: impl FnMut(&ObjectKey) -> Option<CloudPod<'a>>,
+        mut of_cloud: impl FnMut(&ObjectKey) -> Option<CloudPod>,
     ) -> Vec<RecordChange> {
         let mut changes = Vec::new();
         for (uid, fact) in self.facts.iter_mut().filter(|(_, fact)| fact.known_from.is_none()) {
@@ -177,7 +178,7 @@ impl PodMemory {
                 None => continue,
                 Some(CloudPod::Gone(version)) => version,
                 Some(CloudPod::Present(pod)) if pod.uid != *uid => pod.resource_version,
-                Some(CloudPod::Present(pod)) => match PodState::of(format, pod) {
+                Some(CloudPod::Present(pod)) => match PodState::of(format, &pod) {
                     Ok(state) if state == fact.told || state != fact.held => pod.resource_version,
                     _ => continue,
                 },

@@ -14,6 +14,7 @@ const STATUS: Field = field(3, "status");
 const DELETION_TIMESTAMP: Field = field(9, "deletionTimestamp");
 const PHASE: Field = field(1, "phase");
 const CONDITIONS: Field = field(2, "conditions");
+const POD_IP: Field = field(6, "podIP");
 const POD_IPS: Field = field(12, "podIPs");
 const CONDITION_TYPE: Field = field(1, "type");
 const CONDITION_STATUS: Field = field(2, "status");
@@ -71,6 +72,9 @@ impl PodState {
             if let Some(ip) = text(encoding, ip, IP)? {
                 state.addresses.push(address(&ip)?);
             }
+        }
+        if let (true, Some(ip)) = (state.addresses.is_empty(), text(encoding, status, POD_IP)?) {
+            state.addresses.extend((!ip.is_empty()).then(|| address(&ip)).transpose()?);
         }
         Ok(state)
     }

@@ -69,7 +69,8 @@ impl OwnVersions {
     }
 
     /// Whether this process made this version up.
-    pub(crate) fn gave(&self, version: u64) -> bool {
+    #[must_use]
+    pub fn gave(&self, version: u64) -> bool {
         self.given.iter().any(|range| within(version, *range))
     }
 

@@ -1,0 +1,253 @@
+//! A pod that gets another address while the cloud is cut: whoever watches EndpointSlices on its node sees it at once,
+//! over a restart of the hub too, and after the cut the cloud's word replaces it without one list.
+
+use e2e::cloud::LinkState;
+use e2e::cloud::client::Client;
+use e2e::cloud::model::{Gvr, Rule};
+use serde_json::{Value, json};
+
+use crate::rig::{Informer, POD_USER, Rig, eventually, run};
+
+const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+const POD_STATUS: &str = "/api/v1/namespaces/default/pods/p/status";
+const STRATEGIC_MERGE: &str = "application/strategic-merge-patch+json";
+
+fn slices() -> Gvr {
+    Gvr::new("discovery.k8s.io", "v1", "endpointslices")
+}
+
+/// Addresses of a slice, those of endpoints that are not ready with a mark.
+fn addresses(slice: &Value) -> String {
+    let endpoints = slice["endpoints"].as_array().cloned().unwrap_or_default();
+    let shown = endpoints.iter().map(|endpoint| {
+        let address = endpoint["addresses"][0].as_str().unwrap_or_default();
+        let mark = if endpoint["conditions"]["ready"] == true { "" } else { "!" };
+        format!("{address}{mark}")
+    });
+    shown.collect::<Vec<_>>().join(" ")
+}
+
+struct World {
+    rig: Rig,
+    uid: String,
+}
+
+impl World {
+    /// Pod p at 10.0.0.5 behind slice `web`, with a second endpoint on another node, and slice `other`.
+    async fn new() -> Self {
+        let rig = Rig::new();
+        let verbs = ["get", "list", "watch", "update"];
+        rig.cloud.allow(Rule::allow(POD_USER, &verbs, &["endpointslices"]).in_namespace("default"));
+        let pod =
+            rig.cloud.merge(&Gvr::core("pods"), "default", "p", &pod_status("10.0.0.5")).expect("pod p");
+        let uid = pod["metadata"]["uid"].as_str().expect("a uid").to_owned();
+        let mut world = Self { rig, uid };
+        for name in ["web", "other"] {
+            let slice = json!({
+                "metadata": {"name": name, "namespace": "default"},
+                "addressType": "IPv4",
+                "endpoints": world.endpoints("10.0.0.5", "10.9.0.1"),
+                "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
+            });
+            world.rig.cloud.create(&slices(), slice).expect("the name is free");
+        }
+        world.rig.start_hub().await;
+        world.await_own_pods().await;
+        world
+    }
+
+    async fn await_own_pods(&self) {
+        eventually(async || {
+            let status = self.rig.status().await;
+            let collections = status["collections"].as_array()?;
+            let is_own = |held: &&Value| {
+                let name = held["collection"].as_str().unwrap_or_default();
+                name.contains("pods where spec.nodeName=n1") && held["complete"] == true
+            };
+            collections.iter().find(is_own).map(|_| ())
+        })
+        .await;
+    }
+
+    fn endpoints(&self, local: &str, remote: &str) -> Value {
+        let endpoint = |node: &str, uid: &str, address: &str| {
+            json!({
+                "addresses": [address], "nodeName": node,
+                "conditions": {"ready": true, "serving": true, "terminating": false},
+                "targetRef": {"kind": "Pod", "name": "p", "namespace": "default", "uid": uid},
+            })
+        };
+        json!([endpoint("n1", &self.uid, local), endpoint("n2", "another", remote)])
+    }
+
+    /// The slice controller writes.
+    fn write(&self, slice: &str, local: &str, remote: &str) {
+        let patch = json!({"endpoints": self.endpoints(local, remote)});
+        self.rig.cloud.merge(&slices(), "default", slice, &patch).expect("it exists");
+    }
+
+    /// The kubelet's patch, which nobody can send on.
+    async fn patch_in_vain(&self, kubelet: &Client, ip: &str, ready: bool) {
+        let ready = if ready { "True" } else { "False" };
+        let patch = json!({
+            "metadata": {"uid": self.uid},
+            "status": {
+                "$setElementOrder/podIPs": [{"ip": ip}],
+                "conditions": [{"type": "Ready", "status": ready}],
+                "podIP": ip, "podIPs": [{"ip": ip}, {"$patch": "delete", "ip": "10.0.0.5"}],
+            },
+        });
+        let (status, _) =
+            kubelet.call("PATCH", POD_STATUS, STRATEGIC_MERGE, &patch).await.expect("an answer");
+        assert_eq!(status, 503);
+    }
+
+    /// No version that the cloud does not know ever reached it.
+    fn assert_upstream_knows_all_versions(&self, mark: u64) {
+        let newest = self.rig.cloud.revision();
+        for record in self.rig.cloud.records_since(mark) {
+            let version = record.resource_version.as_deref().filter(|version| !version.is_empty());
+            let version: u64 = version.unwrap_or("0").parse().expect("a number");
+            assert!(version <= newest, "{} {}", record.path, record.query);
+        }
+    }
+}
+
+fn pod_status(ip: &str) -> Value {
+    json!({"status": {
+        "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }})
+}
+
+#[test]
+fn a_watcher_sees_the_new_address_while_cut_and_the_clouds_word_after() {
+    run(async {
+        let world = World::new().await;
+        let kubelet = world.rig.kubelet();
+        let mut informer = Informer::of(world.rig.pod(), SLICES, addresses);
+        let untouched = "10.0.0.5 10.9.0.1";
+        informer.until(&[("web", untouched), ("other", untouched)]).await;
+        let mark = world.rig.cloud.mark();
+        world.rig.cut(LinkState::BlackHole).await;
+        world.patch_in_vain(&kubelet, "10.0.0.9", false).await;
+        let unready = "10.0.0.9! 10.9.0.1";
+        informer.until(&[("web", unready), ("other", unready)]).await;
+        world.patch_in_vain(&kubelet, "10.0.0.9", true).await;
+        let moved = "10.0.0.9 10.9.0.1";
+        informer.until(&[("web", moved), ("other", moved)]).await;
+        let told: u64 = informer.resource_version.parse().expect("a number");
+        assert!(told > world.rig.cloud.revision(), "the cloud never was there");
+        assert_eq!(world.rig.status().await["overlaidPods"], 1);
+
+        // What happened in the cloud meanwhile has lower versions than what the informer saw.
+        world.write("other", "10.0.0.5", "10.9.0.2");
+        assert!(told >= world.rig.cloud.revision());
+        world.rig.heal().await;
+        informer.until(&[("web", moved), ("other", "10.0.0.9 10.9.0.2")]).await;
+        // Not older than a version of the hub's own: answered here, by what is here.
+        let not_older = format!("{SLICES}?resourceVersion={told}&resourceVersionMatch=NotOlderThan");
+        let (status, list) = world.rig.pod().get(&not_older).await.expect("an answer");
+        assert_eq!((status, list["items"].as_array().map(Vec::len)), (200, Some(2)));
+
+        // The cloud learns of the pod, which has moved on; then the controller writes the slices.
+        world.rig.cloud.merge(&Gvr::core("pods"), "default", "p", &pod_status("10.0.0.11")).expect("pod p");
+        world.write("web", "10.0.0.11", "10.9.0.1");
+        world.write("other", "10.0.0.11", "10.9.0.2");
+        informer.until(&[("web", "10.0.0.11 10.9.0.1"), ("other", "10.0.0.11 10.9.0.2")]).await;
+        assert_eq!(informer.full_syncs, 1);
+        world.assert_upstream_knows_all_versions(mark);
+        let (hub, clients) = world.rig.transfers(mark, "endpointslices");
+        assert!(hub <= 1 && clients == 0, "hub {hub}, clients {clients}");
+    });
+}
+
+#[test]
+fn a_hub_killed_while_cut_shows_the_new_address_again_and_no_version_twice() {
+    run(async {
+        let mut world = World::new().await;
+        let kubelet = world.rig.kubelet();
+        let untouched = "10.0.0.5 10.9.0.1";
+        let mut informer = Informer::of(world.rig.pod(), SLICES, addresses);
+        informer.may_sync_again = true;
+        informer.until(&[("web", untouched), ("other", untouched)]).await;
+        // Orderly, so that the collections are on disk.
+        world.rig.stop_hub().await;
+        world.rig.start_hub().await;
+        world.await_own_pods().await;
+        world.write("web", "10.0.0.5", "10.9.0.3");
+        informer.until(&[("web", "10.0.0.5 10.9.0.3"), ("other", untouched)]).await;
+        let mark = world.rig.cloud.mark();
+        world.rig.cut(LinkState::Refused).await;
+        world.patch_in_vain(&kubelet, "10.0.0.9", true).await;
+        informer.until(&[("web", "10.0.0.9 10.9.0.3"), ("other", "10.0.0.9 10.9.0.1")]).await;
+        let before: u64 = informer.resource_version.parse().expect("a number");
+        world.rig.kill_hub().await;
+        world.rig.start_hub().await;
+        world.patch_in_vain(&kubelet, "10.0.0.10", true).await;
+        informer.until(&[("web", "10.0.0.10 10.9.0.3"), ("other", "10.0.0.10 10.9.0.1")]).await;
+        let after: u64 = informer.resource_version.parse().expect("a number");
+        assert!(after > before, "{after} after {before}");
+        assert!(informer.full_syncs <= 2, "a later process knows not what the former told: one list here");
+        world.rig.heal().await;
+        world.rig.cloud.merge(&Gvr::core("pods"), "default", "p", &pod_status("10.0.0.10")).expect("pod p");
+        world.write("web", "10.0.0.10", "10.9.0.4");
+        world.write("other", "10.0.0.10", "10.9.0.1");
+        informer.until(&[("web", "10.0.0.10 10.9.0.4"), ("other", "10.0.0.10 10.9.0.1")]).await;
+        assert!(informer.full_syncs <= 2);
+        world.assert_upstream_knows_all_versions(mark);
+    });
+}
+
+#[test]
+fn only_the_nodes_own_kubelet_is_believed_and_only_of_its_own_pods() {
+    run(async {
+        let world = World::new().await;
+        let mut informer = Informer::of(world.rig.pod(), SLICES, addresses);
+        let untouched = "10.0.0.5 10.9.0.1";
+        informer.until(&[("web", untouched), ("other", untouched)]).await;
+        world.rig.cut(LinkState::Refused).await;
+        // The pod itself may not say where it is.
+        world.patch_in_vain(&world.rig.pod(), "10.6.6.6", true).await;
+        let kubelet = world.rig.kubelet();
+        let stranger = json!({"metadata": {"uid": "another"}, "status": {"podIP": "10.6.6.6"}});
+        for path in [POD_STATUS, "/api/v1/namespaces/default/pods/q/status"] {
+            let (status, _) =
+                kubelet.call("PATCH", path, STRATEGIC_MERGE, &stranger).await.expect("an answer");
+            assert_eq!(status, 503);
+        }
+        assert_eq!(world.rig.status().await["overlaidPods"], 0);
+        world.patch_in_vain(&kubelet, "10.0.0.9", true).await;
+        informer.until(&[("web", "10.0.0.9 10.9.0.1"), ("other", "10.0.0.9 10.9.0.1")]).await;
+    });
+}
+
+#[test]
+fn an_object_that_was_never_the_clouds_is_not_written_back_to_it() {
+    run(async {
+        let world = World::new().await;
+        let (kubelet, pod) = (world.rig.kubelet(), world.rig.pod());
+        let mut informer = Informer::of(pod.clone(), SLICES, addresses);
+        let untouched = "10.0.0.5 10.9.0.1";
+        informer.until(&[("web", untouched), ("other", untouched)]).await;
+        world.rig.cut(LinkState::Refused).await;
+        world.patch_in_vain(&kubelet, "10.0.0.9", true).await;
+        let moved = "10.0.0.9 10.9.0.1";
+        informer.until(&[("web", moved), ("other", moved)]).await;
+        let (status, list) = pod.get(SLICES).await.expect("an answer");
+        assert_eq!(status, 200);
+        let web =
+            list["items"].as_array().expect("items").iter().find(|slice| slice["metadata"]["name"] == "web");
+        let mut web = web.expect("slice web").clone();
+        web["kind"] = json!("EndpointSlice");
+        web["apiVersion"] = json!("discovery.k8s.io/v1");
+        world.rig.heal().await;
+        world.rig.heal_seen().await;
+        let mark = world.rig.cloud.mark();
+        let path = format!("{SLICES}/web");
+        let (status, answer) = pod.call("PUT", &path, "application/json", &web).await.expect("an answer");
+        assert_eq!((status, &answer["reason"]), (409, &json!("Conflict")));
+        let written = world.rig.cloud.records_since(mark).into_iter().any(|record| record.verb == "update");
+        assert!(!written, "the cloud was asked");
+    });
+}
