@@ -1,9 +1,11 @@
 //! A client behind filters is shown what they leave and nothing else: by LIST, GET, WATCH and WatchList, with the cloud
 //! and without, before and after a restart; and before it is known what they leave it is told to come again.
 
+use std::time::Duration;
+
 use e2e::cloud::LinkState;
 use e2e::cloud::client::Client;
-use e2e::cloud::model::{Fault, Gvr, Principal, RequestMatch, ResourceKind, Rule};
+use e2e::cloud::model::{Fault, Gvr, Principal, RequestMatch, RequestRecord, ResourceKind, Rule};
 use http::header::{ACCEPT, RETRY_AFTER};
 use serde_json::{Value, json};
 
@@ -312,6 +314,31 @@ fn without_a_client_that_is_filtered_the_hub_reads_nothing_for_filters() {
         assert!(of_hub(&rig).iter().any(for_filters), "{:?}", of_hub(&rig));
         let used = json!({"inputsKnown": true, "inputsWatched": true, "pool": "hangzhou"});
         assert_eq!(rig.status().await["filters"], used);
+        rig.stop_hub().await;
+    });
+}
+
+#[test]
+fn what_filters_read_is_let_go_with_the_last_client_and_read_again_for_the_next() {
+    run(async {
+        let mut rig = rig();
+        rig.end_idle_watches_after(Duration::from_millis(100));
+        rig.start_hub().await;
+        let client = proxy(&rig);
+        let mut slices = slices_of(client.clone());
+        slices.until(&[("web-1", "1 2")]).await;
+        let watched = |rig: &Rig| {
+            let open = rig.cloud.open_streams();
+            let resource = |of: &RequestRecord| of.gvr.as_ref().map_or("", |gvr| &gvr.resource).to_owned();
+            open.iter().filter(|stream| ["services", "nodepools"].contains(&&*resource(stream))).count()
+        };
+        assert_eq!(watched(&rig), 2);
+        slices.disconnect();
+        eventually(async || (watched(&rig) == 0).then_some(())).await;
+        set_pool(&rig, &["n1", "n3"]);
+        slices.until(&[("web-1", "1 3")]).await;
+        assert_eq!(slices.full_syncs, 1);
+        reads_are_filtered(&client, "1 3").await;
         rig.stop_hub().await;
     });
 }

@@ -55,6 +55,7 @@ pub(crate) struct Rig {
     protocol: &'static str,
     filters: Value,
     hub_for_pods: Option<SocketAddr>,
+    idle_watch: Option<Duration>,
 }
 
 impl Rig {
@@ -90,6 +91,7 @@ impl Rig {
             protocol: "list",
             filters: json!({}),
             hub_for_pods: None,
+            idle_watch: None,
         };
         rig.put("a", "1");
         rig.put("b", "1");
@@ -116,6 +118,11 @@ impl Rig {
     /// Pods are told to reach the hub at this address. Nobody listens there: it is only written into objects.
     pub(crate) fn lead_pods_to(&mut self, address: &str) {
         self.hub_for_pods = Some(address.parse().expect("an address"));
+    }
+
+    /// Watches that nobody needs end this soon, which no operator may ask for.
+    pub(crate) fn end_idle_watches_after(&mut self, idle: Duration) {
+        self.idle_watch = Some(idle);
     }
 
     /// Create or change a ConfigMap in the cloud.
@@ -157,6 +164,7 @@ impl Rig {
         let mut config = Config::load(Path::new(&folder.join("hub.yaml"))).expect("good settings");
         // A test without root has loopback only, which is refused as an address for pods.
         config.file.filters.hub_address = self.hub_for_pods;
+        config.file.idle_watch = self.idle_watch.unwrap_or(config.file.idle_watch);
         config
     }
 
@@ -354,6 +362,11 @@ impl Informer {
         while self.resource_version.is_empty() || self.cache != wanted {
             self.step().await;
         }
+    }
+
+    /// Closes its watch; it goes on from there with the next step.
+    pub(crate) fn disconnect(&mut self) {
+        self.stream = None;
     }
 
     async fn step(&mut self) {

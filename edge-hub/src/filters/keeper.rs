@@ -93,7 +93,10 @@ impl Keeper {
         self.open_sources(now);
         self.look_at = if now >= self.look_at { now + LOOK_EVERY } else { self.look_at };
         self.absorb();
-        self.publish();
+        if self.is_all_known() {
+            self.inputs.complete();
+            self.publish();
+        }
         let is_settled = self.is_settled();
         self.hub.filters.settled.send_replace(is_settled);
         self.pause().await;
@@ -178,10 +181,11 @@ impl Keeper {
             take_over(&mut self.inputs, spec, before, &listing.objects);
             source.held = Some(listing.objects);
         }
-        let are_kinds_known = lock(&self.hub.filters.kinds).is_some();
-        if are_kinds_known && self.sources.values().all(|source| source.held.is_some()) {
-            self.inputs.complete();
-        }
+    }
+
+    /// Where a source is new, a pool's newer version for example, nobody is told of the moment without it.
+    fn is_all_known(&self) -> bool {
+        lock(&self.hub.filters.kinds).is_some() && self.sources.values().all(|source| source.held.is_some())
     }
 
     fn publish(&self) {
