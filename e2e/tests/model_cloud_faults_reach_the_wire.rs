@@ -133,6 +133,54 @@ fn a_fault_hits_as_many_requests_as_it_was_given() {
 }
 
 #[test]
+fn an_answer_can_stay_away_or_come_in_small_pieces() {
+    run(async {
+        let World { control, admin, .. } = world();
+        let lists = RequestMatch::verb("list").resource("configmaps");
+        control.fault(lists.clone(), 1, Fault::Hang);
+        tokio::select! {
+            answer = admin.get(PATH) => panic!("{answer:?} came"),
+            () = control.wait_for(|records| records.iter().any(|r| r.fault.is_some())) => {}
+        }
+        control.fault(lists, 1, Fault::SlowBody { chunk_bytes: 40, pause: Duration::from_millis(1) });
+        let mut pieces = admin.watch(PATH).await.unwrap();
+        let mut lengths = Vec::new();
+        while let Some(piece) = pieces.chunk().await.unwrap() {
+            lengths.push(piece.len());
+        }
+        assert!(lengths.len() > 1 && lengths.iter().all(|length| *length <= 40), "{lengths:?}");
+        let record = control.records().pop().unwrap();
+        assert_eq!(record.bytes_out, lengths.iter().sum::<usize>() as u64);
+    });
+}
+
+#[test]
+fn a_request_is_recorded_with_who_asked_for_what_and_what_it_weighed() {
+    run(async {
+        let World { control, node, .. } = world();
+        let pods = "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1&resourceVersion=1";
+        let (_, list) = node.get(pods).await.unwrap();
+        let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Node"}});
+        let path = "/api/v1/namespaces/default/events";
+        assert_eq!(node.call("POST", path, "application/json", &event).await.unwrap().0, 201);
+        let unknown = node.clone().with_token("guess").get(pods).await.unwrap();
+        assert_eq!(unknown.0, 401);
+        let seen = control.records();
+        let who = |at: usize| (seen[at].credential, seen[at].user.as_str(), seen[at].verb.as_str());
+        assert_eq!(who(0), (Credential::Certificate, "system:node:n1", "list"));
+        assert_eq!(who(1), (Credential::Certificate, "system:node:n1", "create"));
+        assert_eq!(who(2), (Credential::Token, "", "list"));
+        assert_eq!(seen[0].resource_version.as_deref(), Some("1"));
+        assert_eq!(seen[0].bytes_out, list.to_string().len() as u64 + 1, "the document and its line end");
+        assert_eq!(
+            (seen[1].bytes_in, seen[1].resource_version.as_deref()),
+            (event.to_string().len() as u64, None)
+        );
+        assert!(seen.iter().all(|record| record.ended));
+    });
+}
+
+#[test]
 fn a_running_stream_can_be_cut_inside_a_frame_or_ended() {
     run(async {
         let World { control, admin, .. } = world();

@@ -33,8 +33,11 @@ pub(crate) fn encode_strings(secret: &mut Value) {
     }
 }
 
-/// A client cannot create an object with a status of its own choice.
-pub(crate) fn reset_status(kind: &ResourceKind, object: &mut Value) {
+/// A client cannot create an object with a status or managers of its own choice; a test past the wire can.
+pub(crate) fn reset(kind: &ResourceKind, object: &mut Value) {
+    if let Some(meta) = object.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        meta.remove("managedFields");
+    }
     // A kubelet registers its Node with the status that it has.
     if !kind.status || kind.kind == "Node" {
         return;

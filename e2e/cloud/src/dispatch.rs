@@ -288,7 +288,7 @@ impl Write<'_> {
                 review::answer(cloud, now, kind, body, self.principal).map(Done::Document)
             }
             ("create", None) => {
-                defaults::reset_status(kind, &mut body);
+                defaults::reset(kind, &mut body);
                 write::create(cloud, now, kind, target, body).map(|o| stored((o, true)))
             }
             ("update", _) => write::update(cloud, now, kind, target, body).map(stored),

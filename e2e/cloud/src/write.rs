@@ -60,7 +60,7 @@ pub(crate) fn create(
     meta["uid"] = format!("00000000-0000-4000-8000-{serial:012x}").into();
     meta["creationTimestamp"] = timestamp(now).into();
     if let Some(meta) = meta.as_object_mut() {
-        for member in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "managedFields"] {
+        for member in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
             meta.remove(member);
         }
     }
@@ -191,7 +191,7 @@ pub(crate) fn patch(
         Err(_) if applies && target.subresource.is_none() => {
             let mut object = patch::apply(&json!({}), content_type, body)?;
             check_identity(target, &object)?;
-            defaults::reset_status(kind, &mut object);
+            defaults::reset(kind, &mut object);
             return create(cloud, now, kind, target, object).map(|o| (o, true));
         }
         found => found?,

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +15,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use crate::protobuf;
-use crate::step::{Act, Step, Stream, Until, Who};
+use crate::step::{Act, Right, Step, Stream, Until, Who};
 
 /// Turns a hang into a difference; nothing waits on it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,7 +27,7 @@ pub(crate) const NODE: &str = "edge-1";
 pub(crate) struct Server {
     admin: Client,
     clients: BTreeMap<Who, Client>,
-    forget: Box<dyn Fn()>,
+    forget: Arc<dyn Fn() + Send + Sync>,
     saved: RefCell<BTreeMap<&'static str, String>>,
 }
 
@@ -43,7 +44,11 @@ pub(crate) struct Answer {
 
 impl Server {
     /// The server at `address`, whose serving certificate and clients `authority` signs.
-    pub(crate) fn new(address: SocketAddr, authority: &Authority, forget: Box<dyn Fn()>) -> Self {
+    pub(crate) fn new(
+        address: SocketAddr,
+        authority: &Authority,
+        forget: Arc<dyn Fn() + Send + Sync>,
+    ) -> Self {
         let name = address.ip().to_string();
         let client = |identity| {
             let roots = authority.roots().expect("the authority is one");
@@ -65,7 +70,12 @@ impl Server {
     pub(crate) async fn play(&self, acts: &[Act], answers: &mut Vec<Answer>) {
         for act in acts {
             match act {
-                Act::Forget => (self.forget)(),
+                Act::Forget => {
+                    // The real server takes its time to start again, and the other one goes on meanwhile.
+                    let forget = Arc::clone(&self.forget);
+                    tokio::task::spawn_blocking(move || forget()).await.expect("the history is forgotten");
+                }
+                Act::Await(right) => self.wait_for(right).await,
                 Act::Define(definition) => self.define(definition.0, &definition.1, definition.2).await,
                 Act::Ask(step) => Box::pin(self.ask(step, answers)).await,
             }
@@ -91,6 +101,25 @@ impl Server {
             }
         };
         tokio::time::timeout(PATIENCE, served).await.expect("the new kind is served");
+    }
+
+    async fn wait_for(&self, right: &Right) {
+        let attributes = json!({"verb": "get", "version": "v1", "resource": right.resource, "namespace": "script",
+            "name": right.name});
+        let review = json!({"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1",
+            "spec": {"user": right.user, "groups": right.groups, "resourceAttributes": attributes}});
+        let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+        let changed = async {
+            loop {
+                let answer = self.admin.call("POST", path, "application/json", &review).await;
+                if answer.expect("an answer").1["status"]["allowed"] == right.allowed {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let late = format!("{right:?} does not come");
+        tokio::time::timeout(PATIENCE, changed).await.expect(&late);
     }
 
     fn filled(&self, text: &str) -> String {

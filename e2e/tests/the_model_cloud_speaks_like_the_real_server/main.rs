@@ -46,11 +46,20 @@ fn keep(name: &str, entries: &[Entry]) {
 fn the_model_cloud_speaks_like_the_real_server() {
     let name = "the_model_cloud_speaks_like_the_real_server";
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let model = runtime.block_on(async { play(&servers::model(), false).await });
+    let cloud = RealCloud::start(name);
+    // Both at the same time: much of the script is waiting for streams to end.
+    let (model, real) = runtime.block_on(async {
+        let real = async {
+            match &cloud {
+                Some(cloud) => Some(play(&cloud.server(), true).await),
+                None => None,
+            }
+        };
+        tokio::join!(async { play(&servers::model(), false).await }, real)
+    });
     keep("model.txt", &model);
     assert!(model.len() >= AT_LEAST, "the script has {} requests", model.len());
-    let Some(cloud) = RealCloud::start(name) else { return };
-    let real = runtime.block_on(play(&cloud.server(), true));
+    let Some(real) = real else { return };
     keep("real.txt", &real);
     let outcome = compare::compare(&model, &real, DIFFERENCES);
     let met: usize = outcome.met.iter().sum();

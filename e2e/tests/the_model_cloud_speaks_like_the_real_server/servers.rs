@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::sync::Arc;
 
 use e2e::cloud::CloudControl;
 use e2e::cloud::model::Rule;
@@ -23,7 +24,7 @@ pub(crate) fn model() -> Server {
     let address = control.listen(listener, 0).expect("a listener");
     let user = "system:serviceaccount:script:reader";
     control.allow(Rule::allow(user, &READER_VERBS, &READER_RESOURCES).in_namespace("script"));
-    Server::new(address, &authority, Box::new(move || control.compact()))
+    Server::new(address, &authority, Arc::new(move || control.compact()))
 }
 
 /// A real control plane without controllers, so that nobody else writes. It goes down with this value.
@@ -55,7 +56,7 @@ impl RealCloud {
         let address = self.lab.api_server();
         let address = address.trim_start_matches("https://").parse().expect("a plain address");
         let lab = Lab::open(self.lab.dir()).expect("it stands");
-        Server::new(address, &authority, Box::new(move || lab.forget().expect("the cloud starts again")))
+        Server::new(address, &authority, Arc::new(move || lab.forget().expect("the cloud starts again")))
     }
 
     /// The reader's rights.

@@ -59,6 +59,17 @@ pub(crate) struct Step {
     pub(crate) stream: Option<Stream>,
 }
 
+/// A right that the authorizer comes to give or take a moment after what it depends on has changed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Right {
+    pub(crate) user: &'static str,
+    pub(crate) groups: &'static [&'static str],
+    /// Reading this resource in the namespace `script`.
+    pub(crate) resource: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) allowed: bool,
+}
+
 /// A line of the script.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
@@ -66,6 +77,8 @@ pub(crate) enum Act {
     Ask(Box<Step>),
     /// The history up to now is forgotten.
     Forget,
+    /// Nothing goes on before this right is as it says.
+    Await(Right),
     /// A CustomResourceDefinition is posted to the first path, and then waited for at the second.
     Define(Box<(&'static str, Value, &'static str)>),
 }

@@ -21,7 +21,7 @@ mod tokens;
 mod updates;
 mod watches;
 
-use crate::step::Act;
+use crate::step::{Act, Right};
 
 /// The namespace, its ServiceAccounts and the reader's token.
 pub(crate) fn beginning() -> Vec<Act> {
@@ -30,7 +30,10 @@ pub(crate) fn beginning() -> Vec<Act> {
 
 /// Everything else.
 pub(crate) fn rest() -> Vec<Act> {
+    let user = "system:serviceaccount:script:reader";
+    let reads = Right { user, groups: &[], resource: "configmaps", name: "first", allowed: true };
     [
+        vec![Act::Await(reads)],
         discovery::acts(),
         creates::acts(),
         reads::acts(),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::objects::{below, config_map, config_map_path, pod};
-use crate::step::{Act, PROTOBUF, TABLE, Until, Who, delete, get, merge, post, strategic};
+use crate::step::{Act, PROTOBUF, Right, TABLE, Until, Who, delete, get, merge, post, strategic};
 
 fn path(name: &str) -> String {
     below(&format!("pods/{name}"))
@@ -25,6 +25,12 @@ fn running(phase: &str) -> Value {
             "state": {"running": {"startedAt": "2021-01-01T00:00:00Z"}}, "lastState": {}}]}})
 }
 
+/// The authorizer learns a moment later which pods a node has.
+fn rights_on_bound(allowed: bool) -> Act {
+    let user = "system:node:edge-1";
+    Act::Await(Right { user, groups: &["system:nodes"], resource: "pods", name: "bound", allowed })
+}
+
 fn going() -> Vec<Act> {
     let now = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0});
     let of = |uid: &str| {
@@ -42,6 +48,7 @@ fn going() -> Vec<Act> {
         strategic(format!("{}/status", path("bound")), &running("Succeeded")).by(Who::Node).into(),
         delete(path("bound")).by(Who::Node).body(&of("0c8a31c6-6a4f-4d0e-9d5e-00000000000a")).into(),
         delete(path("bound")).by(Who::Node).body(&of("${bound-uid}")).into(),
+        rights_on_bound(false),
         get(path("bound")).by(Who::Node).into(),
         delete(path("bound")).by(Who::Node).body(&now).into(),
         // One that no node holds goes at once.
@@ -62,6 +69,7 @@ pub(super) fn acts() -> Vec<Act> {
         post(format!("{}/binding", path("bound")), &binding("bound", "edge-1")).into(),
         post(format!("{}/binding", path("absent")), &binding("absent", "edge-1")).into(),
         post(below("pods"), &pod("other", "edge-2")).into(),
+        rights_on_bound(true),
         get(path("bound")).by(Who::Node).into(),
         get(path("other")).by(Who::Node).into(),
         get(below("pods")).by(Who::Node).into(),
