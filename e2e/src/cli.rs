@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::lab::{
-    Assets, Cut, HubKind, Lab, LabError, NodePart, Nodes, Status, UpOptions, Way, all_programs, build_judges,
-    cache_root,
+    Assets, CompareOptions, Cut, HubKind, Lab, LabError, NodePart, Nodes, Status, UpOptions, Way,
+    all_programs, build_judges, cache_root,
 };
 
 /// Edge autonomy for Kubernetes node pools: see it in a minute, or try it in a lab on one machine.
@@ -228,11 +228,39 @@ enum LabCommand {
     /// Show the bytes that crossed each node's link since the lab began
     ///
     /// Counted at the node's end with Ethernet headers (14 bytes a packet) and without segmentation offload: what a
-    /// wire would have carried. Everything on the link counts: the hub, pods, ARP.
+    /// wire would have carried; `up` proves that on a known transfer. The classes are the API server's port, the
+    /// kubelet's port, pods of different nodes, and the rest.
     Traffic {
         #[command(flatten)]
         dir: Dir,
-        /// As one JSON object: node name to {receivedBytes, sentBytes, receivedPackets, sentPackets}
+        /// As one JSON object: node name to {link, api, kubelet, pods, other}, each with receivedBytes, sentBytes,
+        /// receivedPackets and sentPackets
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the bill of one node's link, with a hub beside without one: idling, 400 changes of an endpoint, a reboot, a
+    /// heal after churn
+    ///
+    /// Builds two labs side by side, takes the same steps in both at once, and takes them down. With the ten minutes
+    /// of the promises it runs for half an hour. Exit status 1 if a promise is broken.
+    Compare {
+        /// How long the nodes idle, and how long they are cut off
+        #[arg(long, value_name = "MINUTES", default_value_t = 10.0)]
+        minutes: f64,
+        /// A folder for both labs
+        #[arg(long, value_name = "DIR", default_value = "eyot-compare")]
+        dir: PathBuf,
+        /// As one JSON list of {what, seconds, hubBytes, nativeBytes, allowedBytes, kept}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what the clients of a node have asked its hub, alike requests as one line
+    Requests {
+        /// The node's name
+        node: String,
+        #[command(flatten)]
+        dir: Dir,
+        /// As a JSON list of {program, method, path, query, accept, contentType, count}
         #[arg(long)]
         json: bool,
     },
@@ -354,6 +382,8 @@ fn run_lab(command: LabCommand) -> Result<(), LabError> {
         }
         LabCommand::Exec { node, dir, command } => exec(&dir, &node, &command),
         LabCommand::Traffic { dir, json } => traffic(&dir, json),
+        LabCommand::Compare { minutes, dir, json } => compare(minutes, dir, json),
+        LabCommand::Requests { node, dir, json } => requests(&dir, &node, json),
         LabCommand::Status { dir, json } => status(&dir, json),
         LabCommand::Down { dir, after_process: Some(process), created, .. } => {
             crate::lab::down_after(&dir.dir, process, created.unwrap_or_default())
@@ -415,18 +445,57 @@ fn exec(dir: &Dir, node: &str, command: &[OsString]) -> Result<(), LabError> {
 fn traffic(dir: &Dir, json: bool) -> Result<(), LabError> {
     let lab = Lab::open(&dir.dir)?;
     let mut rows = serde_json::Map::new();
-    let mut table =
-        format!("{:<12} {:>16} {:>16} {:>12} {:>12}\n", "NODE", "RECEIVED", "SENT", "PACKETS IN", "OUT");
+    let mut table = format!(
+        "{:<12} {:<8} {:>16} {:>16} {:>12} {:>12}\n",
+        "NODE", "CLASS", "RECEIVED", "SENT", "PACKETS IN", "OUT"
+    );
     for node in lab.nodes() {
-        let link = lab.traffic(node)?;
-        table.push_str(&format!(
-            "{node:<12} {:>14} B {:>14} B {:>12} {:>12}\n",
-            link.received_bytes, link.sent_bytes, link.received_packets, link.sent_packets
-        ));
-        rows.insert(node.clone(), serde_json::to_value(link).expect("four integers are JSON"));
+        let traffic = lab.traffic_by_class(node)?;
+        for (class, part) in [
+            ("all", traffic.link),
+            ("api", traffic.api),
+            ("kubelet", traffic.kubelet),
+            ("pods", traffic.pods),
+            ("other", traffic.other),
+        ] {
+            table.push_str(&format!(
+                "{node:<12} {class:<8} {:>14} B {:>14} B {:>12} {:>12}\n",
+                part.received_bytes, part.sent_bytes, part.received_packets, part.sent_packets
+            ));
+        }
+        rows.insert(node.clone(), serde_json::to_value(traffic).expect("integers are JSON"));
     }
     say(if json { serde_json::Value::Object(rows).to_string() } else { table.trim_end().to_owned() }.as_str());
     Ok(())
+}
+
+fn requests(dir: &Dir, node: &str, json: bool) -> Result<(), LabError> {
+    let shapes = crate::lab::shapes(&Lab::open(&dir.dir)?.requests(node)?);
+    if json {
+        say(&serde_json::to_string_pretty(&shapes).expect("names and numbers are JSON"));
+        return Ok(());
+    }
+    let mut table =
+        format!("{:<12} {:>6} {:<7} {}\n", "CLIENT", "TIMES", "METHOD", "PATH, QUERY AND WHAT IT ACCEPTS");
+    for shape in shapes {
+        let query = if shape.query.is_empty() { String::new() } else { format!("?{}", shape.query) };
+        table.push_str(&format!(
+            "{:<12} {:>6} {:<7} {}{query}  {}\n",
+            shape.program, shape.count, shape.method, shape.path, shape.accept
+        ));
+    }
+    say(table.trim_end());
+    Ok(())
+}
+
+fn compare(minutes: f64, dir: PathBuf, json: bool) -> Result<(), LabError> {
+    let rows = crate::lab::compare(&CompareOptions { dir, program: None, minutes })?;
+    let text = || serde_json::to_string_pretty(&rows).expect("names and numbers are JSON");
+    say(&if json { text() } else { crate::lab::table(&rows) });
+    match rows.iter().filter(|row| !row.kept).count() {
+        0 => Ok(()),
+        broken => Err(LabError::Invalid(format!("{broken} of {} promises broken", rows.len()))),
+    }
 }
 
 fn status(dir: &Dir, json: bool) -> Result<(), LabError> {
@@ -522,6 +591,8 @@ mod tests {
             "eyot lab exec --dir /tmp/l node-1 -- true",
             "eyot lab traffic --json --dir /tmp/l",
             "eyot lab status --json --dir /tmp/l",
+            "eyot lab requests node-1 --json --dir /tmp/l",
+            "eyot lab compare --minutes 0.5 --json --dir /tmp/l",
             "eyot lab down --dir /tmp/l",
             "eyot demo",
             "eyot demo --seed 7 --nodes 2 --minutes 0.2 --json",

@@ -7,6 +7,7 @@ mod assets;
 mod certificates;
 mod cloud;
 mod command;
+mod compare;
 mod control_group;
 mod error;
 mod fault;
@@ -26,24 +27,26 @@ mod shared;
 mod state;
 mod status;
 mod sweep;
+mod traffic;
 mod up;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub use assets::{Assets, MissingAssets, all_programs, cache_root};
+pub use compare::{CompareOptions, Row, compare, table};
 pub use error::{LabError, Result};
 pub use fault::{Cut, Way};
 pub use judge::{Judge, build_judges, locate_judges};
-pub use network::LinkTraffic;
 pub use node::Container;
 pub use process::wait_until;
-pub use request::Request;
+pub use request::{Request, Shape, shapes};
 pub use requirements::{judges_or_skip, missing, real_or_skip, skip};
 pub use shared::{ClaimedLab, ClaimedNode};
 pub use state::HubKind;
 pub use status::{NodeStatus, ProcessStatus, Status};
 pub use sweep::Swept;
+pub use traffic::{LinkTraffic, Traffic};
 pub use up::UpOptions;
 
 use agents::{Agent, Agents};
@@ -251,7 +254,13 @@ impl Lab {
     /// What crossed the node's link so far.
     pub fn traffic(&self, node: &str) -> Result<LinkTraffic> {
         self.check(node)?;
-        network::traffic(&self.names.node(node))
+        traffic::link(&self.names.node(node))
+    }
+
+    /// What crossed the node's link so far, by class.
+    pub fn traffic_by_class(&self, node: &str) -> Result<Traffic> {
+        self.check(node)?;
+        traffic::read(&self.names.node(node))
     }
 
     /// Ends a process of the node by SIGTERM, starts it again and waits until it is ready.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{run, run_unchecked};
 use super::error::{LabError, Result};
 use super::fault::Cut;
+use super::traffic;
 
 /// The table whose presence is the cut.
 pub(crate) const CUT_TABLE: &str = "eyot_cut";
@@ -182,6 +183,7 @@ fn build_node(namespace: &str, subnet: Subnet, index: u8, count: u8) -> Result<(
             pod_routes(subnet, count, index)
         ),
     )?;
+    run(inside(namespace).args(["nft", "-f", "-"]), &traffic::rules())?;
     forward(namespace)
 }
 
@@ -226,39 +228,6 @@ pub(crate) fn heal(namespace: &str) -> Result<()> {
 pub(crate) fn is_cut(namespace: &str) -> Result<bool> {
     let tables = run(inside(namespace).args(["nft", "list", "tables"]), "")?;
     Ok(tables.lines().any(|line| line.trim() == format!("table inet {CUT_TABLE}")))
-}
-
-/// What crossed a node's link since the lab began, as the node sees it; bytes with Ethernet headers (14 a packet).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LinkTraffic {
-    /// Bytes from the link to the node.
-    pub received_bytes: u64,
-    /// Bytes from the node to the link.
-    pub sent_bytes: u64,
-    /// Packets from the link to the node.
-    pub received_packets: u64,
-    /// Packets from the node to the link.
-    pub sent_packets: u64,
-}
-
-/// Reads the counters of a node's link.
-pub(crate) fn traffic(namespace: &str) -> Result<LinkTraffic> {
-    let text = run(Command::new("ip").args(["-n", namespace, "-s", "-j", "link", "show", "dev", LINK]), "")?;
-    parse_link(&text)
-        .ok_or_else(|| LabError::Invalid(format!("`ip -s -j link` in {namespace} shows no counters: {text}")))
-}
-
-fn parse_link(text: &str) -> Option<LinkTraffic> {
-    let links: serde_json::Value = serde_json::from_str(text).ok()?;
-    let counters = links.get(0)?.get("stats64")?;
-    let read = |way: &str, what: &str| counters.get(way)?.get(what)?.as_u64();
-    Some(LinkTraffic {
-        received_bytes: read("rx", "bytes")?,
-        sent_bytes: read("tx", "bytes")?,
-        received_packets: read("rx", "packets")?,
-        sent_packets: read("tx", "packets")?,
-    })
 }
 
 /// The namespaces of this lab that exist.
@@ -307,16 +276,6 @@ mod tests {
         assert!(!overlaps("10.161.8.0/24 dev x"));
         assert!(!overlaps("default via 192.168.0.1 dev eth0"));
         assert!(!overlaps("fe80::/64 dev eth0"));
-    }
-
-    #[test]
-    fn link_counters_are_read_from_the_nodes_side() {
-        let text =
-            r#"[{"ifname":"eth0","stats64":{"rx":{"bytes":10,"packets":1},"tx":{"bytes":20,"packets":2}}}]"#;
-        let expected =
-            LinkTraffic { received_bytes: 10, sent_bytes: 20, received_packets: 1, sent_packets: 2 };
-        assert_eq!(parse_link(text), Some(expected));
-        assert_eq!(parse_link("[]"), None);
     }
 
     #[test]

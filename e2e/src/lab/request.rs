@@ -1,7 +1,10 @@
 //! The lab's recording: what the clients of a node send to its hub, from the hub's own log.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+
+use serde::Serialize;
 
 use super::error::{LabError, Result};
 
@@ -33,7 +36,7 @@ impl Request {
 
     /// Whether it asks for a whole collection: a LIST, or a WATCH that begins with all that is there.
     pub fn is_list(&self) -> bool {
-        let (path, query) = self.uri.split_once('?').unwrap_or((&self.uri, ""));
+        let (path, query) = parts(&self.uri);
         let whole = query.split('&').any(|pair| pair == "sendInitialEvents=true");
         let watch = query.split('&').any(|pair| pair == "watch=true" || pair == "watch=1");
         // One object is watched and listed by a field selector on its name; a path to it is a GET.
@@ -46,6 +49,96 @@ impl Request {
         let collection = matches!(rest, Some([_] | ["namespaces", _, _]));
         self.method == "GET" && collection && (!watch || whole)
     }
+}
+
+/// Requests that are alike, and how many there were.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shape {
+    /// The client's program.
+    pub program: String,
+    /// The method.
+    pub method: String,
+    /// The path, names and namespaces in it left open.
+    pub path: String,
+    /// The query, sorted, what differs from one request to the next left open.
+    pub query: String,
+    /// The Accept header.
+    pub accept: String,
+    /// The Content-Type of its body.
+    pub content_type: String,
+    /// How many.
+    pub count: usize,
+}
+
+/// The shapes of `requests`, sorted.
+pub fn shapes(requests: &[Request]) -> Vec<Shape> {
+    let mut counts = BTreeMap::new();
+    for request in requests {
+        let (path, query) = parts(&request.uri);
+        let key = (
+            request.program().to_owned(),
+            open_path(path),
+            request.method.clone(),
+            open_query(query),
+            request.accept.clone(),
+            request.content_type.clone(),
+        );
+        *counts.entry(key).or_insert(0) += 1;
+    }
+    let shape = |((program, path, method, query, accept, content_type), count)| Shape {
+        program,
+        method,
+        path,
+        query,
+        accept,
+        content_type,
+        count,
+    };
+    counts.into_iter().map(shape).collect()
+}
+
+/// Path and query of a URI with or without a server.
+fn parts(uri: &str) -> (&str, &str) {
+    let rest =
+        uri.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..])).unwrap_or(uri);
+    rest.split_once('?').unwrap_or((rest, ""))
+}
+
+/// `/api/v1/namespaces/{namespace}/pods/{name}/status`.
+fn open_path(path: &str) -> String {
+    let mut parts: Vec<&str> = path.split('/').collect();
+    let first = match parts.get(1) {
+        Some(&"api") => 3,
+        Some(&"apis") => 4,
+        _ => return path.to_owned(),
+    };
+    let resource =
+        if parts.get(first) == Some(&"namespaces") && parts.len() > first + 2 { first + 2 } else { first };
+    if resource > first {
+        parts[first + 1] = "{namespace}";
+    }
+    if let Some(name) = parts.get_mut(resource + 1) {
+        *name = "{name}";
+    }
+    parts.join("/")
+}
+
+/// Each pair with what stands for one moment or one object left open, sorted.
+fn open_query(query: &str) -> String {
+    let open = |pair: &str| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = match (key, value.split_once("%3D")) {
+            ("timeout" | "timeoutSeconds" | "continue", _) => "{n}".to_owned(),
+            ("resourceVersion", _) if value != "0" => "{n}".to_owned(),
+            ("fieldSelector", Some((field, _))) => format!("{field}={{value}}"),
+            _ => value.to_owned(),
+        };
+        format!("{key}={value}")
+    };
+    let mut pairs: Vec<String> = query.split('&').filter(|pair| !pair.is_empty()).map(open).collect();
+    pairs.sort();
+    pairs.join("&")
 }
 
 /// The requests in the log at `path`, in order.
@@ -94,12 +187,39 @@ mod tests {
     }
 
     #[test]
+    fn requests_that_differ_by_name_and_moment_only_are_alike() {
+        let alike = [
+            get("https://127.0.0.1:10261/api/v1/namespaces/a/pods/b/status?timeoutSeconds=1&watch=true"),
+            get("https://127.0.0.1:10261/api/v1/namespaces/c/pods/d/status?watch=true&timeoutSeconds=2"),
+        ];
+        let shapes = shapes(&alike);
+        assert_eq!(shapes.len(), 1);
+        assert_eq!(
+            (&*shapes[0].path, shapes[0].count),
+            ("/api/v1/namespaces/{namespace}/pods/{name}/status", 2)
+        );
+        assert_eq!(shapes[0].query, "timeoutSeconds={n}&watch=true");
+        assert_eq!(
+            open_query("fieldSelector=spec.nodeName%3Da&resourceVersion=0"),
+            "fieldSelector=spec.nodeName={value}&resourceVersion=0"
+        );
+        for (path, open) in [
+            ("/api/v1/nodes/a", "/api/v1/nodes/{name}"),
+            ("/api/v1/namespaces/a", "/api/v1/namespaces/{name}"),
+            ("/apis/apps/v1/namespaces/a/deployments", "/apis/apps/v1/namespaces/{namespace}/deployments"),
+            ("/openid/v1/jwks", "/openid/v1/jwks"),
+        ] {
+            assert_eq!(open_path(path), open);
+        }
+    }
+
+    #[test]
     fn a_list_is_told_from_a_watch_and_from_one_object() {
         for list in [
             "/api/v1/pods?limit=500",
             "/api/v1/namespaces",
             "/api/v1/namespaces/default/secrets?fieldSelector=metadata.name%3Dx",
-            "/apis/apps/v1/deployments",
+            "https://127.0.0.1:10261/apis/apps/v1/deployments",
             "/api/v1/services?allowWatchBookmarks=true&sendInitialEvents=true&watch=true",
         ] {
             assert!(get(list).is_list(), "{list}");

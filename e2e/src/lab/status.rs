@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::agents::Agent;
 use super::error::Result;
-use super::network::LinkTraffic;
 use super::state::HubKind;
+use super::traffic::LinkTraffic;
 use super::{Lab, cloud};
 
 /// The state of a whole lab.

@@ -18,7 +18,7 @@ use super::kubeconfig::{self, Credential};
 use super::network::{self, Names, Subnet};
 use super::objects;
 use super::state::{self, HubKind, State};
-use super::{Lab, node, requirements, samples, sweep};
+use super::{Lab, node, requirements, samples, sweep, traffic};
 
 /// The most nodes that a lab may have; the addresses of a /24 are the limit.
 const MOST_NODES: u8 = 200;
@@ -155,8 +155,15 @@ fn build(
         state.subnet.cloud()
     ));
 
-    let lab = Lab::of(dir.to_owned(), state.clone());
     let namespace = names.cloud();
+    for node in &state.nodes {
+        let counted = traffic::calibrate(&namespace, state.subnet.cloud(), &names.node(node))?;
+        let (bytes, packets) = (counted.received_bytes, counted.received_packets);
+        steps.done(&format!(
+            "{node}: 1 MiB crossed the link as {bytes} bytes in {packets} packets, counted exactly"
+        ));
+    }
+    let lab = Lab::of(dir.to_owned(), state.clone());
     let cloud = lab.cloud_of(&namespace);
     let authority = Authority::create(&dir.join("pki"))?;
     cloud.prepare(&authority)?;

@@ -18,6 +18,7 @@ fn healing_costs_no_pod_and_no_client_a_list() {
     let agent = stage.pod_of("agent", NODE);
     let starts_before = starts_told(&stage, &agent);
     let asked = stage.request_count(NODE);
+    assert!(!stage.lists_since(NODE, 0).is_empty(), "the first lists of all are on record");
     stage.cut(&Nodes::from(NODE)).expect("cut");
     // The kubelet has something to tell: an event for each step of a container that dies and comes back.
     stage.kill_pod(NODE, &agent).expect("it runs");
