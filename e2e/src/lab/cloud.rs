@@ -133,6 +133,7 @@ impl Cloud<'_> {
         kubectl.env_remove("KUBECONFIG").arg("--kubeconfig").arg(self.dir.join("admin.kubeconfig"));
         // Discovery of a former lab on the same address must not be believed.
         kubectl.env("KUBECACHEDIR", self.dir.join("kubectl-cache"));
+        self.processes.mark(&mut kubectl);
         Ok(kubectl)
     }
 

@@ -7,6 +7,9 @@ use super::error::{LabError, Result};
 
 const ROOT: &str = "/sys/fs/cgroup";
 
+/// What a kubelet needs of version 2.
+const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"];
+
 /// Makes the node's group in every hierarchy, so that a kubelet can take it as its root.
 ///
 /// Returns the path that the kubelet knows it by.
@@ -16,6 +19,7 @@ pub(crate) fn create(lab_id: &str, node: &str) -> Result<String> {
         let folder = hierarchy.join(&path);
         fs::create_dir_all(&folder).map_err(LabError::io("create", &folder))?;
         inherit_cpuset(&hierarchy, &path)?;
+        delegate(&hierarchy, &path)?;
     }
     Ok(format!("/{path}"))
 }
@@ -91,6 +95,21 @@ fn inherit_cpuset(hierarchy: &Path, path: &str) -> Result<()> {
     Ok(())
 }
 
+/// On version 2 a group has only the controllers that the group above gives to its children: gives them down to the
+/// node's own group, whose kubelet gives them on. Version 1 has no such files.
+fn delegate(hierarchy: &Path, path: &str) -> Result<()> {
+    let Ok(present) = fs::read_to_string(hierarchy.join("cgroup.controllers")) else { return Ok(()) };
+    let wanted = CONTROLLERS.iter().filter(|name| present.split_whitespace().any(|word| word == **name));
+    let given: Vec<String> = wanted.map(|name| format!("+{name}")).collect();
+    let mut folder = hierarchy.to_owned();
+    for part in path.split('/') {
+        let target = folder.join("cgroup.subtree_control");
+        fs::write(&target, given.join(" ")).map_err(LabError::io("write", &target))?;
+        folder.push(part);
+    }
+    Ok(())
+}
+
 /// `folder` and all folders below it, the deepest last.
 fn descendants(folder: &Path) -> Vec<PathBuf> {
     let mut all = vec![folder.to_owned()];
@@ -116,6 +135,27 @@ mod tests {
         assert_eq!(hierarchies(root.path()).len(), 2);
         fs::write(root.path().join("cgroup.controllers"), "cpu memory").expect("made");
         assert_eq!(hierarchies(root.path()), [root.path()]);
+    }
+
+    #[test]
+    fn version_2_gives_its_controllers_down_to_the_node_and_version_1_nothing() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        let path = "eyot/lab/node-1";
+        fs::create_dir_all(root.path().join(path)).expect("made");
+        delegate(root.path(), path).expect("nothing to do");
+        assert!(!root.path().join("cgroup.subtree_control").exists());
+        fs::write(root.path().join("cgroup.controllers"), "cpuset cpu io memory pids rdma misc\n")
+            .expect("made");
+        delegate(root.path(), path).expect("given");
+        for folder in ["", "eyot", "eyot/lab"] {
+            let file = root.path().join(folder).join("cgroup.subtree_control");
+            assert_eq!(
+                fs::read_to_string(file).expect("written"),
+                "+cpuset +cpu +io +memory +pids",
+                "{folder}"
+            );
+        }
+        assert!(!root.path().join(path).join("cgroup.subtree_control").exists(), "that is the kubelet's own");
     }
 
     #[test]

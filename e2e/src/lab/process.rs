@@ -93,6 +93,11 @@ impl Processes {
         Processes { dir: dir.to_owned(), lab_id: lab_id.to_owned() }
     }
 
+    /// Marks a command that is not recorded: should whoever runs it be killed, a sweep still finds it.
+    pub(crate) fn mark(&self, command: &mut Command) {
+        command.env(MARK, &self.lab_id);
+    }
+
     fn record(&self, name: &str) -> PathBuf {
         self.dir.join("run").join(format!("{name}.json"))
     }
