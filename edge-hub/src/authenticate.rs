@@ -34,6 +34,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
+use x509_parser::certificate::X509Certificate;
 
 use crate::{
     hub::{Hub, lock},
@@ -66,6 +67,8 @@ pub enum Peer {
     Anonymous,
     /// This node's own certificate.
     Node,
+    /// This node's own certificate, which has expired or, by this node's clock, has not begun; what is wrong with it.
+    NodeOutOfDate(String),
     /// A certificate of somebody else; its subject's common name.
     Foreign(String),
     /// A certificate that does not hold, and why.
@@ -81,19 +84,46 @@ impl Peer {
         now: Now,
     ) -> Self {
         let Some((leaf, chain)) = certificates.and_then(<[_]>::split_first) else { return Self::Anonymous };
-        if let Err(error) = verifier.verify_client_cert(leaf, chain, UnixTime::since_unix_epoch(now.unix)) {
-            return Self::Invalid(error.to_string());
-        }
-        let Ok((_, certificate)) = x509_parser::parse_x509_certificate(leaf) else {
-            return Self::Foreign("unreadable".to_owned());
+        let verify = |unix| verifier.verify_client_cert(leaf, chain, UnixTime::since_unix_epoch(unix));
+        let verified = verify(now.unix);
+        let parsed = x509_parser::parse_x509_certificate(leaf);
+        let certificate = match (parsed, &verified) {
+            (Ok((_, certificate)), _) => certificate,
+            (Err(_), Ok(_)) => return Self::Foreign("unreadable".to_owned()),
+            (Err(_), Err(error)) => return Self::Invalid(error.to_string()),
+        };
+        let out_of_date = match verified {
+            Ok(_) => None,
+            Err(error) => match its_own_time(&error, &certificate).map(verify) {
+                Some(Ok(_)) => Some(error.to_string()),
+                _ => return Self::Invalid(error.to_string()),
+            },
         };
         let subject = certificate.subject();
         let name = subject.iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
         let organizations =
             subject.iter_organization().filter_map(|name| name.as_str().ok().map(str::to_owned));
         let groups = organizations.chain([String::from("system:authenticated")]);
-        if Principal::new(name, groups) == *node { Self::Node } else { Self::Foreign(name.to_owned()) }
+        match (Principal::new(name, groups) == *node, out_of_date) {
+            (true, None) => Self::Node,
+            (true, Some(why)) => Self::NodeOutOfDate(why),
+            (false, None) => Self::Foreign(name.to_owned()),
+            (false, Some(why)) => Self::Invalid(why),
+        }
     }
+}
+
+/// A moment at which the certificate is in force, if all that is wrong with it may be the moment.
+fn its_own_time(error: &rustls::Error, certificate: &X509Certificate<'_>) -> Option<Duration> {
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    let rustls::Error::InvalidCertificate(error) = error else { return None };
+    let validity = certificate.validity();
+    let seconds = match error {
+        Expired | ExpiredContext { .. } => validity.not_after.timestamp(),
+        NotValidYet | NotValidYetContext { .. } => validity.not_before.timestamp(),
+        _ => return None,
+    };
+    u64::try_from(seconds).ok().map(Duration::from_secs)
 }
 
 #[derive(Default)]
@@ -218,6 +248,15 @@ impl Hub {
         }
         match peer {
             Peer::Node => Ok((self.node.clone(), Credential::Node)),
+            // A long cut outlives certificates, and a node may boot with a wrong clock; nobody can renew or tell then.
+            Peer::NodeOutOfDate(_)
+                if !self.is_connected() && self.config.file.offline.expired_token == ExpiredToken::Serve =>
+            {
+                Ok((self.node.clone(), Credential::Node))
+            }
+            Peer::NodeOutOfDate(why) => {
+                Err(unauthorized(&format!("this node's client certificate does not hold: {why}")))
+            }
             Peer::Anonymous => Err(unauthorized(
                 "this node's hub wants the node's client certificate or a service account token",
             )),

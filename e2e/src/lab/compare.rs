@@ -140,7 +140,9 @@ fn story(options: &CompareOptions, dirs: &[PathBuf; 2]) -> Result<Vec<Row>> {
         let seconds = window.as_secs_f64();
         let allowed_bytes = promise.allowed(native_bytes, seconds);
         let kept = hub_bytes <= allowed_bytes;
-        eprintln!("{what}: {native_bytes} B without a hub, {hub_bytes} B with one, {allowed_bytes} B allowed");
+        eprintln!(
+            "{what}: {native_bytes} B without a hub, {hub_bytes} B with one, {allowed_bytes} B allowed"
+        );
         rows.push(Row { what, seconds, hub_bytes, native_bytes, allowed_bytes, kept });
     }
     Ok(rows)

@@ -246,6 +246,11 @@ impl Rig {
         self.client(Some(&self.node))
     }
 
+    /// A client of the hub with a certificate of this node or another, in force `days` from now; negative for the past.
+    pub(crate) fn kubelet_in(&self, node: &str, days: i64) -> Client {
+        self.client(Some(&self.authority.node_in(node, days).expect("a certificate")))
+    }
+
     /// A client of the hub with no credential.
     pub(crate) fn nobody(&self) -> Client {
         self.client(None)
