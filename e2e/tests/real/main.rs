@@ -4,5 +4,6 @@ mod client;
 mod random_request;
 
 mod bad_clients_do_no_harm;
+mod json_is_what_the_server_would_send;
 mod kubectl_through_the_hub;
 mod nobody_reads_more_than_the_server_allows;
