@@ -31,6 +31,9 @@ const MARSHALERS: [(&str, Shape); 10] = [
     ("Time", Shape::Time),
 ];
 
+/// Lists of whole objects whose kind and version kube-apiserver writes, by a conversion that no tag tells of.
+const TYPED: (&str, &str) = ("StatefulSetSpec", "volumeClaimTemplates");
+
 fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/kube/descriptor/kubernetes.binpb")
 }
@@ -191,13 +194,13 @@ impl Generator {
         put_bytes(&mut out, 1, message.name().as_bytes());
         for field in &message.field {
             let tags = (shape == Shape::Object).then(|| self.go_field(go, message, field, full_name));
-            put_bytes(&mut out, 2, &write_field(field, tags));
+            put_bytes(&mut out, 2, &write_field(field, tags, (message.name(), field.name()) == TYPED));
         }
         for entry in &message.nested_type {
             let mut nested = Vec::new();
             put_bytes(&mut nested, 1, entry.name().as_bytes());
             for field in &entry.field {
-                put_bytes(&mut nested, 2, &write_field(field, None));
+                put_bytes(&mut nested, 2, &write_field(field, None, false));
             }
             // MessageOptions.map_entry
             let mut options = Vec::new();
@@ -239,7 +242,7 @@ impl Generator {
     }
 }
 
-fn write_field(field: &FieldDescriptorProto, tags: Option<&GoField>) -> Vec<u8> {
+fn write_field(field: &FieldDescriptorProto, tags: Option<&GoField>, typed: bool) -> Vec<u8> {
     let mut out = Vec::new();
     put_bytes(&mut out, 1, field.name().as_bytes());
     let number = |number: i32| u64::try_from(number).expect("a number of a field, label or type is positive");
@@ -256,6 +259,7 @@ fn write_field(field: &FieldDescriptorProto, tags: Option<&GoField>) -> Vec<u8> 
         (tags.omit_empty, Flags::OMIT_EMPTY),
         (tags.omit_zero, Flags::OMIT_ZERO),
         (tags.pointer, Flags::POINTER),
+        (typed, Flags::TYPED),
     ];
     let flags = flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag);
     if flags != 0 {

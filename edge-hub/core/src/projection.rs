@@ -5,16 +5,36 @@
 
 use bytes::Bytes;
 use proto_kube::descriptor::Descriptor;
-use proto_kube::edit::{EditError, partial_metadata};
+use proto_kube::edit::{EditError, Rewrite, partial_metadata, rewrite};
 use proto_kube::gvr::GroupVersionResource;
 use proto_kube::media_type::{Encoding, Form, Format};
 use proto_kube::object::TypeMeta;
 use proto_kube::transcode::{TranscodeError, metadata_to_json, to_json};
+use proto_kube::wire;
 
 use crate::collection::{Envelope, Uncovered};
 
 /// Longest JSON made of one object; the API server takes no writes above 3 MiB.
 const MAX_JSON: usize = 64 << 20;
+
+/// Where an object's annotations are in protobuf.
+const ANNOTATIONS: [u32; 2] = [1, 12];
+/// Annotations that the API server makes of fields that a version lacks, when it writes a whole object in that version.
+/// They are in no object as it is stored, so they are not in its metadata when that is asked for alone.
+const MADE_BY_CONVERSION: [(&str, &str, &[&str]); 3] = [
+    ("apps/v1", "DaemonSet", &["deprecated.daemonset.template.generation"]),
+    ("apps/v1", "Deployment", &["deprecated.deployment.rollback.to"]),
+    (
+        "autoscaling/v1",
+        "HorizontalPodAutoscaler",
+        &[
+            "autoscaling.alpha.kubernetes.io/behavior",
+            "autoscaling.alpha.kubernetes.io/conditions",
+            "autoscaling.alpha.kubernetes.io/current-metrics",
+            "autoscaling.alpha.kubernetes.io/metrics",
+        ],
+    ),
+];
 
 /// From the format in which objects are held to the one in which they are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,12 +127,32 @@ impl Projection {
         if self.is_natural() {
             return Ok(raw.clone());
         }
-        Ok(match (self.is_reduced(), self.held.encoding == self.shown.encoding) {
-            (true, true) => partial_metadata(self.held.encoding, raw)?.into(),
-            (true, false) => metadata_to_json(raw, MAX_JSON)?.into(),
-            (false, _) => to_json(type_meta, raw, MAX_JSON)?.into(),
+        if !self.is_reduced() {
+            return Ok(to_json(type_meta, raw, MAX_JSON)?.into());
+        }
+        if self.held.encoding == Encoding::Json {
+            return Ok(partial_metadata(Encoding::Json, raw)?.into());
+        }
+        let metadata = stored_metadata(type_meta, raw)?;
+        Ok(match self.shown.encoding {
+            Encoding::Protobuf => metadata.into(),
+            Encoding::Json => metadata_to_json(&metadata, MAX_JSON)?.into(),
         })
     }
+}
+
+/// The metadata of a whole object in protobuf, as the API server tells it where it is asked for alone.
+fn stored_metadata(type_meta: &TypeMeta, raw: &[u8]) -> Result<Vec<u8>, EditError> {
+    let metadata = partial_metadata(Encoding::Protobuf, raw)?;
+    let made = MADE_BY_CONVERSION
+        .iter()
+        .find(|(version, kind, _)| *version == &*type_meta.api_version && *kind == &*type_meta.kind);
+    let Some((.., keys)) = made else { return Ok(metadata) };
+    rewrite(&metadata, &ANNOTATIONS, &mut |entry| {
+        let key = wire::last(entry, 1)?.map(|key| key.bytes()).transpose()?.unwrap_or_default();
+        let is_made = keys.iter().any(|made| made.as_bytes() == key);
+        Ok(if is_made { Rewrite::Remove } else { Rewrite::Keep })
+    })
 }
 
 #[cfg(test)]
@@ -165,5 +205,27 @@ mod tests {
         assert_eq!(shown(Format::PROTOBUF, &protobuf), shown(Format::JSON, &json));
         let reduced = Projection::new(Format::PROTOBUF, PROTOBUF_METADATA).expect("derivable");
         assert_eq!(reduced.item(&pod, &protobuf).expect("an object"), &protobuf[..5]);
+    }
+
+    #[test]
+    fn metadata_alone_lacks_what_the_server_makes_for_whole_objects() {
+        let entry = |key: &str| {
+            let (mut entry, mut out) = (Vec::new(), Vec::new());
+            wire::put_bytes(&mut entry, 1, key.as_bytes());
+            wire::put_bytes(&mut entry, 2, b"1");
+            wire::put_bytes(&mut out, 12, &entry);
+            out
+        };
+        let mut object = Vec::new();
+        let metadata = [entry("deprecated.daemonset.template.generation"), entry("mine")].concat();
+        wire::put_bytes(&mut object, 1, &metadata);
+        let object = Bytes::from(object);
+        let shown = |kind: &str| {
+            let reduced = Projection::new(Format::PROTOBUF, JSON_METADATA).expect("derivable");
+            let item = reduced.item(&TypeMeta::new("apps/v1", kind), &object).expect("an object");
+            let text = std::str::from_utf8(&item).expect("JSON").to_owned();
+            (text.contains("generation"), text.contains("mine"))
+        };
+        assert_eq!((shown("DaemonSet"), shown("ReplicaSet")), ((false, true), (true, true)));
     }
 }

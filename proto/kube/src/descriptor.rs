@@ -73,6 +73,8 @@ impl Flags {
     pub const OMIT_ZERO: u8 = 4;
     /// A pointer: what is there is written, even if it is zero.
     pub const POINTER: u8 = 8;
+    /// A list of whole objects, each of which says its kind and version.
+    pub const TYPED: u8 = 16;
 
     pub(crate) fn has(self, flag: u8) -> bool {
         self.0 & flag != 0
@@ -187,6 +189,12 @@ impl Descriptor {
             })
         };
         of_group(&type_meta.api_version).or_else(|| of_group(META))
+    }
+
+    /// The type of the objects that are this message.
+    pub(crate) fn type_meta(&self, index: u16) -> TypeMeta {
+        let group = self.groups.iter().find(|group| group.messages.contains(&usize::from(index)));
+        TypeMeta::new(group.map_or("", |group| group.api_version), self.message(index).name)
     }
 
     pub(crate) fn message(&self, index: u16) -> &Message {

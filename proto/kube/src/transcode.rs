@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::descriptor::{Cardinality, Descriptor, Field, Flags, Kind, Message, Shape};
+use crate::document::write_type_members;
 use crate::edit::PARTIAL_METADATA_HEAD;
 use crate::json;
 use crate::object::{METADATA, TypeMeta};
@@ -204,8 +205,7 @@ impl Writer {
                 if !value.is_finite() {
                     return Err(TranscodeError::Value(field.name));
                 }
-                serde_json::to_writer(&mut self.out, &value)
-                    .map_err(|_| TranscodeError::Value(field.name))?;
+                self.out.extend_from_slice(double(value).as_bytes());
             }
             (Kind::Double, None) => self.number(0),
             _ => return Err(TranscodeError::Type(field.name)),
@@ -229,6 +229,13 @@ impl Writer {
     /// One element of a list, or a map's value: a scalar or a message.
     fn element(&mut self, field: &Field, value: Option<Value<'_>>) -> Outcome {
         match (field.kind, value) {
+            (Kind::Message(index), Some(Value::Bytes(raw))) if field.flags.has(Flags::TYPED) => {
+                self.out.push(b'{');
+                write_type_members(&mut self.out, &self.table.type_meta(index));
+                self.fields(self.table.message(index), raw, &mut false)?;
+                self.out.push(b'}');
+                Ok(())
+            }
             (Kind::Message(index), Some(Value::Bytes(raw))) => self.message(self.table.message(index), raw),
             (Kind::Message(index), None) => self.message(self.table.message(index), b""),
             (_, value) => self.scalar(field, value),
@@ -444,6 +451,15 @@ fn is_zero_time(raw: &[u8]) -> Result<bool, WireError> {
     Ok(raw.is_empty() || seconds == Some(Value::Varint(GO_ZERO_SECONDS.cast_unsigned())))
 }
 
+/// A number as Go writes it: without a fraction where it has none, with an exponent where it is very long.
+fn double(value: f64) -> String {
+    if value != 0.0 && !(1e-6..1e21).contains(&value.abs()) {
+        format!("{value:e}")
+    } else {
+        value.to_string()
+    }
+}
+
 /// The 32 bits that an `int32` is.
 fn low_bits(value: u64) -> i32 {
     let [a, b, c, d, ..] = value.to_le_bytes();
@@ -537,6 +553,15 @@ mod tests {
             json("v1", "Secret", &secret),
             "{\"metadata\":{},\"data\":{\"a\":\"bmV3\",\"b\":\"AP8=\"},\"type\":\"not \u{fffd} UTF-8\"}"
         );
+    }
+
+    #[test]
+    fn numbers_are_written_as_go_writes_them() {
+        let cases = [(0.0, "0"), (-0.0, "-0"), (1.5, "1.5"), (1e20, "100000000000000000000"), (1e21, "1e21")];
+        for (value, text) in cases.into_iter().chain([(-2.5e-7, "-2.5e-7"), (1e-6, "0.000001")]) {
+            assert_eq!(double(value), text);
+            assert_eq!(serde_json::from_str::<f64>(text).expect("JSON"), value);
+        }
     }
 
     #[test]
