@@ -6,11 +6,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use edge_hub_core::{
     access::{Access, AccessKey, AccessLimits, AccessMemory, Reach},
     collection::{Collection, CollectionSpec, Limits},
-    documents::{Document, DocumentCache},
+    documents::DocumentCache,
     identity::Principal,
     lease::LeaseKeeper,
     link::{LinkDetector, LinkState, PROBE_INTERVAL, PROBE_TIMEOUT},
@@ -41,9 +40,6 @@ use crate::{
     upstream::{Credential, Upstream},
 };
 
-/// Answers kept whole (single objects, discovery): their bytes and their number.
-const DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
-const DOCUMENTS: usize = 4096;
 /// Names that may be read but not watched, and for how long that is believed.
 const UNWATCHABLE_NAMES: usize = 1024;
 const UNWATCHABLE_FOR: Duration = Duration::from_mins(10);
@@ -150,7 +146,7 @@ impl Hub {
             unwatchable: Mutex::default(),
             access: Mutex::new(AccessMemory::new(AccessLimits::default())),
             tokens: Mutex::new(TokenCache::new(TOKENS)),
-            documents: Mutex::new(DocumentCache::new(DOCUMENT_BYTES, DOCUMENTS)),
+            documents: Mutex::new(crate::documents::cache()),
             lease: Mutex::new(LeaseKeeper::new(&config.file.node_name)),
             spool: Mutex::new(EventSpool::new(SpoolLimits::default())),
             lent: Mutex::default(),
@@ -208,14 +204,6 @@ impl Hub {
         };
         let collection = Collection::restore(spec.clone(), self.ring_limits(), now, recovered);
         lock(&self.cells).insert(spec, Cell::new(collection, pinned, now.monotonic));
-    }
-
-    fn restore_document(&self, key: &BlobKey, value: Bytes) -> bool {
-        let (Some(document), Ok(text)) = (Document::decode(value), std::str::from_utf8(&key.key)) else {
-            return false;
-        };
-        lock(&self.documents).insert(text, document);
-        true
     }
 
     fn ring_limits(&self) -> Limits {
@@ -534,33 +522,6 @@ impl Hub {
         let waits = lock(&self.spool).holds_of(principal);
         if waits && self.credential_of(principal).as_ref() != Some(credential) {
             self.remember_credential(principal, credential);
-        }
-    }
-
-    /// Keeps a whole answer, unless it would push out most others. The same bytes again are not worth a write.
-    pub fn keep_document(&self, class: BlobClass, key: &str, document: Document) {
-        if document.body.len() > DOCUMENT_BYTES / 2 {
-            return self.drop_document(class, key);
-        }
-        let is_held = lock(&self.documents)
-            .get(key)
-            .is_some_and(|held| held.body == document.body && held.content_type == document.content_type);
-        let stored = (!is_held).then(|| document.encode());
-        let dropped = lock(&self.documents).insert(key, document);
-        if let Some(stored) = stored {
-            self.store.put(BlobKey { class, key: key.as_bytes().into() }, stored);
-        }
-        for key in dropped {
-            for class in [BlobClass::Single, BlobClass::Discovery] {
-                self.store.remove(BlobKey { class, key: key.as_bytes().into() });
-            }
-        }
-    }
-
-    /// Forgets a whole answer.
-    pub fn drop_document(&self, class: BlobClass, key: &str) {
-        if lock(&self.documents).remove(key) {
-            self.store.remove(BlobKey { class, key: key.as_bytes().into() });
         }
     }
 }

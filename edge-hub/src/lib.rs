@@ -7,6 +7,7 @@ pub mod certificate;
 pub mod clock;
 pub mod config;
 pub mod decode;
+pub mod documents;
 pub mod filters;
 pub mod hub;
 pub mod metrics;

@@ -93,6 +93,12 @@ impl Overlay {
         concerns(gvr) && lock(&self.versions).holds(version)
     }
 
+    /// The version that a new collection is to begin with, so that its first client can watch on from there.
+    #[must_use]
+    pub fn seed(&self, gvr: &GroupVersionResource, version: Option<u64>) -> Option<u64> {
+        version.filter(|version| *version > 0 && !self.made_up(gvr, *version))
+    }
+
     /// Whether this process made this version of this kind up.
     #[must_use]
     pub fn gave(&self, gvr: &GroupVersionResource, version: u64) -> bool {

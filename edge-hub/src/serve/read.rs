@@ -156,9 +156,7 @@ impl Call {
                 }
             }
             if is_new && request.verb == Verb::Watch {
-                let gvr = &request.gvr;
-                let seed = version.filter(|seed| *seed > 0 && !self.hub.overlay.made_up(gvr, *seed));
-                cell.with(|inner| inner.seed = seed);
+                cell.with(|inner| inner.seed = self.hub.overlay.seed(&request.gvr, version));
             }
             cell.sponsor(&self.principal, self.credential.clone(), now);
             match self.wait_complete(&cell).await {

@@ -10,9 +10,9 @@
 //! of this module is ever in it. The line that clients see is the same one for as long as nothing is amended. An event
 //! that is not the cloud's, or that comes from the cloud below what clients have seen, is told under a version of the
 //! hub's own ([`OwnVersions`]): one more than the last that this collection's clients saw or that the hub made up for
-//! any collection of the kind. All else is told under the cloud's version, unless that is one of the hub's own. So on
-//! each stream versions rise, an event's version is its alone, and the lines are one again as soon as the cloud's
-//! version is past: in a cluster where anything lives a matter of seconds.
+//! any collection of the kind. All else, which is above all of these, is told under the cloud's version; an amended
+//! object never is. So on each stream versions rise, an event's version is its alone, and the lines are one again as
+//! soon as the cloud's version is past: in a cluster where anything lives a matter of seconds.
 //! The object keeps the version that it was told under until the cloud changes it, so a client that comes again is
 //! told exactly what it missed, by ring, objects and tombstones as ever.
 //!
@@ -23,7 +23,8 @@
 //! **A version of the hub's own that comes back.** Its collection knows which ones it told, and goes on from there. To
 //! any other collection, to one that was filled anew and to a later process it means nothing: 410 for a watch, and a
 //! list answers as for any version. It never goes upstream: neither in the hub's own requests nor in one passed on.
-//! A durable record covers each such version before it is given out, so no later process gives it out again.
+//! A durable record covers each such version before it is given out, so no later process gives it out again. That
+//! process does not know what its clients were told amid the overlay of the one before: they list again, at the hub.
 //!
 //! **The end.** When the cloud shows the pod as the kubelet told it, or otherwise than before, it knows: from then on
 //! slices newer than that pod are shown as they are, older ones stay amended until they change or [`GRACE`] is over.
