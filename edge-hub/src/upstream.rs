@@ -37,6 +37,9 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 const STREAMS_PER_CONNECTION: usize = 90;
 /// Head start of the preferred server over the next one.
 const STAGGER: Duration = Duration::from_millis(300);
+/// A connection that does not carry the link's probe is asked as often as client-go asks its own.
+const OTHER_PROBE_INTERVAL: Duration = Duration::from_secs(30);
+const OTHER_PROBE_TIMEOUT: Duration = Duration::from_secs(15);
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Room for all streams of a connection: what slow clients leave unread must not hold up the watches beside it.
 const CONNECTION_WINDOW: u32 = 24 * 1024 * 1024;
@@ -212,7 +215,7 @@ impl Upstream {
                 .keep_alive_while_idle(true);
         } else {
             // The probed connection judges the link; this one only finds a flow that died alone.
-            builder.keep_alive_interval(Duration::from_secs(20)).keep_alive_timeout(Duration::from_secs(10));
+            builder.keep_alive_interval(OTHER_PROBE_INTERVAL).keep_alive_timeout(OTHER_PROBE_TIMEOUT);
         }
         let (sender, connection) =
             builder.handshake(TokioIo::new(stream)).await.map_err(UpstreamError::Lost)?;

@@ -119,7 +119,7 @@ fn story(options: &CompareOptions, dirs: &[PathBuf; 2]) -> Result<Vec<Row>> {
         })
     };
     let labs = [up(&dirs[0], HubKind::EdgeHub)?, up(&dirs[1], HubKind::None)?];
-    both(&labs, |lab| make_service(lab))?;
+    both(&labs, make_service)?;
     eprintln!("both labs stand; resting {} s", REST.as_secs());
     thread::sleep(REST);
     let long = Duration::from_secs_f64(options.minutes * 60.0);
@@ -254,7 +254,7 @@ fn slice(version: usize) -> Value {
             "labels": { "kubernetes.io/service-name": SERVICE },
             "annotations": { "eyot.io/version": version.to_string() },
         },
-        "endpoints": [{ "addresses": ["10.244.9.9"], "conditions": { "ready": version % 2 == 0 } }],
+        "endpoints": [{ "addresses": ["10.244.9.9"], "conditions": { "ready": version.is_multiple_of(2) } }],
         "ports": [{ "name": "http", "port": 80, "protocol": "TCP" }],
     })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use e2e::lab::{Nodes, wait_until};
 
-use crate::stage::{LIMIT, NODE, Pod, READY_WITHIN, Stage};
+use crate::stage::{LIMIT, NODE, Pod, READY_WITHIN, Stage, full_length};
 
 /// Longer than the controller's grace of 20 s: the cloud takes the node for lost.
 const CUT: Duration = Duration::from_secs(60);
@@ -26,6 +26,10 @@ fn healing_costs_no_pod_and_no_client_a_list() {
         stage.running(NODE).get(&agent).is_some_and(|id| *id != running[&agent])
     });
     stage.promised(CUT, "the cloud takes the node for lost", || !stage.is_ready(NODE));
+    if full_length() {
+        // Past the five minutes after which pods without a toleration of their own are evicted.
+        assert!(!wait_until(Duration::from_secs(600), || !stage.is_cut(NODE).expect("nft answers")));
+    }
     assert_eq!(stage.lists_since(NODE, asked), [""; 0], "while cut nobody lists");
 
     let held = stage.running(NODE);

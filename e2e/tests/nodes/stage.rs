@@ -18,6 +18,11 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 /// The promised time to a Ready node after healing is 12 s; three times that, for a machine that does other things too.
 pub(crate) const READY_WITHIN: Duration = Duration::from_secs(36);
 
+/// Whether the scenarios run at their full length: `EYOT_FULL_LENGTH=1`. What CI runs is the same, shorter.
+pub(crate) fn full_length() -> bool {
+    std::env::var_os("EYOT_FULL_LENGTH").is_some_and(|value| value == "1")
+}
+
 /// The lab, held by one test, with all its pods up.
 pub(crate) struct Stage {
     lab: ClaimedLab,
@@ -42,6 +47,8 @@ pub(crate) struct Pod {
     pub(crate) ready: bool,
     /// Not told to end.
     pub(crate) wanted: bool,
+    /// The id of its main container, as containerd has it.
+    pub(crate) container: String,
 }
 
 impl Stage {
@@ -117,7 +124,8 @@ impl Stage {
         !tainted && conditions.iter().any(|each| each["type"] == "Ready" && each["status"] == "True")
     }
 
-    /// Whether both nodes are Ready, and all pods that should be there are, ready, and no others.
+    /// Whether both nodes are Ready, all pods that should be there are, ready, and no others, and the cloud knows the very
+    /// containers that run.
     pub(crate) fn is_settled(&self) -> bool {
         let pods = self.pods();
         let web = self.cloud_json("get deployment web -n default");
@@ -129,6 +137,10 @@ impl Stage {
             && web["status"]["observedGeneration"] == web["metadata"]["generation"]
             && web["status"]["updatedReplicas"] == replicas
             && [count("agent"), count("fixed"), count("eyot-lab")] == [2, 2, 2]
+            && self.nodes().iter().all(|node| {
+                let known = pods.iter().filter(|pod| pod.node == *node);
+                self.running(node) == known.map(|pod| (pod.name.clone(), pod.container.clone())).collect()
+            })
     }
 
     /// Two replicas again, one on each node, as other tests want it: which of more are left is nobody's promise.
@@ -187,6 +199,7 @@ fn pod(object: &Value) -> Pod {
         restarts: status["containerStatuses"][0]["restartCount"].as_u64().unwrap_or_default(),
         ready: conditions.iter().any(|each| each["type"] == "Ready" && each["status"] == "True"),
         wanted: object["metadata"]["deletionTimestamp"].is_null(),
+        container: text("/status/containerStatuses/0/containerID").replace("containerd://", ""),
     }
 }
 
