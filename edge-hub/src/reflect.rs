@@ -90,7 +90,7 @@ impl Driver {
         }
         self.wait_for_link().await;
         let Some((principal, credential)) = self.cell.best_sponsor() else {
-            return self.cell.attention.notified().await;
+            return self.await_sponsor().await;
         };
         if let Some(seed) = self.cell.with(|inner| inner.seed.take()) {
             self.reflector.seed(seed);
@@ -127,6 +127,20 @@ impl Driver {
         if !self.cell.pinned {
             let spread = u64::try_from(HEAL_SPREAD.as_millis()).unwrap_or(0).max(1);
             tokio::time::sleep(Duration::from_millis(random() % spread)).await;
+        }
+    }
+
+    /// The link stands, and nobody pays: after a restart the credentials of those who did are gone. Whoever reads here
+    /// by a narrower right must not wait for ever on what will never move; it comes again, and gets a collection that
+    /// it may pay for itself.
+    async fn await_sponsor(&self) {
+        self.cell.change(|inner| inner.refusals += 1);
+        let mut link = self.hub.link.subscribe();
+        let cut = link.wait_for(|link| !link.is_connected());
+        tokio::select! {
+            () = self.cell.attention.notified() => {}
+            // After the next heal those who came while cut are told the same.
+            _ = cut => {}
         }
     }
 

@@ -109,3 +109,27 @@ fn what_one_client_has_read_no_other_gets_without_the_right() {
         }
     });
 }
+
+#[test]
+fn a_stream_on_what_nobody_pays_for_any_more_goes_on_under_its_own_name() {
+    run(async {
+        let mut rig = Rig::new();
+        rig.cloud.add_token("operator-token", Principal::new("operator", &["operators"]));
+        rig.cloud.allow(Rule::allow("operator", &["*"], &["*"]));
+        rig.start_hub().await;
+        rig.heal_seen().await;
+        let operator = rig.nobody().with_token("operator-token");
+        assert_eq!(operator.get("/api/v1/configmaps?resourceVersion=0").await.unwrap().0, 200);
+        Informer::new(rig.pod()).until(&[("a", "1"), ("b", "1")]).await;
+        // The operator does not come again, and its credential went with the process.
+        rig.cut(LinkState::Refused).await;
+        rig.stop_hub().await;
+        rig.start_hub().await;
+        let mut informer = Informer::new(rig.pod());
+        informer.until(&[("a", "1"), ("b", "1")]).await;
+        rig.put("a", "2");
+        rig.heal().await;
+        informer.until(&[("a", "2"), ("b", "1")]).await;
+        assert_eq!(informer.full_syncs, 1, "it resumed where it was");
+    });
+}

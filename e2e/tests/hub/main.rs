@@ -15,3 +15,4 @@ mod endpoints_follow_the_kubelet_while_cut;
 mod one_collection_serves_every_format;
 mod what_unmodified_clients_rely_on;
 mod while_cut_only_what_is_true_is_answered;
+mod yaml_is_written_while_cut;

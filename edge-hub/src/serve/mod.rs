@@ -10,6 +10,7 @@ mod read;
 mod review;
 mod stream;
 mod upgrade;
+mod yaml;
 
 use std::{
     sync::{
@@ -184,10 +185,17 @@ impl Call {
                 self.other(request).await
             }
             RequestInfo::Resource(request) => match request.verb {
-                Verb::List | Verb::Watch if request.subresource.is_none() => {
-                    self.list_or_watch(request).await
+                Verb::List | Verb::Watch | Verb::Get if request.subresource.is_none() => {
+                    let is_yaml = match self.ask_for_json_instead_of_yaml(request.verb) {
+                        Ok(is_yaml) => is_yaml,
+                        Err(status) => return answer::refuse(&status),
+                    };
+                    let response = match request.verb {
+                        Verb::Get => self.get(request).await,
+                        _ => self.list_or_watch(request).await,
+                    };
+                    if is_yaml { yaml::rewrite(response).await } else { response }
                 }
-                Verb::Get if request.subresource.is_none() => self.get(request).await,
                 _ => self.other(request).await,
             },
             RequestInfo::NonResource(request) => self.non_resource(request).await,

@@ -133,6 +133,7 @@ fn form_fits(encoding: Encoding, form: Form) -> bool {
 pub struct Acceptable {
     formats: Vec<Format>,
     wants_other: bool,
+    prefers_yaml: bool,
     pretty: bool,
 }
 
@@ -150,7 +151,8 @@ impl Acceptable {
         });
         let header = accept.unwrap_or("");
         if header.is_empty() {
-            return Ok(Self { formats: vec![Format::JSON], wants_other: false, pretty: by_hand });
+            let formats = vec![Format::JSON];
+            return Ok(Self { formats, wants_other: false, prefers_yaml: false, pretty: by_hand });
         }
         if header.len() > MAX_ACCEPT_BYTES {
             return Err(Status::bad_request(format!(
@@ -169,12 +171,15 @@ impl Acceptable {
 
     fn choose(clauses: &[Clause<'_>], by_hand: bool) -> Result<Self, Status> {
         let mut formats: Vec<Format> = Vec::new();
-        let mut wants_other = false;
+        let (mut wants_other, mut prefers_yaml) = (false, false);
         let mut first_is_pretty = None;
         for clause in clauses {
             match clause.outcome() {
                 Outcome::Refused => continue,
-                Outcome::Other if formats.is_empty() => wants_other = true,
+                Outcome::Other if formats.is_empty() => {
+                    prefers_yaml |= !wants_other && clause.is_plain_yaml();
+                    wants_other = true;
+                }
                 Outcome::Other => {}
                 Outcome::Serve(found) => {
                     for format in found {
@@ -188,7 +193,7 @@ impl Acceptable {
         }
         match first_is_pretty {
             None => Err(Status::not_acceptable(&SERVED)),
-            Some(pretty) => Ok(Self { formats, wants_other, pretty: pretty || by_hand }),
+            Some(pretty) => Ok(Self { formats, wants_other, prefers_yaml, pretty: pretty || by_hand }),
         }
     }
 
@@ -203,6 +208,12 @@ impl Acceptable {
     #[must_use]
     pub fn wants_other(&self) -> bool {
         self.wants_other
+    }
+
+    /// Whether the first choice is whole objects in YAML.
+    #[must_use]
+    pub fn prefers_yaml(&self) -> bool {
+        self.prefers_yaml
     }
 
     /// Whether JSON should be indented for a human reader (unless the query says `pretty=false`).
@@ -300,6 +311,11 @@ impl<'a> Clause<'a> {
         };
         let conversion = Conversion::read(parameters);
         Some(Self { kind, subtype, quality: conversion.quality.unwrap_or(1.0), conversion })
+    }
+
+    fn is_plain_yaml(&self) -> bool {
+        (self.kind, self.subtype) == ("application", "yaml")
+            && matches!(self.conversion.target(), Target::Known(Form::Object))
     }
 
     fn outcome(&self) -> Outcome {
