@@ -398,7 +398,7 @@ fn node_case<'a>(flannel: &'a Viewer<'a>) -> Case<'a> {
         filtered: Box::new(|_, object| {
             unmanaged(object);
             for condition in object["status"]["conditions"].as_array_mut().into_iter().flatten() {
-                condition.as_object_mut().expect("a condition").remove("lastHeartbeatTime");
+                condition["lastHeartbeatTime"] = Value::Null;
             }
             true
         }),

@@ -445,6 +445,12 @@ fn noise_is_left_out_and_nothing_else() {
     let beats = Filter::NodeHeartbeats;
     check("heartbeats", beats, &core("nodes"), &bare(), &node(Some(17)), Want::Changed(&node(None)));
     check("none", beats, &core("nodes"), &bare(), &node(None), Want::Kept);
+    // As the API server writes a time that is not set.
+    let (gvr, object) = (core("nodes"), node(Some(17)).object(Format::JSON));
+    let subject = Subject { gvr: &gvr, format: Format::JSON, key: &object.key, raw: &object.raw };
+    let shown = Chain::new(&gvr, [beats]).apply(&bare(), &subject).expect("a node");
+    let Outcome::Replace(raw) = shown else { panic!("{shown:?}") };
+    assert!(String::from_utf8_lossy(&raw).contains(r#""lastHeartbeatTime":null"#), "{raw:?}");
 
     let managed = |with: bool| {
         let (number, name, meta) = metadata("ns", "p", 5, &[("app", "a")], &[]);

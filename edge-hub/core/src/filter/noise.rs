@@ -3,7 +3,7 @@
 use proto_kube::edit::Rewrite;
 use proto_kube::media_type::{Encoding, Form};
 
-use super::value::{Field, Value, field, rewrite, set, text};
+use super::value::{Field, Value, child, field, rewrite, set, text};
 use super::{FilterError, Outcome, Subject};
 
 const METADATA: Field = field(1, "metadata");
@@ -29,11 +29,16 @@ pub(super) fn strip_managed_fields(object: &Subject<'_>) -> Result<Outcome, Filt
     Ok(Outcome::of(object.raw, rewrite(encoding, object.raw, path, &mut strip)?))
 }
 
-/// Removes the times of a node's heartbeats, the only part that changes every few minutes on a quiet node.
+/// Removes the times of a node's heartbeats, the only part that changes every few minutes on a quiet node. Such a time
+/// is no pointer in Go, so JSON says null where protobuf says nothing.
 pub(super) fn strip_heartbeats(object: &Subject<'_>) -> Result<Outcome, FilterError> {
     let encoding = object.encoding();
+    let unset = if encoding == Encoding::Json { Value::Null } else { Value::Absent };
     let mut strip = |condition: &[u8]| {
-        Ok(Rewrite::Replace(set(encoding, condition, LAST_HEARTBEAT, Value::Absent)?.into_owned()))
+        if child(encoding, condition, LAST_HEARTBEAT)?.is_none() {
+            return Ok(Rewrite::Keep);
+        }
+        Ok(Rewrite::Replace(set(encoding, condition, LAST_HEARTBEAT, unset)?.into_owned()))
     };
     Ok(Outcome::of(object.raw, rewrite(encoding, object.raw, &[STATUS, CONDITIONS], &mut strip)?))
 }

@@ -27,6 +27,8 @@ pub(crate) const fn field(number: u32, name: &'static str) -> Field {
 pub(crate) enum Value<'a> {
     /// The field goes.
     Absent,
+    /// JSON's null; in protobuf the field goes.
+    Null,
     /// A string.
     Text(&'a str),
     /// A list of one string.
@@ -46,6 +48,7 @@ impl Value<'_> {
         let mut out = Vec::new();
         match self {
             Self::Absent => return None,
+            Self::Null => out.extend_from_slice(b"null"),
             Self::Text(text) => json::write_string(&mut out, text),
             Self::OneText(text) => {
                 out.push(b'[');
@@ -62,7 +65,7 @@ impl Value<'_> {
 
     fn put(self, out: &mut Vec<u8>, number: u32) {
         match self {
-            Self::Absent => {}
+            Self::Absent | Self::Null => {}
             Self::Text(text) | Self::OneText(text) => wire::put_bytes(out, number, text.as_bytes()),
             Self::OneMessage(message) | Self::Message(message) => wire::put_bytes(out, number, message),
             Self::Number(value) => wire::put_varint_field(out, number, value.into()),

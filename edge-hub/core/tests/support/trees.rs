@@ -107,10 +107,21 @@ impl Tree {
     }
 }
 
-/// Whether bytes are this object; JSON is compared by value.
+/// Whether bytes are this object; JSON is compared by value, and a null says nothing.
 pub(crate) fn is_same(encoding: Encoding, raw: &[u8], tree: &Tree) -> bool {
     match encoding {
-        Encoding::Json => serde_json::from_slice::<Value>(raw).expect("JSON") == tree.json(),
+        Encoding::Json => without_nulls(serde_json::from_slice(raw).expect("JSON")) == tree.json(),
         Encoding::Protobuf => raw == tree.protobuf(),
+    }
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let told = members.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(told.map(|(name, value)| (name, without_nulls(value))).collect())
+        }
+        Value::Array(elements) => elements.into_iter().map(without_nulls).collect(),
+        other => other,
     }
 }
