@@ -41,9 +41,14 @@ pub(crate) struct Door {
 impl Door {
     /// The hub of the claimed node.
     pub(crate) fn hub(node: &ClaimedNode) -> Self {
-        let status = node.lab().status().expect("the lab stands");
-        let found = status.nodes.iter().find(|known| known.name == node.name()).expect("it was claimed");
-        let kubeconfig = kubeconfig(&node.lab().node_file(node.name(), "admin.kubeconfig"));
+        Self::hub_of(node.lab(), node.name())
+    }
+
+    /// The hub of the node `name`.
+    pub(crate) fn hub_of(lab: &Lab, name: &str) -> Self {
+        let status = lab.status().expect("the lab stands");
+        let found = status.nodes.iter().find(|known| known.name == name).expect("a node of the lab");
+        let kubeconfig = kubeconfig(&lab.node_file(name, "admin.kubeconfig"));
         let server = text(&kubeconfig, "/clusters/0/cluster/server");
         let namespace = Path::new("/run/netns").join(&found.namespace);
         Door { address: address_of(&server), namespace: Some(namespace) }
