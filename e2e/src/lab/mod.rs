@@ -324,6 +324,11 @@ impl Lab {
         self.node_of(node, &self.names.node(node))?.kill_pod(pod)
     }
 
+    /// Kills the sandbox of `pod` on `node`: the kubelet makes a new one, with another address.
+    pub fn kill_sandbox(&self, node: &str, pod: &str) -> Result<()> {
+        self.node_of(node, &self.names.node(node))?.kill_sandbox(pod)
+    }
+
     /// Runs the image's own program in `pod` on `node`, by containerd alone, and returns what it prints: `resolve NAME`,
     /// `fetch HOST`, `cat FILE`.
     pub fn run_in_pod(&self, node: &str, pod: &str, arguments: &[&str]) -> Result<String> {

@@ -194,6 +194,19 @@ impl Node<'_> {
         self.ctr(&["-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", &alive.id]).map(drop)
     }
 
+    /// Kills the sandbox of `pod` with SIGKILL: its network is gone, and the next one has another address.
+    pub(crate) fn kill_sandbox(&self, pod: &str) -> Result<()> {
+        let filter =
+            format!("labels.\"io.cri-containerd.kind\"==sandbox,labels.\"io.kubernetes.pod.name\"=={pod}");
+        let listed = self.ctr(&["-n", "k8s.io", "containers", "list", "-q", &filter])?;
+        let tasks = self.ctr(&["-n", "k8s.io", "tasks", "list"])?;
+        let running = running_tasks(&tasks);
+        let alive = listed.lines().map(str::trim).find(|id| running.contains(*id));
+        let alive =
+            alive.ok_or_else(|| LabError::Invalid(format!("no sandbox of {pod} runs on {}", self.name)))?;
+        self.ctr(&["-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", alive]).map(drop)
+    }
+
     /// Runs the image's own program with `arguments` in the main container of `pod` and returns what it prints.
     pub(crate) fn run_in_pod(&self, pod: &str, arguments: &[&str]) -> Result<String> {
         let alive = self.running(pod)?;

@@ -96,7 +96,12 @@ impl PodState {
             Given::Null => state.ready = false,
             Given::Value(conditions) => {
                 for condition in conditions.iter().filter(|condition| condition.kind == READY) {
-                    state.ready = condition.patch.is_none() && condition.status.as_deref() == Some(TRUE);
+                    match (&condition.patch, &condition.status) {
+                        (None, Some(status)) => state.ready = status == TRUE,
+                        // Another time of transition alone: a pod that was ready, was not, and is again.
+                        (None, None) => {}
+                        (Some(_), _) => state.ready = false,
+                    }
                 }
             }
         }
@@ -232,7 +237,7 @@ mod tests {
     #[test]
     fn a_kubelets_patch_is_merged_with_the_pod_that_it_was_shown() {
         let before = held(&["10.0.0.5"], true);
-        let cases: [(&str, PodState); 7] = [
+        let cases: [(&str, PodState); 8] = [
             (
                 r#"{"metadata":{"uid":"u"},"status":{"$setElementOrder/conditions":[{"type":"Ready"}],
                     "$setElementOrder/podIPs":[{"ip":"10.0.0.9"}],"containerStatuses":[{"name":"a"}],
@@ -246,6 +251,11 @@ mod tests {
             (
                 r#"{"metadata":{"uid":"u"},"status":{"conditions":[{"lastTransitionTime":"2026-11-26T10:00:00Z","status":"True","type":"ContainersReady"}]}}"#,
                 before.clone(),
+            ),
+            (
+                r#"{"metadata":{"uid":"u"},"status":{"conditions":[{"lastTransitionTime":"2026-11-26T15:01:09Z","type":"Ready"}],
+                    "podIP":"10.0.0.9","podIPs":[{"ip":"10.0.0.9"},{"$patch":"delete","ip":"10.0.0.5"}]}}"#,
+                held(&["10.0.0.9"], true),
             ),
             (
                 r#"{"metadata":{"uid":"u"},"status":{"phase":"Failed"}}"#,
