@@ -11,12 +11,19 @@ fn main() {
     let program = PathBuf::from(variable("OUT_DIR")).join("eyot-pod");
     let mut rustc = Command::new(variable("RUSTC"));
     rustc.args(["--edition", "2024", "--crate-name", "eyot_pod", "--target", &variable("TARGET")]);
-    // A static C library comes with the C compiler's own headers.
+    // Debian ships a static C library with the headers of the C compiler; others have it in a package of its own.
     rustc.args(["-C", "target-feature=+crt-static", "-C", "relocation-model=static"]);
     rustc.args(["-C", "opt-level=s", "-C", "panic=abort", "-C", "strip=symbols"]);
     if let Ok(linker) = std::env::var("RUSTC_LINKER") {
         rustc.arg("-C").arg(format!("linker={linker}"));
     }
-    let status = rustc.arg("-o").arg(&program).arg("pod/main.rs").status().expect("cargo's rustc runs");
-    assert!(status.success(), "rustc could not build pod/main.rs statically: {status}");
+    let built =
+        rustc.arg("-o").arg(&program).arg("pod/main.rs").status().is_ok_and(|status| status.success());
+    if !built {
+        // Only the lab needs it: the demo and the tests without root must build on a machine that cannot link this.
+        println!(
+            "cargo::warning=no static C library (libc.a) here: `eyot lab` will have no image for its pods"
+        );
+        std::fs::write(&program, "").expect("cargo's folder takes files");
+    }
 }

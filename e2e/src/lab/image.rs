@@ -18,6 +18,11 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// The program of the pods; `pod/main.rs` says what it does.
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/eyot-pod"));
 
+/// Whether the program of the pods could be built.
+pub(super) fn is_there() -> bool {
+    !PROGRAM.is_empty()
+}
+
 /// Writes both images into one OCI archive at `path`.
 pub(crate) fn write_archive(path: &Path) -> Result<()> {
     let layer = layer(PROGRAM).map_err(LabError::io("write", path))?;

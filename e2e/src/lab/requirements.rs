@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::assets::{Assets, CONTROL_PLANE, MissingAssets, NODE};
 use super::error::Result;
+use super::image;
 use super::judge::{Judge, locate_judges};
 
 /// The system's tools that every lab calls, and the package that most distributions have them in.
@@ -29,6 +30,9 @@ pub fn missing(kubelets: bool) -> Vec<String> {
     }
     if kubelets && !Path::new("/usr/lib/cni/bridge").exists() {
         missing.push("the CNI plugins in /usr/lib/cni (package containernetworking-plugins)".to_owned());
+    }
+    if kubelets && !image::is_there() {
+        missing.push("a static C library (libc.a) when this program was built".to_owned());
     }
     missing
 }
