@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use e2e::cloud::LinkState;
+use e2e::cloud::client::Client;
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_NONE_MATCH, WARNING};
 use http_body_util::BodyExt as _;
 use proto_kube::media_type::{Encoding, Format};
@@ -22,8 +23,17 @@ use serde_json::Value;
 
 use crate::rig::{CONFIG_MAPS, Informer, Rig, run};
 
+/// A hub that holds the ConfigMaps, and the pod that reads them.
+async fn synced() -> (Rig, Client) {
+    let mut rig = Rig::new();
+    rig.start_hub().await;
+    let pod = rig.pod();
+    Informer::new(pod.clone()).until(&[("a", "1"), ("b", "1")]).await;
+    (rig, pod)
+}
+
 /// The resource version of a list that the hub gives from its store.
-async fn held_version(client: &e2e::cloud::client::Client) -> u64 {
+async fn held_version(client: &Client) -> u64 {
     let (status, list) = client.get(&format!("{CONFIG_MAPS}?resourceVersion=0")).await.expect("an answer");
     assert_eq!(status, 200, "{list}");
     list["metadata"]["resourceVersion"].as_str().expect("a version").parse().expect("a number")
@@ -32,10 +42,7 @@ async fn held_version(client: &e2e::cloud::client::Client) -> u64 {
 #[test]
 fn r1_whoever_gets_a_connection_gets_an_answer_from_a_loaded_store() {
     run(async {
-        let mut rig = Rig::new();
-        rig.start_hub().await;
-        let pod = rig.pod();
-        Informer::new(pod.clone()).until(&[("a", "1"), ("b", "1")]).await;
+        let (mut rig, pod) = synced().await;
         rig.cut(LinkState::Refused).await;
         rig.stop_hub().await;
         let refused = pod.get(CONFIG_MAPS).await;
@@ -51,10 +58,7 @@ fn r1_whoever_gets_a_connection_gets_an_answer_from_a_loaded_store() {
 #[test]
 fn r2_a_stream_opens_at_once_and_ends_cleanly_at_its_time_out() {
     run(async {
-        let mut rig = Rig::new();
-        rig.start_hub().await;
-        let pod = rig.pod();
-        Informer::new(pod.clone()).until(&[("a", "1"), ("b", "1")]).await;
+        let (rig, pod) = synced().await;
         for link in [LinkState::Up, LinkState::Refused] {
             if link == LinkState::Refused {
                 rig.cut(link).await;
@@ -76,10 +80,7 @@ fn r2_a_stream_opens_at_once_and_ends_cleanly_at_its_time_out() {
 #[test]
 fn r9_versions_never_fall_on_a_stream_whatever_happens_upstream() {
     run(async {
-        let mut rig = Rig::new();
-        rig.start_hub().await;
-        let pod = rig.pod();
-        Informer::new(pod.clone()).until(&[("a", "1"), ("b", "1")]).await;
+        let (rig, pod) = synced().await;
         let version = held_version(&pod).await;
         let path = format!(
             "{CONFIG_MAPS}?watch=true&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds=300"
@@ -111,10 +112,7 @@ fn r9_versions_never_fall_on_a_stream_whatever_happens_upstream() {
 #[test]
 fn r11_an_error_is_a_status_and_inside_a_stream_it_has_the_streams_encoding() {
     run(async {
-        let mut rig = Rig::new();
-        rig.start_hub().await;
-        let pod = rig.pod();
-        Informer::new(pod.clone()).until(&[("a", "1"), ("b", "1")]).await;
+        let (rig, _) = synced().await;
         rig.cut(LinkState::Refused).await;
         let protobuf = "application/vnd.kubernetes.protobuf,application/json";
         let typed = rig.kubelet().with_header(ACCEPT, protobuf);
