@@ -69,8 +69,9 @@ pub fn skip(name: &str, why: &str) {
         std::env::var_os("EYOT_REQUIRE_REAL").is_none_or(|value| value != "1"),
         "{name} may not be skipped here (EYOT_REQUIRE_REAL=1): {why}"
     );
-    // Nothing is lost if the line cannot be written: the test counts as passed either way.
-    let _ = writeln!(std::io::stderr(), "skipped: {name}: {why}");
+    // In one write, so that tests beside each other do not mix their lines. Nothing is lost if the line cannot be
+    // written: the test counts as passed either way.
+    let _ = std::io::stderr().write_all(format!("skipped: {name}: {why}\n").as_bytes());
 }
 
 fn look(kubelets: bool) -> Result<std::result::Result<Assets, String>> {
