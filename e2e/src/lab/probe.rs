@@ -47,7 +47,8 @@ pub(crate) fn inside(namespace: &str, address: SocketAddr, path: &str) -> Result
 }
 
 fn get(mut stream: impl Read + Write, path: &str) -> std::io::Result<String> {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(LARGEST_ANSWER).read_to_end(&mut answer)?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
@@ -72,10 +73,14 @@ mod tests {
         let listener = UnixListener::bind(&socket).expect("bound");
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a client");
-            let mut request = [0; 1024];
-            let length = stream.read(&mut request).expect("a request");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).expect("a whole request");
+                request.extend(byte);
+            }
             stream.write_all(answer.as_bytes()).expect("answered");
-            String::from_utf8_lossy(&request[..length]).into_owned()
+            String::from_utf8_lossy(&request).into_owned()
         });
         let judged = unix(&socket, "/readyz");
         assert!(server.join().expect("served").starts_with("GET /readyz HTTP/1.1\r\n"));
