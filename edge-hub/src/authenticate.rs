@@ -24,6 +24,7 @@ use edge_hub_core::{
     collection::Lookup,
     identity::Principal,
     jwt::{Jwt, KeySet, MAX_TOKEN_BYTES},
+    link::LinkState,
     record::RecordChange,
     review::{TokenVerdict, access_verdict, subject_access_review, token_review, token_verdict},
     token::ExpiredToken,
@@ -65,10 +66,8 @@ const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
 pub enum Peer {
     /// No client certificate.
     Anonymous,
-    /// This node's own certificate.
-    Node,
-    /// This node's own certificate, which has expired or, by this node's clock, has not begun; what is wrong with it.
-    NodeOutOfDate(String),
+    /// This node's own certificate, which holds within its time: a connection may outlast that, and the clock change.
+    Node(Validity),
     /// A certificate of somebody else; its subject's common name.
     Foreign(String),
     /// A certificate that does not hold, and why.
@@ -92,10 +91,12 @@ impl Peer {
             (Err(_), Ok(_)) => return Self::Foreign("unreadable".to_owned()),
             (Err(_), Err(error)) => return Self::Invalid(error.to_string()),
         };
+        let validity = Validity::of(&certificate);
         let out_of_date = match verified {
             Ok(_) => None,
+            // Wrong with it is the moment alone, and that of its own time, not of its authority's.
             Err(error) => match its_own_time(&error, &certificate).map(verify) {
-                Some(Ok(_)) => Some(error.to_string()),
+                Some(Ok(_)) if !validity.holds(now.unix) => Some(error.to_string()),
                 _ => return Self::Invalid(error.to_string()),
             },
         };
@@ -105,11 +106,39 @@ impl Peer {
             subject.iter_organization().filter_map(|name| name.as_str().ok().map(str::to_owned));
         let groups = organizations.chain([String::from("system:authenticated")]);
         match (Principal::new(name, groups) == *node, out_of_date) {
-            (true, None) => Self::Node,
-            (true, Some(why)) => Self::NodeOutOfDate(why),
+            (true, _) => Self::Node(validity),
             (false, None) => Self::Foreign(name.to_owned()),
             (false, Some(why)) => Self::Invalid(why),
         }
+    }
+}
+
+/// The time in which a certificate is in force, on the wall clock; both ends belong to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    from_unix: Duration,
+    until_unix: Duration,
+}
+
+impl Validity {
+    fn of(certificate: &X509Certificate<'_>) -> Self {
+        let seconds = |timestamp: i64| Duration::from_secs(u64::try_from(timestamp).unwrap_or(0));
+        let validity = certificate.validity();
+        Self {
+            from_unix: seconds(validity.not_before.timestamp()),
+            until_unix: seconds(validity.not_after.timestamp()),
+        }
+    }
+
+    fn holds(&self, unix: Duration) -> bool {
+        self.from_unix <= unix && unix <= self.until_unix
+    }
+
+    /// Whether a cut excuses that it does not hold: it ended during the cut, so that nobody could renew it, or it has
+    /// not begun, by a clock that nobody could set right.
+    fn is_excused(&self, link: LinkState, unix: Duration) -> bool {
+        let LinkState::Cut { since_unix } = link else { return false };
+        unix < self.from_unix || since_unix <= self.until_unix
     }
 }
 
@@ -247,16 +276,7 @@ impl Hub {
             return Ok((principal, Credential::Bearer(token.into())));
         }
         match peer {
-            Peer::Node => Ok((self.node.clone(), Credential::Node)),
-            // A long cut outlives certificates, and a node may boot with a wrong clock; nobody can renew or tell then.
-            Peer::NodeOutOfDate(_)
-                if !self.is_connected() && self.config.file.offline.expired_token == ExpiredToken::Serve =>
-            {
-                Ok((self.node.clone(), Credential::Node))
-            }
-            Peer::NodeOutOfDate(why) => {
-                Err(unauthorized(&format!("this node's client certificate does not hold: {why}")))
-            }
+            Peer::Node(validity) => self.node_in_time(*validity),
             Peer::Anonymous => Err(unauthorized(
                 "this node's hub wants the node's client certificate or a service account token",
             )),
@@ -265,6 +285,18 @@ impl Hub {
                 "the client certificate of {name:?} cannot be passed on to the API server; use a bearer token"
             ))),
         }
+    }
+
+    /// This node by its certificate, where that holds now. A long cut outlives certificates, and a node may boot with a
+    /// wrong clock.
+    fn node_in_time(&self, validity: Validity) -> Result<(Principal, Credential), Status> {
+        let now = self.clock.now().unix;
+        let serves_expired = self.config.file.offline.expired_token == ExpiredToken::Serve;
+        if validity.holds(now) || serves_expired && validity.is_excused(*self.link.borrow(), now) {
+            return Ok((self.node.clone(), Credential::Node));
+        }
+        let why = if now < validity.from_unix { "is not in force yet" } else { "has expired" };
+        Err(unauthorized(&format!("this node's client certificate does not hold: it {why}")))
     }
 
     async fn token_principal(&self, token: &str) -> Result<Principal, Status> {

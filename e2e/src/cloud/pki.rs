@@ -137,16 +137,17 @@ impl Authority {
         self.sign(params)
     }
 
-    /// The client certificate of a node's kubelet, in force for one day that begins `days` from now; negative for the past.
+    /// The client certificate of a node's kubelet, in force for one day that begins so long from now; negative for the
+    /// past.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn node_in(&self, name: &str, days: i64) -> Result<Identity, PkiError> {
+    pub fn node_in(&self, name: &str, begins: time::Duration) -> Result<Identity, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, format!("system:node:{name}"));
         params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        params.not_before = time::OffsetDateTime::now_utc() + time::Duration::days(days);
+        params.not_before = time::OffsetDateTime::now_utc() + begins;
         params.not_after = params.not_before + time::Duration::days(1);
         self.sign(params)
     }

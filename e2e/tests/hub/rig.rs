@@ -247,8 +247,8 @@ impl Rig {
     }
 
     /// A client of the hub with a certificate of this node or another, in force `days` from now; negative for the past.
-    pub(crate) fn kubelet_in(&self, node: &str, days: i64) -> Client {
-        self.client(Some(&self.authority.node_in(node, days).expect("a certificate")))
+    pub(crate) fn kubelet_in(&self, node: &str, begins: time::Duration) -> Client {
+        self.client(Some(&self.authority.node_in(node, begins).expect("a certificate")))
     }
 
     /// A client of the hub with no credential.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Uri;
 use proto_kube::{
     list::split_document,
-    list_options::{ListOptions, VersionMatch},
+    list_options::{GetOptions, ListOptions, VersionMatch},
     media_type::Format,
     object::scan,
     request_info::{ResourceRequest, Verb},
@@ -23,9 +23,20 @@ impl Call {
     pub(super) fn without_own_versions(&mut self, request: &ResourceRequest) -> Result<(), Status> {
         match request.verb {
             Verb::List | Verb::Watch => self.without_own_version_in_query(request),
+            Verb::Get => self.without_own_version_of_get(request),
             Verb::Update => self.without_own_version_in_body(request),
             _ => Ok(()),
         }
+    }
+
+    fn without_own_version_of_get(&mut self, request: &ResourceRequest) -> Result<(), Status> {
+        let Ok(options) = GetOptions::parse(self.query()) else { return Ok(()) };
+        let version = options.resource_version.as_deref().and_then(|version| version.parse().ok());
+        if let Some(version) = version.filter(|version| self.hub.overlay.made_up(&request.gvr, *version)) {
+            self.head.uri = without(&self.head.uri, &["resourceVersion"])
+                .ok_or_else(|| Status::expired(version, version.saturating_add(1)))?;
+        }
+        Ok(())
     }
 
     fn without_own_version_in_query(&mut self, request: &ResourceRequest) -> Result<(), Status> {

@@ -166,6 +166,12 @@ struct PodIp {
 impl Status {
     /// The list `podIPs` is merged by `ip`, and `podIP` is its first.
     fn addresses(&self, held: &[IpAddr]) -> Result<Vec<IpAddr>, PodError> {
+        let listed = self.order.as_ref().map_or(0, Vec::len);
+        let changed = if let Given::Value(changes) = &self.pod_ips { changes.len() } else { 0 };
+        // Each is compared with all others; no pod has more to take away and to add.
+        if listed.max(changed) > 2 * MAX_ADDRESSES {
+            return Err(PodError::Address);
+        }
         let mut addresses = held.to_vec();
         match &self.pod_ips {
             Given::Nothing => {}
