@@ -41,26 +41,35 @@ fn endpoints() -> Value {
         "addressType": "IPv4", "endpoints": [endpoint(1, "n1"), endpoint(2, "n2"), endpoint(3, "n3")]})
 }
 
+/// A cloud without pools, whose Service `web` asks for endpoints of the node's pool, and kube-proxy's rights.
+fn without_pools() -> Rig {
+    let rig = Rig::new();
+    rig.cloud.create(&slices(), endpoints()).expect("the name is free");
+    let web = service("web", "ClusterIP", &json!({"openyurt.io/topologyKeys": "openyurt.io/nodepool"}));
+    rig.cloud.create(&Gvr::core("services"), web).expect("the name is free");
+    rig.cloud.add_token("proxy-token", Principal::service_account("kube-system", "kube-proxy"));
+    allow_reading(&rig, PROXY);
+    rig
+}
+
 /// Node n1 and n2 are in pool hangzhou. Of four services `near` opens its ports there, `far` elsewhere, `cloud` is for
 /// the cloud only, and `web` asks for endpoints of the pool.
 fn rig() -> Rig {
-    let rig = Rig::new();
+    let rig = without_pools();
     add_pools(&rig, &["n1", "n2"]);
     for object in [
-        service("web", "ClusterIP", &json!({"openyurt.io/topologyKeys": "openyurt.io/nodepool"})),
         service("near", "NodePort", &json!({"nodeport.openyurt.io/listen": "hangzhou"})),
         service("far", "NodePort", &json!({"nodeport.openyurt.io/listen": "shanghai"})),
         service("cloud", "LoadBalancer", &json!({"svc.openyurt.io/discard": "true"})),
     ] {
         rig.cloud.create(&Gvr::core("services"), object).expect("the name is free");
     }
-    rig.cloud.create(&slices(), endpoints()).expect("the name is free");
-    rig.cloud.add_token("proxy-token", Principal::service_account("kube-system", "kube-proxy"));
-    let read = ["get", "list", "watch"];
-    for user in [PROXY, POD_USER] {
-        rig.cloud.allow(Rule::allow(user, &read, &["services", "endpointslices"]));
-    }
+    allow_reading(&rig, POD_USER);
     rig
+}
+
+fn allow_reading(rig: &Rig, user: &str) {
+    rig.cloud.allow(Rule::allow(user, &["get", "list", "watch"], &["services", "endpointslices"]));
 }
 
 fn add_pools(rig: &Rig, nodes: &[&str]) {
@@ -241,12 +250,7 @@ fn a_hub_restarted_while_cut_shows_the_same_and_tells_what_changed_meanwhile() {
 #[test]
 fn a_cluster_without_pools_is_served_and_after_a_restart_too() {
     run(async {
-        let mut rig = Rig::new();
-        rig.cloud.create(&slices(), endpoints()).unwrap();
-        let web = service("web", "ClusterIP", &json!({"openyurt.io/topologyKeys": "openyurt.io/nodepool"}));
-        rig.cloud.create(&Gvr::core("services"), web).unwrap();
-        rig.cloud.add_token("proxy-token", Principal::service_account("kube-system", "kube-proxy"));
-        rig.cloud.allow(Rule::allow(PROXY, &["get", "list", "watch"], &["services", "endpointslices"]));
+        let mut rig = without_pools();
         rig.set_filters(json!({"nodePool": "hangzhou"}));
         rig.start_hub().await;
         let client = proxy(&rig);
@@ -429,12 +433,7 @@ fn a_wish_that_cannot_be_filtered_is_refused_or_answered_with_whole_objects() {
 #[test]
 fn a_pool_that_appears_later_is_found() {
     run(async {
-        let mut rig = Rig::new();
-        rig.cloud.create(&slices(), endpoints()).unwrap();
-        let web = service("web", "ClusterIP", &json!({"openyurt.io/topologyKeys": "openyurt.io/nodepool"}));
-        rig.cloud.create(&Gvr::core("services"), web).unwrap();
-        rig.cloud.add_token("proxy-token", Principal::service_account("kube-system", "kube-proxy"));
-        rig.cloud.allow(Rule::allow(PROXY, &["get", "list", "watch"], &["services", "endpointslices"]));
+        let mut rig = without_pools();
         rig.start_hub().await;
         let client = proxy(&rig);
         let mut slices = slices_of(client.clone());
