@@ -41,6 +41,8 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a starting hub waits for the link before it serves from the store.
 const FIRST_WORD: Duration = Duration::from_millis(150);
+/// How long a starting hub waits for the end of the one before it: a write in flight to a slow disk ends with it.
+const PREDECESSOR_LIMIT: Duration = Duration::from_secs(10);
 
 /// A caching list-watch server in front of kube-apiserver, one per node.
 #[derive(Debug, Parser)]
@@ -209,7 +211,9 @@ fn open_store(config: &Config) -> Result<(Store, crate::store::Recovered), RunEr
     let mut options = StoreOptions::new(folder.join("store"), key);
     options.max_bytes = config.file.state_limit_mib * 1024 * 1024;
     options.critical = is_critical;
-    Ok(Store::open(options)?)
+    // Whoever restarts a hub that was killed may be faster than its last write to a slow disk.
+    let waiting = || tracing::info!("the process before this one still holds the store; waiting for its end");
+    Ok(Store::open_after(&options, PREDECESSOR_LIMIT, waiting)?)
 }
 
 /// Runs a hub until `shutdown` drains. The caller owns the runtime and the signals.

@@ -2,6 +2,8 @@
 
 mod stores;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use edge_hub::store::{BlobClass, Refill};
 use edge_hub_core::collection::Change;
@@ -158,4 +160,25 @@ fn a_directory_belongs_to_one_store_at_a_time() {
     store.apply(&spec("pods"), vec![watermark(3)]);
     store.close().unwrap();
     assert!(recovered(&open(directory.path()).1, &spec("pods")).complete);
+}
+
+#[test]
+fn a_directory_is_waited_for_until_its_owner_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = open(directory.path());
+    store.apply(&spec("pods"), vec![watermark(3)]);
+    let options = stores::options(directory.path());
+    let (tell, told) = std::sync::mpsc::channel();
+    let waits = options.clone();
+    let next = std::thread::spawn(move || {
+        edge_hub::store::Store::open_after(&waits, Duration::from_secs(60), || tell.send(()).unwrap())
+    });
+    told.recv().expect("it waits, and says so once");
+    store.close().unwrap();
+    drop(store);
+    let (next, found) = next.join().unwrap().expect("the directory is free");
+    assert!(recovered(&found, &spec("pods")).complete);
+    let refused = edge_hub::store::Store::open_after(&options, Duration::ZERO, || {});
+    assert!(matches!(refused, Err(edge_hub::store::StoreError::Locked(_))), "patience ends");
+    drop(next);
 }

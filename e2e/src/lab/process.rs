@@ -28,11 +28,14 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// The process that has this id now; `None` if there is none or it is a zombie.
+    /// The process that has this id now; `None` if there is none or nothing is left of it but a zombie.
     pub(crate) fn of(pid: i32) -> Option<Identity> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let (state, start_time) = parse_stat(&stat)?;
-        (state != 'Z' && state != 'X').then_some(Identity { pid, start_time })
+        // The first thread of a killed process may be a zombie while others have yet to end: until the last one has,
+        // the process keeps its files and their locks, and whoever takes its place meets them.
+        let gone = matches!(state, 'Z' | 'X') && !has_further_threads(pid);
+        (!gone).then_some(Identity { pid, start_time })
     }
 
     /// Whether this very process still runs.
@@ -56,6 +59,11 @@ impl Identity {
             wait_until(Duration::from_secs(5), || !self.is_alive());
         }
     }
+}
+
+/// Whether the process has threads beside its first; the kernel removes those that have ended.
+fn has_further_threads(pid: i32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
 }
 
 /// State letter and start time of `/proc/PID/stat`; the program's name may hold spaces and parentheses.
@@ -259,6 +267,27 @@ mod tests {
         let own = Identity::of(i32::try_from(std::process::id()).expect("fits")).expect("this process runs");
         assert!(own.is_alive());
         assert!(!Identity { start_time: own.start_time + 1, ..own }.is_alive());
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_alone_has_ended_is_alive() {
+        // No Rust program can end its first thread alone; a C one can, by pthread_exit, and Python has ctypes for it.
+        let program = "import ctypes, threading, sys\n\
+            threading.Thread(target=sys.stdin.read, daemon=False).start()\n\
+            ctypes.CDLL(None).pthread_exit(None)";
+        let started = Command::new("python3").args(["-c", program]).stdin(Stdio::piped()).spawn();
+        let Ok(mut child) = started else {
+            let name = "a_process_whose_first_thread_alone_has_ended_is_alive";
+            return crate::lab::skip(name, "python3 is not here");
+        };
+        let pid = i32::try_from(child.id()).expect("fits");
+        let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(wait_until(Duration::from_secs(10), || parse_stat(&stat())
+            .is_some_and(|(state, _)| state == 'Z')));
+        assert!(Identity::of(pid).is_some());
+        child.kill().expect("its other thread still waits");
+        assert!(wait_until(Duration::from_secs(10), || Identity::of(pid).is_none()));
+        child.wait().expect("it was killed");
     }
 
     #[test]

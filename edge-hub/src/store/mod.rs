@@ -300,6 +300,32 @@ impl Store {
         Ok((Self { shared, thread: Mutex::new(Some(thread)) }, recovered))
     }
 
+    /// [`Store::open`], but where another process holds the directory it is given `patience` to end: one that was killed
+    /// may still be writing. `waiting` is called once, when that begins.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; `Locked` after `patience`.
+    pub fn open_after(
+        options: &StoreOptions,
+        patience: Duration,
+        waiting: impl FnOnce(),
+    ) -> Result<(Self, Recovered), StoreError> {
+        const POLL: Duration = Duration::from_millis(50);
+        let started = Instant::now();
+        let mut waiting = Some(waiting);
+        loop {
+            match Self::open(options.clone()) {
+                Err(StoreError::Locked(_)) if started.elapsed() < patience => {
+                    if let Some(tell) = waiting.take() {
+                        tell();
+                    }
+                    std::thread::sleep(POLL);
+                }
+                other => return other,
+            }
+        }
+    }
+
     /// Takes changes of one collection, in order. Never blocks on the disk and never fails.
     ///
     /// The changes of one call become durable together. A `Reset` with objects after it is held back until a
