@@ -24,6 +24,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
@@ -59,6 +60,9 @@ type Collection struct {
 	Namespace     string `json:"namespace"`
 	FieldSelector string `json:"fieldSelector"`
 	LabelSelector string `json:"labelSelector"`
+	// WithoutVersions leaves the objects' resourceVersion out of what is told: a hub that shows endpoints which the
+	// cloud does not know yet counts by its own versions.
+	WithoutVersions bool `json:"withoutVersions"`
 }
 
 // Report is the state of one cache: when it has synced, and after each later event.
@@ -262,7 +266,7 @@ func typedInformer(
 }
 
 func (h *holding) take(object any, count *int) {
-	state := stateOf(object)
+	state := h.stateOf(object)
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
 	h.mix(h.events[state.Key])
@@ -276,7 +280,7 @@ func (h *holding) drop(object any) {
 	if unknown, ok := object.(cache.DeletedFinalStateUnknown); ok {
 		object = unknown.Obj
 	}
-	key := stateOf(object).Key
+	key := h.stateOf(object).Key
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
 	h.mix(h.events[key])
@@ -316,7 +320,7 @@ func (h *holding) report() {
 func (h *holding) dump() Dump {
 	var store []Object
 	for _, object := range h.informer.GetStore().List() {
-		store = append(store, stateOf(object))
+		store = append(store, h.stateOf(object))
 	}
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
@@ -340,7 +344,13 @@ func sorted(objects []Object) []Object {
 }
 
 // stateOf reads what an informer hands out. What it cannot read is a fault of this program, not of what it judges.
-func stateOf(object any) Object {
+func (h *holding) stateOf(object any) Object {
+	if h.collection.WithoutVersions {
+		// What an informer hands out is everybody's; a copy may be changed.
+		own := object.(runtime.Object).DeepCopyObject()
+		own.(metav1.Object).SetResourceVersion("")
+		object = own
+	}
 	accessor, err := meta.Accessor(object)
 	if err != nil {
 		panic(err)

@@ -7,14 +7,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
-use e2e::lab::{Judge, Lab, NodePart, Nodes, UpOptions, judges_or_skip};
-use serde_json::{Value, json};
+use e2e::lab::{
+    Board, CacheName, Collection, Informers, Judge, Lab, NodePart, Nodes, Told, UpOptions, judges_or_skip,
+};
+use serde_json::Value;
 
 const NODE: &str = "node-1";
 const CLIENTS: [&str; 4] = ["typed-protobuf", "typed-json", "dynamic", "metadata"];
@@ -30,95 +32,33 @@ const COLLECTIONS: [(&str, &str, &str, &str, &str, &str); 5] = [
     ("configmaps", "pod", "", "configmaps", "default", ""),
 ];
 
-/// The cache of one collection by one kind of client in one process.
-type CacheName = (String, String, String);
-
-/// What all processes have told so far.
-#[derive(Default)]
-struct Told {
-    /// Every digest that a cache had since it was synced, newest last, and the newest report.
-    caches: BTreeMap<CacheName, (Vec<String>, Value)>,
-    dumps: BTreeMap<CacheName, Value>,
-    ended: Vec<String>,
-}
-
-impl Told {
-    fn digest(&self, process: &str, client: &str, collection: &str) -> Option<&str> {
-        let name = (process.to_owned(), client.to_owned(), collection.to_owned());
-        self.caches.get(&name).and_then(|(digests, _)| digests.last()).map(String::as_str)
-    }
-
-    fn take(&mut self, process: &str, line: Value) {
-        let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
-        let name = (process.to_owned(), text("client"), text("collection"));
-        if line["is"] == "dump" {
-            self.dumps.insert(name, line);
-        } else {
-            let cache = self.caches.entry(name).or_default();
-            cache.0.push(text("digest"));
-            cache.1 = line;
-        }
-    }
-}
-
-/// Where the processes' reports meet the test, which waits for them.
-#[derive(Default)]
-struct Board {
-    told: Mutex<Told>,
-    changed: Condvar,
-}
-
-impl Board {
-    /// Waits until `missing` is empty; it names what is not as it should be yet.
-    fn wait(&self, what: &str, mut missing: impl FnMut(&Told) -> Vec<String>) {
-        let started = Instant::now();
-        let mut told = self.told.lock().expect("no reader panics");
-        loop {
-            let missing = missing(&told);
-            if missing.is_empty() {
-                eprintln!("{what}: after {:.1} s", started.elapsed().as_secs_f64());
-                return;
-            }
-            assert!(told.ended.is_empty(), "{what}: ended by themselves: {:?}", told.ended);
-            let left = LIMIT.saturating_sub(started.elapsed());
-            assert!(!left.is_zero(), "{what}: not within {LIMIT:?}:\n{}", missing.join("\n"));
-            told = self.changed.wait_timeout(told, left).expect("no reader panics").0;
-        }
-    }
-}
-
 /// One running judge.
 struct Process {
-    name: String,
+    informers: Informers,
     /// The client-go version, which is the name of the reference to compare with.
     version: &'static str,
-    clients: Vec<&'static str>,
     watch_list: bool,
-    child: Child,
-    stdin: ChildStdin,
-    log: PathBuf,
 }
 
 impl Process {
-    fn caches(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        self.clients.iter().flat_map(|client| COLLECTIONS.iter().map(|(name, ..)| (*client, *name)))
+    fn name(&self) -> &str {
+        self.informers.name()
     }
 
-    fn say(&mut self, command: &str) {
-        writeln!(self.stdin, "{command}").unwrap_or_else(|error| panic!("{}: {error}", self.name));
+    fn caches(&self) -> &[(String, String)] {
+        self.informers.caches()
     }
 
     /// Ends it in good order; a panic of the detector or a failure of any kind shows here.
-    fn stop(mut self) {
-        self.say("stop");
-        let status = self.child.wait().expect("it was started here");
-        assert!(status.success(), "{}: {status}, see {}", self.name, self.log.display());
-        let log = fs::read_to_string(&self.log).expect("it was made at the start");
+    fn stop(self) {
+        let (name, caches) = (self.name().to_owned(), self.caches().len());
+        let (status, log) = self.informers.stop().expect("it was started here");
+        assert!(status.success(), "{name}: {status}:\n{log}");
         let checked = log.matches("onsistency check").count();
-        let wanted = if self.watch_list { self.caches().count() } else { 0 };
-        assert_eq!(checked, wanted, "{}: WatchLists compared with an Exact list", self.name);
+        let wanted = if self.watch_list { caches } else { 0 };
+        assert_eq!(checked, wanted, "{name}: WatchLists compared with an Exact list");
         let refused: Vec<&str> = log.lines().filter(|line| line.contains("ailed to list")).collect();
-        assert!(refused.is_empty(), "{}: {refused:#?}", self.name);
+        assert!(refused.is_empty(), "{name}: {refused:#?}");
     }
 }
 
@@ -153,50 +93,34 @@ impl World {
             true => self.lab.node_file(NODE, &format!("{principal}.kubeconfig")),
             false => self.lab.admin_kubeconfig(),
         };
-        let collections = COLLECTIONS.iter().map(|(name, principal, group, resource, namespace, fields)| {
-            json!({ "name": name, "kubeconfig": file(principal), "group": group, "version": "v1",
-                    "resource": resource, "namespace": namespace, "fieldSelector": fields })
-        });
+        let collections =
+            COLLECTIONS.map(|(name, principal, group, resource, namespace, fields)| Collection {
+                name: name.to_owned(),
+                kubeconfig: file(principal),
+                group: group.to_owned(),
+                version: "v1".to_owned(),
+                resource: resource.to_owned(),
+                namespace: namespace.to_owned(),
+                field_selector: fields.to_owned(),
+                without_versions: false,
+            });
         // The audit log tells the clients that are judged from the references by this.
-        let role = if through_hub { "client" } else { "reference" };
-        let config = json!({ "clients": clients, "userAgent": format!("eyot-{role}-{name}"),
-                             "collections": collections.collect::<Vec<_>>() });
+        let agent = format!("eyot-{}-{name}", if through_hub { "client" } else { "reference" });
         let log = self.lab.dir().join("logs").join(format!("{name}.log"));
         let mut command = match through_hub {
             true => self.lab.command(NODE, &judge.program).expect("the node stands"),
             false => Command::new(&judge.program),
         };
-        let mut child = command
+        command
             .env("KUBE_FEATURE_WatchListClient", watch_list.to_string())
-            .env("KUBE_WATCHLIST_INCONSISTENCY_DETECTOR", "true")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(File::create(&log).expect("the lab's logs are writable"))
-            .spawn()
-            .expect("a built program starts");
-        let stdout = child.stdout.take().expect("stdout was piped");
-        let (board, process) = (Arc::clone(&self.board), name.to_owned());
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let line = serde_json::from_str(&line).expect("a judge speaks JSON");
-                board.told.lock().expect("no reader panics").take(&process, line);
-                board.changed.notify_all();
-            }
-            board.told.lock().expect("no reader panics").ended.push(process);
-            board.changed.notify_all();
-        });
-        let stdin = child.stdin.take().expect("stdin was piped");
-        let mut process = Process {
-            name: name.to_owned(),
-            version: judge.name,
-            clients: clients.to_vec(),
-            watch_list,
-            child,
-            stdin,
-            log,
-        };
-        process.say(&config.to_string());
-        process
+            .env("KUBE_WATCHLIST_INCONSISTENCY_DETECTOR", "true");
+        let informers = Informers::start(command, &self.board, (name, &agent), clients, &collections, &log);
+        Process { informers: informers.expect("a built program starts"), version: judge.name, watch_list }
+    }
+
+    /// Waits until `missing` is empty.
+    fn wait(&self, what: &str, missing: impl FnMut(&Told) -> Vec<String>) {
+        self.board.wait(what, LIMIT, missing);
     }
 
     fn kubectl(&self, arguments: &[&str]) {
@@ -208,20 +132,7 @@ impl World {
 
 /// The caches that do not hold exactly what the reference of their version holds now.
 fn apart(told: &Told, processes: &[Process]) -> Vec<String> {
-    let mut apart = Vec::new();
-    for process in processes {
-        for (client, collection) in process.caches() {
-            let held = told.digest(&process.name, client, collection);
-            let wanted = told.digest(process.version, client, collection);
-            if held.is_none() || held != wanted {
-                apart.push(format!(
-                    "{} {client} {collection}: {held:?}, the cloud has {wanted:?}",
-                    process.name
-                ));
-            }
-        }
-    }
-    apart
+    processes.iter().flat_map(|process| process.informers.apart(told, process.version)).collect()
 }
 
 /// The references that do not know yet that the configmaps became so many by so many events of each kind.
@@ -229,7 +140,7 @@ fn behind(told: &Told, references: &[Process], objects: i64, updated: i64, delet
     let mut behind = Vec::new();
     for reference in references {
         for client in CLIENTS {
-            let name = (reference.name.clone(), client.to_owned(), "configmaps".to_owned());
+            let name = (reference.name().to_owned(), client.to_owned(), "configmaps".to_owned());
             let last = told.caches.get(&name).map_or(&Value::Null, |(_, last)| last);
             if last["objects"] != objects || last["updated"] != updated || last["deleted"] != deleted {
                 behind.push(format!("{name:?}: {last}"));
@@ -293,34 +204,36 @@ fn check_audit(world: &World, from: u64) {
 /// Both readings of every cache agree: what the store holds, and what the events of the handler add up to.
 fn check_dumps(world: &World, processes: &mut [Process]) {
     for process in &mut *processes {
-        process.say("dump");
+        process.informers.say("dump");
     }
-    let wanted: usize = processes.iter().map(|process| process.caches().count()).sum();
-    world.board.wait("every cache told what it holds", |told| {
+    let wanted: usize = processes.iter().map(|process| process.caches().len()).sum();
+    world.wait("every cache told what it holds", |told| {
         let given = told.dumps.len();
         if given == wanted { Vec::new() } else { vec![format!("{given} of {wanted} dumps")] }
     });
-    for (name, dump) in &world.board.told.lock().expect("no reader panics").dumps {
-        assert_eq!(dump["store"], dump["events"], "{name:?}: the store is not what the events add up to");
-    }
+    world.board.look(|told| {
+        for (name, dump) in &told.dumps {
+            assert_eq!(dump["store"], dump["events"], "{name:?}: the store is not what the events add up to");
+        }
+    });
 }
 
 /// Each cache that came up while cut holds a state that the cloud had at the cut or between `pinned` and the cut.
 fn check_offline(world: &World, pinned: &BTreeMap<CacheName, usize>, fresh: &[Process]) {
-    let told = world.board.told.lock().expect("no reader panics");
-    for process in fresh {
+    let check = |told: &Told, process: &Process| {
         for (client, collection) in process.caches() {
-            let held = told.digest(&process.name, client, collection).expect("it has synced");
-            let reference = (process.version.to_owned(), client.to_owned(), collection.to_owned());
+            let held = told.digest(process.name(), client, collection).expect("it has synced");
+            let reference = (process.version.to_owned(), client.clone(), collection.clone());
             let known = &told.caches[&reference].0[pinned[&reference]..];
             assert!(
                 known.iter().any(|digest| digest == held),
                 "{} {client} {collection}: holds {held}, the cloud had {known:?}",
-                process.name
+                process.name()
             );
         }
-        eprintln!("{}: synced offline, equal to the cloud", process.name);
-    }
+        eprintln!("{}: synced offline, equal to the cloud", process.name());
+    };
+    world.board.look(|told| fresh.iter().for_each(|process| check(told, process)));
 }
 
 fn config_map(name: &str, value: &str) -> Vec<String> {
@@ -362,7 +275,7 @@ fn start_fresh(world: &World, judges: &[Judge]) -> Vec<Process> {
 /// From now on the caches hold what the cloud has; where the history of each reference stands is returned.
 fn pin(world: &World, references: &[Process], online: &[Process]) -> BTreeMap<CacheName, usize> {
     let mut pinned = BTreeMap::new();
-    world.board.wait("clients hold online what the cloud has", |told| {
+    world.wait("clients hold online what the cloud has", |told| {
         let mut missing = behind(told, references, 6, 0, 0);
         missing.extend(apart(told, online));
         if missing.is_empty() {
@@ -401,11 +314,11 @@ fn every_client_go_informer_syncs_offline_from_a_restarted_hub_and_heals_without
     world.lab.cut(&node).expect("cut");
     world.lab.restart(NODE, NodePart::Hub).expect("a hub with a store is ready while cut");
     let fresh = start_fresh(&world, &judges);
-    world.board.wait("all caches of all fresh clients synced offline", |told| {
+    world.wait("all caches of all fresh clients synced offline", |told| {
         let missing = |process: &Process| {
-            let caches =
-                process.caches().filter(|(client, name)| told.digest(&process.name, client, name).is_none());
-            caches.map(|cache| format!("{} {cache:?} has not synced", process.name)).collect::<Vec<_>>()
+            let caches = process.caches().iter();
+            let missing = caches.filter(|(client, name)| told.digest(process.name(), client, name).is_none());
+            missing.map(|cache| format!("{} {cache:?} has not synced", process.name())).collect::<Vec<_>>()
         };
         fresh.iter().flat_map(missing).collect()
     });
@@ -417,13 +330,13 @@ fn every_client_go_informer_syncs_offline_from_a_restarted_hub_and_heals_without
     let healed_at = length(&world.lab.audit_log());
     world.lab.heal(&node).expect("healed");
     change(&world, "healed");
-    world.board.wait("all clients hold what the cloud has after the heal", |told| {
+    world.wait("all clients hold what the cloud has after the heal", |told| {
         let mut missing = behind(told, &references, 6, 2, 2);
         missing.extend(apart(told, &clients));
         missing
     });
     check_audit(&world, healed_at);
     check_dumps(&world, &mut clients);
-    assert_eq!(world.board.told.lock().expect("no reader panics").ended, [""; 0], "ended by themselves");
+    world.board.look(|told| assert_eq!(told.ended, [""; 0], "ended by themselves"));
     clients.into_iter().chain(references).for_each(Process::stop);
 }

@@ -8,6 +8,9 @@ use super::objects::{POD_NAMESPACE, POD_PORT, pod_spec};
 /// The name of the Deployment and of its Service.
 pub(crate) const DEPLOYMENT: &str = "web";
 
+/// The name of the Service whose name resolves to the addresses of the Deployment's pods themselves.
+const HEADLESS: &str = "web-pods";
+
 /// The name of the DaemonSet.
 pub(crate) const DAEMON_SET: &str = "agent";
 
@@ -30,6 +33,12 @@ pub(crate) fn objects(replicas: usize) -> Vec<Value> {
                 "selector": { "app": DEPLOYMENT },
                 "ports": [{ "name": "http", "port": 80, "targetPort": POD_PORT }],
             } }),
+        ),
+        named(
+            "v1",
+            "Service",
+            HEADLESS,
+            json!({ "spec": { "clusterIP": "None", "selector": { "app": DEPLOYMENT } } }),
         ),
         named("apps/v1", "Deployment", DEPLOYMENT, deployment(replicas)),
         named(

@@ -1,5 +1,6 @@
 //! A pod whose sandbox dies while the cloud is away comes back at another address. What the kubelet reports of it nobody
-//! in the cloud hears, but the hub does: kube-proxy of the node follows, and after healing the cloud's word holds.
+//! in the cloud hears, but the hub does: kube-proxy, CoreDNS and every informer of the node follow, and after healing the
+//! cloud's word holds.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use e2e::lab::Nodes;
 use serde_json::Value;
 
 use crate::stage::{LIMIT, NODE, READY_WITHIN, Stage};
+use crate::watchers::Watchers;
 
 /// The promise is 2 s from the hub's word to the rules of kube-proxy; three times that is a failure.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(6);
@@ -52,12 +54,24 @@ fn is_in_rules(stage: &Stage, address: &str) -> bool {
     rules.lines().any(|line| line.contains(" dnat ") && line.contains(&format!(" {address} . ")))
 }
 
+/// The addresses of the Service's pods, as the node's CoreDNS tells them to `pod`.
+fn resolved(stage: &Stage, pod: &str) -> Vec<String> {
+    let told = stage.run_in_pod(NODE, pod, &["resolve", "web-pods"]).unwrap_or_default();
+    told.split_whitespace().map(str::to_owned).collect()
+}
+
 #[test]
 fn a_pods_new_address_reaches_kube_proxy_while_cut() {
-    let Some(stage) = Stage::claim("a_pods_new_address_reaches_kube_proxy_while_cut") else { return };
+    let test = "a_pods_new_address_reaches_kube_proxy_while_cut";
+    let Some(stage) = Stage::claim(test) else { return };
+    let kinds = [("slices", "discovery.k8s.io", "endpointslices", "")];
+    let Some(mut watchers) = Watchers::beside(&stage, test, &kinds) else { return };
+    watchers.start_on_node("lives-through");
     let (web, agent) = (stage.pod_of("web", NODE), stage.pod_of("agent", NODE));
     let before = own_address(&stage, &web).expect("it has an address");
     stage.promised(LIMIT, "kube-proxy knows the pod", || is_in_rules(&stage, &before));
+    stage.promised(LIMIT, "CoreDNS knows the pod", || resolved(&stage, &agent).contains(&before));
+    let held_before = watchers.digest("lives-through", "slices");
 
     stage.cut(&Nodes::from(NODE)).expect("cut");
     stage.kill_sandbox(NODE, &web).expect("it runs");
@@ -73,6 +87,15 @@ fn a_pods_new_address_reaches_kube_proxy_while_cut() {
         is_in_rules(&stage, &now) && !is_in_rules(&stage, &before)
     });
     eprintln!("kube-proxy followed {:?} after the hub had told it, at most", began.elapsed());
+    let took = stage.promised(FOLLOWS_WITHIN, "CoreDNS follows", || {
+        let addresses = resolved(&stage, &agent);
+        addresses.contains(&now) && !addresses.contains(&before)
+    });
+    eprintln!("CoreDNS had followed {took:?} after kube-proxy");
+    // One that has lived through it by events and one that starts from a list are told the same, and no longer the old.
+    watchers.start_on_node("started-while-cut");
+    watchers.agree("started-while-cut", "lives-through");
+    assert_ne!(watchers.digest("lives-through", "slices"), held_before, "informers follow");
     let mut seen = String::new();
     stage.promised(LIMIT, "the Service reaches the pod at its new address", || {
         seen = stage.run_in_pod(NODE, &agent, &["fetch", "web"]).unwrap_or_default();
@@ -91,4 +114,5 @@ fn a_pods_new_address_reaches_kube_proxy_while_cut() {
         of_cloud == of_hub && of_cloud.contains(&now)
     });
     assert!(is_in_rules(&stage, &now));
+    watchers.end_where_the_cloud_is();
 }

@@ -9,4 +9,5 @@ mod a_restart_while_cut_brings_every_pod_back;
 mod after_healing_what_the_cloud_changed_happens_and_nothing_else;
 mod healing_costs_no_pod_and_no_client_a_list;
 mod ten_cuts_under_churn_end_where_the_cloud_is;
+mod watchers;
 mod while_cut_a_node_stays_of_use;

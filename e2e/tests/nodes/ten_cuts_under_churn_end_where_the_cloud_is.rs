@@ -1,14 +1,19 @@
 //! Ten cuts of random length at random moments, while the cloud keeps changing what should run: afterwards the node runs
-//! what the cloud wants, the cloud knows what runs, and what nobody touched was never restarted.
+//! what the cloud wants, the cloud knows what runs, what nobody touched was never restarted, and every informer behind the
+//! hub holds what the cloud has.
 
 use std::time::{Duration, Instant};
 
 use e2e::lab::{Nodes, wait_until};
 
 use crate::stage::{LIMIT, NODE, Stage, full_length};
+use crate::watchers::Watchers;
 
 /// Each number names one run; the machine's own timing varies, what is done and for how long does not.
 const SEED: u64 = 20_261_126;
+
+/// In this cut informers start that were not there before.
+const STARTS_CUT: usize = 5;
 
 /// A small generator of well-mixed numbers (SplitMix64): the same seed, the same story.
 struct Random(u64);
@@ -46,13 +51,27 @@ fn churn(stage: &Stage, random: &mut Random, step: usize) {
 
 #[test]
 fn ten_cuts_under_churn_end_where_the_cloud_is() {
-    let Some(stage) = Stage::claim("ten_cuts_under_churn_end_where_the_cloud_is") else { return };
+    let test = "ten_cuts_under_churn_end_where_the_cloud_is";
+    let Some(stage) = Stage::claim(test) else { return };
+    let kinds = [
+        ("pods", "", "pods", ""),
+        ("own-pods", "", "pods", "spec.nodeName=node-1"),
+        ("configmaps", "", "configmaps", ""),
+        ("services", "", "services", ""),
+        ("endpointslices", "discovery.k8s.io", "endpointslices", ""),
+        ("deployments", "apps", "deployments", ""),
+    ];
+    let Some(mut watchers) = Watchers::beside(&stage, test, &kinds) else { return };
+    watchers.start_on_node("lives-through");
     let before = stage.pods();
     let running = stage.running(NODE);
     let mut random = Random(SEED);
     let began = Instant::now();
     for step in 0..if full_length() { 100 } else { 10 } {
         stage.cut(&Nodes::from(NODE)).expect("cut");
+        if step == STARTS_CUT {
+            watchers.start_on_node("started-while-cut");
+        }
         churn(&stage, &mut random, step);
         let length = Duration::from_millis(500 + 250 * random.below(10));
         // Nothing is waited for: this is how long the link is gone.
@@ -77,5 +96,6 @@ fn ten_cuts_under_churn_end_where_the_cloud_is() {
             assert_eq!(stage.running(NODE).get(&pod.name), running.get(&pod.name), "{}", pod.name);
         }
     }
+    watchers.end_where_the_cloud_is();
     stage.respread();
 }
