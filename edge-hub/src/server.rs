@@ -171,7 +171,15 @@ async fn connection(
         let guest = Arc::clone(&guest);
         move |request: Request<Incoming>| {
             let (hub, guest) = (Arc::clone(&hub), Arc::clone(&guest));
-            async move { Ok::<_, std::convert::Infallible>(serve::respond(hub, &guest, request).await) }
+            let asked = serve::Asked::of(&request);
+            let (clock, began) = (hub.clock, hub.clock.now().monotonic);
+            async move {
+                let response = serve::respond(hub, &guest, request).await;
+                if let Some(asked) = asked {
+                    asked.answered(&response, clock.now().monotonic.saturating_sub(began));
+                }
+                Ok::<_, std::convert::Infallible>(response)
+            }
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

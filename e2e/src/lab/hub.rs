@@ -75,8 +75,9 @@ impl Hub<'_> {
             "stateDirectory": self.folder().join("hub-state"),
             "adminSocket": self.admin_socket(),
             "offline": { "admit": [ADMIN_USER] },
-            // Each request of the node's clients has its line: that is the lab's recording.
-            "log": { "format": "text", "level": "info,edge_hub::request=debug" },
+            // Each request of the node's clients has its line, and each answer one that says how long it took: that is the
+            // lab's recording.
+            "log": { "format": "text", "level": "info,edge_hub::request=debug,edge_hub::answer=debug" },
         });
         let text = serde_json::to_string_pretty(&config).expect("strings and lists are JSON");
         fs::write(self.config(), text).map_err(LabError::io("write", self.config()))

@@ -43,7 +43,7 @@ pub use informers::{Board, CacheName, Collection, Informers, Told};
 pub use judge::{Judge, build_judges, locate_judges};
 pub use node::Container;
 pub use process::wait_until;
-pub use request::{Request, Shape, shapes};
+pub use request::{Answer, Request, Shape, shapes};
 pub use requirements::{judges_or_skip, missing, real_or_skip, skip};
 pub use shared::{ClaimedLab, ClaimedNode};
 pub use state::HubKind;
@@ -254,6 +254,20 @@ impl Lab {
         fault::reboot(self, node)
     }
 
+    /// The first half of [`Lab::reboot`]: the node stands still until [`Lab::power_on`].
+    pub fn power_off(&self, node: &str) -> Result<()> {
+        self.check(node)?;
+        let _lock = state::lock_node(&self.dir, node)?;
+        fault::power_off(self, node)
+    }
+
+    /// The second half of [`Lab::reboot`].
+    pub fn power_on(&self, node: &str) -> Result<()> {
+        self.check(node)?;
+        let _lock = state::lock_node(&self.dir, node)?;
+        fault::power_on(self, node)
+    }
+
     /// Whether the node is cut off.
     pub fn is_cut(&self, node: &str) -> Result<bool> {
         self.check(node)?;
@@ -350,6 +364,12 @@ impl Lab {
     pub fn requests(&self, node: &str) -> Result<Vec<Request>> {
         let namespace = self.names.node(node);
         request::read(&self.processes.log(&self.hub_of(node, &namespace)?.process()))
+    }
+
+    /// What the node's hub has answered since its log began, in order.
+    pub fn answers(&self, node: &str) -> Result<Vec<Answer>> {
+        let namespace = self.names.node(node);
+        request::read_answers(&self.processes.log(&self.hub_of(node, &namespace)?.process()))
     }
 
     /// The record's name of a node's process; an error if the lab has none.

@@ -3,13 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::error::{LabError, Result};
 
 /// What marks a request's line in a hub's log.
 const MARK: &str = " edge_hub::request: ";
+
+/// What marks an answer's line.
+const ANSWER_MARK: &str = " edge_hub::answer: ";
 
 /// One request as it reached a hub.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +55,23 @@ impl Request {
         let collection = matches!(rest, Some([_] | ["namespaces", _, _]));
         self.method == "GET" && collection && (!watch || whole)
     }
+}
+
+/// One answer as a hub gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The method: `GET`.
+    pub method: String,
+    /// The path.
+    pub path: String,
+    /// The User-Agent.
+    pub agent: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// When its head was sent.
+    pub at: OffsetDateTime,
+    /// From the head of the request to that moment.
+    pub waited: Duration,
 }
 
 /// Requests that are alike, and how many there were.
@@ -147,21 +170,45 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Request>> {
     Ok(text.lines().filter_map(parse).collect())
 }
 
+/// The answers in the log at `path`, in order.
+pub(crate) fn read_answers(path: &Path) -> Result<Vec<Answer>> {
+    let text = fs::read_to_string(path).map_err(LabError::io("read", path))?;
+    Ok(text.lines().filter_map(parse_answer).collect())
+}
+
 fn parse(line: &str) -> Option<Request> {
     let (_, fields) = line.split_once(MARK)?;
-    let field = |name: &str| {
-        let start = fields.find(&format!("{name}=\""))? + name.len() + 1;
-        // The log writes text as Rust does, which for headers and paths is JSON, too.
-        serde_json::Deserializer::from_str(&fields[start..]).into_iter::<String>().next()?.ok()
-    };
     Some(Request {
-        method: field("method")?,
-        uri: field("uri")?,
-        user: field("user")?,
-        agent: field("agent")?,
-        accept: field("accept")?,
-        content_type: field("content_type")?,
+        method: text(fields, "method")?,
+        uri: text(fields, "uri")?,
+        user: text(fields, "user")?,
+        agent: text(fields, "agent")?,
+        accept: text(fields, "accept")?,
+        content_type: text(fields, "content_type")?,
     })
+}
+
+fn parse_answer(line: &str) -> Option<Answer> {
+    let (prefix, fields) = line.split_once(ANSWER_MARK)?;
+    Some(Answer {
+        method: text(fields, "method")?,
+        path: text(fields, "path")?,
+        agent: text(fields, "agent")?,
+        status: number(fields, "status")?.try_into().ok()?,
+        at: OffsetDateTime::parse(prefix.split(' ').next()?, &Rfc3339).ok()?,
+        waited: Duration::from_micros(number(fields, "microseconds")?),
+    })
+}
+
+/// The log writes text as Rust does, which for headers and paths is JSON, too.
+fn text(fields: &str, name: &str) -> Option<String> {
+    let start = fields.find(&format!("{name}=\""))? + name.len() + 1;
+    serde_json::Deserializer::from_str(&fields[start..]).into_iter::<String>().next()?.ok()
+}
+
+fn number(fields: &str, name: &str) -> Option<u64> {
+    let (_, rest) = fields.rsplit_once(&format!(" {name}="))?;
+    rest.split(' ').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -184,6 +231,17 @@ mod tests {
             ("kubelet", "system:node:a", "application/json")
         );
         assert_eq!(parse("2026-11-26T13:20:34Z  INFO edge_hub::hub: the cloud answers"), None);
+    }
+
+    #[test]
+    fn an_answer_of_the_log_is_read_back() {
+        let line = "2026-11-26T13:20:34Z DEBUG edge_hub::answer: method=\"GET\" path=\"/api\" agent=\"a b\" status=200 \
+                    microseconds=1234";
+        let answer = parse_answer(line).expect("an answer");
+        assert_eq!((&*answer.path, &*answer.agent, answer.status), ("/api", "a b", 200));
+        assert_eq!(answer.waited, Duration::from_micros(1234));
+        assert_eq!(answer.at.unix_timestamp(), 1_795_699_234);
+        assert_eq!(parse(line), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod read;
 mod review;
 mod stream;
 mod upgrade;
+mod wait;
 mod yaml;
 
 use std::{
@@ -43,6 +44,7 @@ const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 const BODY_PATIENCE: Duration = Duration::from_secs(15);
 
 pub use forward::{forget_single, is_single_key};
+pub use wait::Asked;
 
 /// A principal's place among the requests in flight.
 pub struct Slot(Arc<AtomicUsize>);

@@ -1,0 +1,38 @@
+//! How long clients wait for the first word of an answer, for who wants to know: `log.level: info,edge_hub::answer=debug`.
+
+use std::time::Duration;
+
+use http::{Request, Response, header};
+
+/// The target of these lines in the log.
+const TARGET: &str = "edge_hub::answer";
+
+/// What a request that is being answered asked for.
+pub struct Asked {
+    method: String,
+    path: String,
+    agent: String,
+}
+
+impl Asked {
+    /// `None` where nobody wants to know: then it costs nothing.
+    pub fn of<B>(request: &Request<B>) -> Option<Self> {
+        if !tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
+            return None;
+        }
+        let agent = request.headers().get(header::USER_AGENT).map(|agent| agent.to_str().unwrap_or("?"));
+        Some(Self {
+            method: request.method().as_str().to_owned(),
+            path: request.uri().path().to_owned(),
+            agent: agent.unwrap_or_default().to_owned(),
+        })
+    }
+
+    /// Writes the line; `waited` is the time from the request's head to the answer's.
+    pub fn answered<B>(self, response: &Response<B>, waited: Duration) {
+        let microseconds = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        let status = response.status().as_u16();
+        let Self { method, path, agent } = self;
+        tracing::debug!(target: TARGET, ?method, ?path, ?agent, status, microseconds);
+    }
+}
