@@ -437,11 +437,9 @@ impl Hub {
         self.record_access(principal, &collection_access(spec, verb), true);
     }
 
-    /// The server refused this principal.
-    pub fn note_refused(&self, principal: &Principal, spec: &CollectionSpec) {
-        for verb in [Verb::List, Verb::Watch] {
-            self.record_access(principal, &collection_access(spec, verb), false);
-        }
+    /// The server refused this principal this verb, which says nothing of the other.
+    pub fn note_refused(&self, principal: &Principal, spec: &CollectionSpec, verb: Verb) {
+        self.record_access(principal, &collection_access(spec, verb), false);
         if spec.fields.single_name().is_some() {
             let mut unwatchable = lock(&self.unwatchable);
             if unwatchable.len() >= UNWATCHABLE_NAMES {

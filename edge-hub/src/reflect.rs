@@ -35,7 +35,8 @@ const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
 const MAX_OBJECTS: usize = 1_000_000;
 /// A refusal's body that is kept for the clients.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
-/// Reflectors spread their first requests after a heal over this long; pinned collections do not wait.
+/// Reflectors spread their first requests after a heal over this long; pinned collections do not wait, nor does one that
+/// a new client waits for.
 const HEAL_SPREAD: Duration = Duration::from_secs(2);
 /// How often a quiet watch looks whether anybody still needs it.
 const IDLE_CHECK: Duration = Duration::from_secs(15);
@@ -126,7 +127,12 @@ impl Driver {
         self.reflector.nudge();
         if !self.cell.pinned {
             let spread = u64::try_from(HEAL_SPREAD.as_millis()).unwrap_or(0).max(1);
-            tokio::time::sleep(Duration::from_millis(random() % spread)).await;
+            let turn = tokio::time::sleep(Duration::from_millis(random() % spread));
+            // Who comes anew, as a kubelet that boots, waits for this collection now; who was here all along does not.
+            tokio::select! {
+                () = turn => {}
+                () = self.cell.attention.notified() => {}
+            }
         }
     }
 
@@ -201,7 +207,8 @@ impl Driver {
         let invalid = is_list && matches!(code, 400 | 422);
         if invalid || matches!(code, 401 | 403 | 404 | 405 | 406) {
             if code == 403 {
-                self.hub.note_refused(principal, &self.cell.spec);
+                let verb = if is_list { Verb::List } else { Verb::Watch };
+                self.hub.note_refused(principal, &self.cell.spec, verb);
             }
             let others = matches!(code, 401 | 403) && self.cell.dismiss_sponsor(principal, credential);
             if others {

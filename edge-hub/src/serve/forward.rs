@@ -215,7 +215,9 @@ impl Call {
                 if self.writes_own_csi_node(&request) {
                     return self.keep_written_csi_node(response).await;
                 }
-                if !matches!(request.verb, Verb::List | Verb::Watch) {
+                if matches!(request.verb, Verb::List | Verb::Watch) {
+                    self.learn_of_collection(&request, response.status());
+                } else {
                     self.learn_of_write(&resource_access(&request), response.status());
                 }
                 if request.verb == Verb::Delete && response.status().is_success() {
