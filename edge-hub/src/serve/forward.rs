@@ -7,15 +7,16 @@ use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use proto_kube::{
     gvr::GroupVersionResource,
+    list_options::ListOptions,
     media_type::{Encoding, Form, Format},
     request_info::{NonResourceRequest, RequestInfo, ResourceRequest, Verb},
     status::Status,
 };
 
-use super::{Call, answer, resource_access};
+use super::{Call, answer, read, resource_access};
 use crate::{
     decode::Inflate,
-    hub::Hub,
+    hub::{Hub, collection_access},
     store::BlobClass,
     upstream::{Body, UpstreamBody, UpstreamError, full, read_all},
 };
@@ -174,6 +175,29 @@ impl Call {
         if self.may(key) != Some(false) {
             let (hub, principal, key) = (Arc::clone(&self.hub), self.principal.clone(), key.clone());
             tokio::spawn(async move { hub.ask_access(&principal, &key).await });
+        }
+    }
+
+    /// The cloud itself answered a LIST or WATCH. Where it had refused the hub the same a moment ago - the API server's
+    /// own picture of who may read what a new pod names lags behind the pod - its newer word holds, and the collection is
+    /// fetched now: the client has what it asked for and will not ask again, and the next cut may come first.
+    fn learn_of_collection(&self, request: &ResourceRequest, status: StatusCode) {
+        let Ok(options) = ListOptions::for_request(request, self.query()) else { return };
+        let Ok(formats) = self.formats(request, options.include_object) else { return };
+        let (Some(shown), None) = (formats.first(), &request.subresource) else { return };
+        let wanted = read::spec(request, &options, self.hub.held_for(&request.gvr, *shown));
+        let access = collection_access(&wanted, request.verb);
+        if status == StatusCode::FORBIDDEN {
+            self.hub.record_access(&self.principal, &access, false);
+            return;
+        }
+        // The hub may have been refused the one when the client was given the other.
+        let is_refused = |verb| self.may(&collection_access(&wanted, verb)) == Some(false);
+        if status.is_success() && [Verb::List, Verb::Watch].into_iter().any(is_refused) {
+            self.hub.record_access(&self.principal, &access, true);
+            if let Some(cell) = self.hub.cell_or_new(&wanted) {
+                cell.sponsor(&self.principal, self.credential.clone(), self.hub.clock.now().monotonic);
+            }
         }
     }
 

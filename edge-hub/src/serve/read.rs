@@ -9,7 +9,7 @@ use edge_hub_core::{
     projection::Projection,
     view::{WatchRequest, open_filtered},
 };
-use http::{Response, StatusCode};
+use http::Response;
 use proto_kube::{
     list_options::{GetOptions, ListOptions, VersionMatch},
     media_type::{Encoding, Format},
@@ -61,7 +61,7 @@ fn selection(request: &ResourceRequest, options: &ListOptions) -> Selection {
     }
 }
 
-fn spec(request: &ResourceRequest, options: &ListOptions, format: Format) -> CollectionSpec {
+pub(super) fn spec(request: &ResourceRequest, options: &ListOptions, format: Format) -> CollectionSpec {
     CollectionSpec {
         gvr: request.gvr.clone(),
         namespace: request.namespace.clone(),
@@ -184,29 +184,6 @@ impl Call {
                     self.hub.forget_refused(&cell);
                     return Found::Forward;
                 }
-            }
-        }
-    }
-
-    /// The cloud itself answered a LIST or WATCH. Where it had refused the hub the same a moment ago - the API server's
-    /// own picture of who may read what a new pod names lags behind the pod - its newer word holds, and the collection is
-    /// fetched now: the client has what it asked for and will not ask again, and the next cut may come first.
-    pub(super) fn learn_of_collection(&self, request: &ResourceRequest, status: StatusCode) {
-        let Ok(options) = ListOptions::for_request(request, self.query()) else { return };
-        let Ok(formats) = self.formats(request, options.include_object) else { return };
-        let (Some(shown), None) = (formats.first(), &request.subresource) else { return };
-        let wanted = spec(request, &options, self.hub.held_for(&request.gvr, *shown));
-        let access = collection_access(&wanted, request.verb);
-        if status == StatusCode::FORBIDDEN {
-            self.hub.record_access(&self.principal, &access, false);
-            return;
-        }
-        // The hub may have been refused the one when the client was given the other.
-        let is_refused = |verb| self.may(&collection_access(&wanted, verb)) == Some(false);
-        if status.is_success() && [Verb::List, Verb::Watch].into_iter().any(is_refused) {
-            self.hub.record_access(&self.principal, &access, true);
-            if let Some(cell) = self.hub.cell_or_new(&wanted) {
-                cell.sponsor(&self.principal, self.credential.clone(), self.hub.clock.now().monotonic);
             }
         }
     }
