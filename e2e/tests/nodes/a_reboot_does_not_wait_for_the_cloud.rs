@@ -14,8 +14,8 @@ const OF_THE_HUB: Duration = Duration::from_millis(600);
 struct Reboot {
     /// From the start of the node's first process to all pods running.
     to_running: Duration,
-    /// For how much of that time the kubelet had a request open that its hub had not begun to answer, but for events, which
-    /// it sends beside everything else: no less than what the hub added.
+    /// For how much of that time the kubelet had a request open that its hub had not begun to answer, but for what it sends
+    /// beside everything else: no less than what the hub added.
     waited: Duration,
     /// The longest of these waits, and for what.
     longest: (Duration, String),
@@ -44,9 +44,13 @@ fn reboot(stage: &Stage, pods: &[String]) -> Reboot {
     let to_running = started.elapsed();
     assert!(all_run, "not within {LIMIT:?}: every pod runs");
     let answers = stage.answers(NODE).expect("the hub has a log");
-    let is_waited_for = |answer: &&Answer| {
-        answer.agent.starts_with("kubelet/") && !answer.path.split('/').any(|part| part == "events")
+    // No pod waits for these: events, reports of status (a GET of the pod, then a PATCH), the node's lease.
+    let beside = |path: &str| {
+        let parts: Vec<&str> = path.split('/').collect();
+        let is_own_pod = parts.len() >= 7 && parts[5] == "pods";
+        is_own_pod || ["events", "status", "leases"].iter().any(|part| parts.contains(part))
     };
+    let is_waited_for = |answer: &&Answer| answer.agent.starts_with("kubelet/") && !beside(&answer.path);
     let answers: Vec<&Answer> = answers[answered..].iter().filter(is_waited_for).collect();
     let longest = answers.iter().max_by_key(|answer| answer.waited).expect("a kubelet asks for much");
     Reboot {
