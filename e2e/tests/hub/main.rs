@@ -12,6 +12,7 @@ mod an_expired_certificate_of_the_node_holds_while_cut_only;
 mod an_older_replica_never_turns_clients_back;
 mod each_request_reaches_the_cloud_as_its_own_client;
 mod endpoints_follow_the_kubelet_while_cut;
+mod no_version_of_the_hubs_own_reaches_the_cloud;
 mod one_collection_serves_every_format;
 mod what_unmodified_clients_rely_on;
 mod while_cut_only_what_is_true_is_answered;

@@ -178,9 +178,14 @@ impl Call {
     }
 
     /// Passed on, and nothing of it is kept.
-    pub(super) async fn forward_uncached(self) -> Response<Body> {
+    pub(super) async fn forward_uncached(mut self, info: &RequestInfo) -> Response<Body> {
         if !self.hub.is_connected() {
             return answer::refuse(&cut_off("only the API server can answer this request"));
+        }
+        if let RequestInfo::Resource(request) = info
+            && let Err(status) = self.without_own_versions(request).await
+        {
+            return answer::refuse(&status);
         }
         match self.send().await {
             Ok(response) => self.relay(response),
@@ -190,7 +195,7 @@ impl Call {
 
     /// A read or write of a resource that the cloud answers.
     pub(super) async fn forward_resource(mut self, request: ResourceRequest) -> Response<Body> {
-        if let Err(status) = self.without_own_versions(&request) {
+        if let Err(status) = self.without_own_versions(&request).await {
             return answer::refuse(&status);
         }
         let mut outcome = self.send().await;

@@ -130,6 +130,11 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
     };
     // An upgrade is a wish. Of a read that is filtered it is not granted, because nobody could look into it.
     if is_upgrade(&head.headers) && body.is_end_stream() && !filtered::is_shown(&info, &chain) {
+        if let RequestInfo::Resource(resource) = &info
+            && let Err(status) = overlaid::without_own_version_in_query(&hub, &mut head, resource)
+        {
+            return answer::refuse(&status);
+        }
         let request = Request::from_parts(head, body);
         return upgrade::pass(&hub, &credential, request, slot).await;
     }
@@ -168,7 +173,7 @@ impl Call {
     async fn route(mut self, info: RequestInfo) -> Response<Body> {
         if is_impersonating(&self.head.headers) {
             // Whose rights these are only the API server can tell, so nothing of it is ever kept.
-            return self.forward_uncached().await;
+            return self.forward_uncached(&info).await;
         }
         if filtered::is_shown(&info, &self.chain) {
             if let Err(status) = self.ask_for_what_can_be_filtered(&info) {
@@ -178,7 +183,9 @@ impl Call {
         }
         match info {
             // The API server knows no HEAD of objects; an answer without a body is nothing to keep.
-            RequestInfo::Resource(_) if self.head.method == Method::HEAD => self.forward_uncached().await,
+            RequestInfo::Resource(_) if self.head.method == Method::HEAD => {
+                self.forward_uncached(&info).await
+            }
             RequestInfo::Resource(request)
                 if is_own_lease(&self.hub.config.file.node_name, &self.principal, &request) =>
             {
