@@ -104,7 +104,8 @@ pub struct LimitsFile {
     pub requests_per_principal: usize,
     /// Collections with an upstream watch of their own.
     pub collections: usize,
-    /// Largest answer that is taken from the cloud for the cache, in MiB.
+    /// Largest answer that is taken from the cloud for the cache, in MiB, and the most that lists which are filtered on
+    /// their way to clients take together.
     pub list_mib: usize,
     /// Memory of one collection's event ring, in KiB.
     pub ring_kib: usize,

@@ -3,6 +3,7 @@
 mod rig;
 
 mod a_client_is_shown_what_its_filters_leave;
+mod a_client_that_reads_slowly_takes_no_more_than_its_share;
 mod a_cut_costs_clients_no_list;
 mod a_first_boot_without_a_cloud_asks_for_patience;
 mod a_first_read_is_answered_with_the_collection;

@@ -54,6 +54,7 @@ pub(crate) struct Rig {
     hub: Option<RunningHub>,
     protocol: &'static str,
     filters: Value,
+    limits: Value,
     hub_for_pods: Option<SocketAddr>,
     idle_watch: Option<Duration>,
 }
@@ -90,6 +91,7 @@ impl Rig {
             hub: None,
             protocol: "list",
             filters: json!({}),
+            limits: json!({}),
             hub_for_pods: None,
             idle_watch: None,
         };
@@ -113,6 +115,11 @@ impl Rig {
     /// What the hub's configuration says of filters.
     pub(crate) fn set_filters(&mut self, filters: Value) {
         self.filters = filters;
+    }
+
+    /// What the hub's configuration says of limits.
+    pub(crate) fn set_limits(&mut self, limits: Value) {
+        self.limits = limits;
     }
 
     /// Pods are told to reach the hub at this address. Nobody listens there: it is only written into objects.
@@ -158,7 +165,7 @@ impl Rig {
             "credential": {"certificate": at("node.pem"), "key": at("node.key")},
             "serving": {"certificate": at("serving.pem"), "key": at("serving.key")},
             "stateDirectory": at("state"), "adminSocket": at("admin.sock"), "upstreamProtocol": self.protocol,
-            "filters": self.filters,
+            "filters": self.filters, "limits": self.limits,
         });
         write("hub.yaml", &text.to_string());
         let mut config = Config::load(Path::new(&folder.join("hub.yaml"))).expect("good settings");

@@ -17,7 +17,7 @@ use proto_kube::{
     status::Status,
 };
 
-use super::{Call, answer, stream::Chunks};
+use super::{Call, answer, room::Whole, slot::hold, stream::Chunks};
 use crate::{
     cell::Cell,
     upstream::{Body, UpstreamBody, full},
@@ -148,9 +148,9 @@ impl Call {
         request: &ResourceRequest,
         response: Response<UpstreamBody>,
     ) -> Response<Body> {
-        let limit = self.hub.config.file.limits.list_mib * 1024 * 1024;
-        let Some((head, body)) = self.read_answer_of(response, limit).await else {
-            return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
+        let Whole { head, body, held } = match self.hub.list_room.read(response).await {
+            Ok(whole) => whole,
+            Err(status) => return answer::refuse(&status),
         };
         if head.status != StatusCode::OK {
             return Response::from_parts(head, full(body));
@@ -166,7 +166,7 @@ impl Call {
         match self.chain.show_list(&inputs, &request.gvr, format, &body) {
             Ok(shown) => {
                 self.note_filtered_answer(request, shown.resource_version);
-                Response::from_parts(head, Chunks::body(shown.pieces))
+                hold(Response::from_parts(head, Chunks::body(shown.pieces)), held)
             }
             Err(error) => answer::refuse(&cannot_be_shown(&error)),
         }

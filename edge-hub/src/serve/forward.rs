@@ -120,15 +120,9 @@ impl Call {
     }
 
     /// The answer as it comes, streamed.
-    pub(super) fn relay(mut self, response: Response<UpstreamBody>) -> Response<Body> {
-        let slot = self.slot.take();
+    pub(super) fn relay(self, response: Response<UpstreamBody>) -> Response<Body> {
         let (mut head, body) = response.into_parts();
         strip_hop_headers(&mut head.headers);
-        // The slot is held for as long as the body is.
-        let body = body.map_frame(move |frame| {
-            let _held = &slot;
-            frame
-        });
         Response::from_parts(head, body.map_err(Into::into).boxed_unsync())
     }
 

@@ -8,17 +8,13 @@ mod offline;
 mod overlaid;
 mod read;
 mod review;
+mod room;
+mod slot;
 mod stream;
 mod upgrade;
 mod yaml;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use edge_hub_core::{access::AccessKey, filter::Chain, identity::Principal, lease::is_own_lease};
@@ -30,7 +26,7 @@ use proto_kube::{
     status::Status,
 };
 
-use self::answer::Staleness;
+use self::{answer::Staleness, slot::Slot};
 use crate::{
     hub::Hub,
     server::Guest,
@@ -43,25 +39,7 @@ const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 const BODY_PATIENCE: Duration = Duration::from_secs(15);
 
 pub use forward::{forget_single, is_single_key};
-
-/// A principal's place among the requests in flight.
-pub struct Slot(Arc<AtomicUsize>);
-
-impl Slot {
-    fn take(count: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
-        if count.fetch_add(1, Ordering::Relaxed) >= limit {
-            count.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(Self(Arc::clone(count)))
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+pub use room::Room;
 
 /// One authenticated request. The body of a write is read before anything is decided.
 pub struct Call {
@@ -72,7 +50,6 @@ pub struct Call {
     body: Bytes,
     /// What this client is shown of the resource that it asks for.
     chain: Chain,
-    slot: Option<Slot>,
 }
 
 impl Call {
@@ -151,8 +128,8 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
         }
         Err(error) => return answer::refuse(&Status::bad_request(error.to_string())),
     };
-    let call = Call { hub, principal, credential, head, body, chain, slot: Some(slot) };
-    call.route(info).await
+    let call = Call { hub, principal, credential, head, body, chain };
+    slot::hold(call.route(info).await, slot)
 }
 
 /// What clients ask for, for who wants to know: `log.level: info,edge_hub::request=debug`. Nothing secret is in it.
