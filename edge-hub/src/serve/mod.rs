@@ -156,7 +156,9 @@ impl Call {
             if let Err(status) = self.ask_for_what_can_be_filtered(&info) {
                 return answer::refuse(&status);
             }
-            self.hub.await_filter_inputs(&self.chain).await;
+            if let Err(status) = self.await_inputs_of(&info).await {
+                return answer::refuse(&status);
+            }
         }
         match info {
             // The API server knows no HEAD of objects; an answer without a body is nothing to keep.
