@@ -187,6 +187,12 @@ impl Config {
         self.file.client_ca.as_deref().unwrap_or(&self.file.api_server_ca)
     }
 
+    /// Where the hub's own authority lies, which signs its serving certificate unless the operator gave one.
+    #[must_use]
+    pub fn own_pki(&self) -> std::path::PathBuf {
+        self.file.state_directory.join("pki")
+    }
+
     /// The reflectors' protocol.
     #[must_use]
     pub fn protocol(&self) -> Protocol {

@@ -15,6 +15,7 @@ mod each_request_reaches_the_cloud_as_its_own_client;
 mod endpoints_follow_the_kubelet_while_cut;
 mod no_version_of_the_hubs_own_reaches_the_cloud;
 mod one_collection_serves_every_format;
+mod pods_trust_the_hub_that_they_are_led_to;
 mod what_unmodified_clients_rely_on;
 mod while_cut_only_what_is_true_is_answered;
 mod yaml_is_written_while_cut;

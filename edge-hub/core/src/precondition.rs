@@ -1,6 +1,8 @@
-//! The resource versions that a write depends on: where they stand in its body, and the body with others in their
-//! place. Every other byte stays as it came.
+//! What a write must not take from here to the cloud: the resource versions that it depends on, where they are the
+//! hub's own, and the hub's own authority. Where they stand in its body, and the body with something else in their
+//! place; every other byte stays as it came.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use proto_kube::edit::{EditError, Rewrite, rewrite};
@@ -8,12 +10,25 @@ use proto_kube::json;
 use proto_kube::media_type::Encoding;
 
 use crate::body::{BodyError, offset_in};
+use crate::filter::{CERTIFICATES_KEY, without_authority};
 
 const MAGIC: &[u8] = b"k8s\0";
 /// `runtime.Unknown.raw`.
 const UNKNOWN_RAW: u32 = 2;
-/// The pointer at which a JSON patch speaks of the version itself; both names are without escapes.
-const POINTER: &str = "/metadata/resourceVersion";
+
+/// A text in an object that a write must not take from here to the cloud.
+struct Part {
+    /// Names of the members that lead to it; none needs escapes in a pointer.
+    members: [&'static str; 2],
+    /// Field numbers that lead to it, from the envelope on.
+    fields: [u32; 3],
+}
+
+const VERSION: Part = Part { members: ["metadata", "resourceVersion"], fields: [UNKNOWN_RAW, 1, 6] };
+const PRECONDITION: Part =
+    Part { members: ["preconditions", "resourceVersion"], fields: [UNKNOWN_RAW, 2, 2] };
+/// Of a ConfigMap; in protobuf the value of any of its entries.
+const CERTIFICATES: Part = Part { members: ["data", CERTIFICATES_KEY], fields: [UNKNOWN_RAW, 2, 2] };
 
 /// What a write's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,19 +42,10 @@ pub enum WriteBody {
 }
 
 impl WriteBody {
-    /// Names of the members that lead to the version.
-    fn members(self) -> [&'static str; 2] {
+    fn version(self) -> &'static Part {
         match self {
-            Self::Object | Self::JsonPatch => ["metadata", "resourceVersion"],
-            Self::DeleteOptions => ["preconditions", "resourceVersion"],
-        }
-    }
-
-    /// Field numbers that lead to the version, from the envelope on.
-    fn fields(self) -> [u32; 3] {
-        match self {
-            Self::Object | Self::JsonPatch => [UNKNOWN_RAW, 1, 6],
-            Self::DeleteOptions => [UNKNOWN_RAW, 2, 2],
+            Self::Object | Self::JsonPatch => &VERSION,
+            Self::DeleteOptions => &PRECONDITION,
         }
     }
 }
@@ -52,13 +58,13 @@ pub fn named_versions(kind: WriteBody, encoding: Encoding, body: &[u8]) -> Resul
     let mut found = Vec::new();
     match encoding {
         Encoding::Json => {
-            for place in places(kind, body)? {
+            for place in places(kind, kind.version(), body)? {
                 found.push(json::string(place)?.into());
             }
         }
         Encoding::Protobuf => {
-            edit(kind, body, &mut |value| {
-                found.extend(std::str::from_utf8(value).ok().map(Into::into));
+            edit(kind.version(), body, &mut |text| {
+                found.push(text.into());
                 None
             })?;
         }
@@ -76,18 +82,43 @@ pub fn with_versions(
     body: &[u8],
     others: &BTreeMap<Box<str>, u64>,
 ) -> Result<Vec<u8>, BodyError> {
+    exchange(kind, kind.version(), encoding, body, &mut |text| others.get(text).map(u64::to_string))
+}
+
+/// The body of a write of a ConfigMap without this authority among its certificates.
+///
+/// # Errors
+/// As [`named_versions`].
+pub fn without_own_authority(
+    kind: WriteBody,
+    encoding: Encoding,
+    body: &[u8],
+    authority: &str,
+) -> Result<Vec<u8>, BodyError> {
+    exchange(kind, &CERTIFICATES, encoding, body, &mut |text| match without_authority(text, authority) {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(text) => Some(text),
+    })
+}
+
+/// The body with other texts, where there are any, for those at this part's places.
+fn exchange(
+    kind: WriteBody,
+    part: &Part,
+    encoding: Encoding,
+    body: &[u8],
+    other: &mut dyn FnMut(&str) -> Option<String>,
+) -> Result<Vec<u8>, BodyError> {
     if encoding == Encoding::Protobuf {
-        return edit(kind, body, &mut |value| {
-            others.get(std::str::from_utf8(value).ok()?).map(|other| other.to_string().into_bytes())
-        });
+        return edit(part, body, other);
     }
     let mut out = Vec::with_capacity(body.len() + 16);
     let mut copied = 0;
-    for place in places(kind, body)? {
-        let Some(other) = others.get(&*json::string(place)?) else { continue };
+    for place in places(kind, part, body)? {
+        let Some(text) = other(&json::string(place)?) else { continue };
         let start = offset_in(body, place);
         out.extend_from_slice(&body[copied..start]);
-        json::write_string(&mut out, &other.to_string());
+        json::write_string(&mut out, &text);
         copied = start + place.len();
     }
     out.extend_from_slice(&body[copied..]);
@@ -95,13 +126,14 @@ pub fn with_versions(
 }
 
 fn edit(
-    kind: WriteBody,
+    part: &Part,
     body: &[u8],
-    other: &mut dyn FnMut(&[u8]) -> Option<Vec<u8>>,
+    other: &mut dyn FnMut(&str) -> Option<String>,
 ) -> Result<Vec<u8>, BodyError> {
     let unknown = body.strip_prefix(MAGIC).ok_or(BodyError::Malformed)?;
-    let edited = rewrite(unknown, &kind.fields(), &mut |value| {
-        Ok(other(value).map_or(Rewrite::Keep, Rewrite::Replace))
+    let edited = rewrite(unknown, &part.fields, &mut |value| {
+        let text = std::str::from_utf8(value).ok().and_then(&mut *other);
+        Ok(text.map_or(Rewrite::Keep, |text| Rewrite::Replace(text.into_bytes())))
     });
     match edited {
         Ok(edited) => Ok([MAGIC, &edited].concat()),
@@ -110,13 +142,15 @@ fn edit(
     }
 }
 
-/// The string literals that are versions, in their order.
-fn places(kind: WriteBody, text: &[u8]) -> Result<Vec<&[u8]>, BodyError> {
+/// The string literals at this part's places, in their order.
+fn places<'a>(kind: WriteBody, part: &Part, text: &'a [u8]) -> Result<Vec<&'a [u8]>, BodyError> {
     let mut found = Vec::new();
     if kind != WriteBody::JsonPatch {
-        follow(text, &kind.members(), &mut found)?;
+        follow(text, &part.members, &mut found)?;
         return Ok(found);
     }
+    let [outer, inner] = part.members;
+    let (pointer, above) = (format!("/{outer}/{inner}"), format!("/{outer}"));
     for operation in json::elements(text)? {
         let mut paths = Vec::new();
         let mut values = Vec::new();
@@ -127,13 +161,12 @@ fn places(kind: WriteBody, text: &[u8]) -> Result<Vec<&[u8]>, BodyError> {
                 _ => {}
             }
         }
-        let [_, version] = kind.members();
         for value in values {
             for path in &paths {
                 match &**path {
-                    POINTER => follow(value, &[], &mut found)?,
-                    "/metadata" => follow(value, &[version], &mut found)?,
-                    "" => follow(value, &kind.members(), &mut found)?,
+                    path if path == pointer => follow(value, &[], &mut found)?,
+                    path if path == above => follow(value, &[inner], &mut found)?,
+                    "" => follow(value, &part.members, &mut found)?,
                     _ => {}
                 }
             }
@@ -228,6 +261,37 @@ mod tests {
             assert_eq!(replaced(kind, Encoding::Protobuf, &body(b"7")), body(b"5"));
             assert_eq!(replaced(kind, Encoding::Protobuf, &body(b"8")), body(b"8"));
         }
+    }
+
+    #[test]
+    fn the_hubs_authority_stays_at_home() {
+        let authority = "-----BEGIN CERTIFICATE-----\nhub\n-----END CERTIFICATE-----\n";
+        let both = format!("cluster\n{authority}");
+        let object =
+            |certificates: &str| serde_json::json!({ "data": { "ca.crt": certificates, "b": both } });
+        let patch = |certificates: &str| {
+            serde_json::json!([
+                { "op": "replace", "path": "/data/ca.crt", "value": certificates },
+                { "op": "add", "path": "/data", "value": { "ca.crt": certificates } },
+                { "op": "test", "path": "/data/b", "value": both },
+            ])
+        };
+        let strip = |kind, body: serde_json::Value| {
+            let body = body.to_string();
+            let stripped = without_own_authority(kind, Encoding::Json, body.as_bytes(), authority);
+            serde_json::from_slice::<serde_json::Value>(&stripped.expect("a body")).expect("JSON")
+        };
+        for held in [both.as_str(), "cluster\n"] {
+            assert_eq!(strip(WriteBody::Object, object(held)), object("cluster\n"));
+            assert_eq!(strip(WriteBody::JsonPatch, patch(held)), patch("cluster\n"));
+        }
+        let protobuf = |certificates: &str| {
+            let entry = message(&[(1, b"ca.crt"), (2, certificates.as_bytes())]);
+            envelope("v1", "ConfigMap", &message(&[(1, &message(&[(1, b"a")])), (2, &entry), (9, b"x")]))
+        };
+        let stripped =
+            without_own_authority(WriteBody::Object, Encoding::Protobuf, &protobuf(&both), authority);
+        assert_eq!(stripped, Ok(protobuf("cluster\n")));
     }
 
     proptest! {

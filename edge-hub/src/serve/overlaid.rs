@@ -1,11 +1,12 @@
-//! Requests that are passed on although the hub told the client versions of its own: none of them goes upstream.
+//! Requests that are passed on although the hub told the client what is its own, versions and its authority: nothing of
+//! that goes upstream.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use edge_hub_core::{
     collection::Origin,
-    precondition::{WriteBody, named_versions, with_versions},
+    precondition::{WriteBody, named_versions, with_versions, without_own_authority},
 };
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header, request::Parts};
 use proto_kube::{
@@ -77,13 +78,11 @@ impl Call {
     /// object again and finds the cloud's version.
     pub(super) async fn without_own_versions(&mut self, request: &ResourceRequest) -> Result<(), Status> {
         without_own_version_in_query(&self.hub, &mut self.head, request)?;
-        let media = self.header(header::CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
-        let kind = match request.verb {
-            Verb::Update => WriteBody::Object,
-            Verb::Patch if media.starts_with("application/json-patch") => WriteBody::JsonPatch,
-            Verb::Patch => WriteBody::Object,
-            Verb::Delete | Verb::DeleteCollection => WriteBody::DeleteOptions,
-            _ => return Ok(()),
+        self.without_own_authority(request);
+        let media = self.media_type();
+        // The cloud wants no version in what is created.
+        let Some(kind) = body_of(request.verb, &media).filter(|_| request.verb != Verb::Create) else {
+            return Ok(());
         };
         if self.body.is_empty() || !self.hub.overlay.may_have_told(&request.gvr) {
             return Ok(());
@@ -94,10 +93,7 @@ impl Call {
             return Err(Status::unsupported_media_type(&served));
         }
         let encoding = self.body_encoding();
-        let body = match media.contains("yaml") {
-            true => json_of_yaml(&self.body)?,
-            false => self.body.clone(),
-        };
+        let body = self.readable_body(&media)?;
         let unreadable = |error| Status::bad_request(format!("the body cannot be read: {error}"));
         let named = named_versions(kind, encoding, &body).map_err(unreadable)?;
         let others = self.clouds_versions(request, named).await?;
@@ -175,6 +171,47 @@ impl Call {
         }
         let (_, object) = self.read_answer_of(answer, MAX_METADATA_BYTES).await?;
         scan(METADATA, &object).ok()?.resource_version.parse().ok()
+    }
+}
+
+impl Call {
+    /// Takes the hub's own authority out of what a client writes back: it is for pods of this node alone.
+    pub(super) fn without_own_authority(&mut self, request: &ResourceRequest) {
+        let Some(authority) = self.hub.filters.authority.as_deref() else { return };
+        let gvr = &request.gvr;
+        if !gvr.group.is_empty() || &*gvr.resource != "configmaps" {
+            return;
+        }
+        let media = self.media_type();
+        let Some(kind) = body_of(request.verb, &media).filter(|kind| *kind != WriteBody::DeleteOptions)
+        else {
+            return;
+        };
+        // What cannot be read the cloud cannot read either.
+        let Ok(body) = self.readable_body(&media) else { return };
+        if let Ok(stripped) = without_own_authority(kind, self.body_encoding(), &body, authority)
+            && stripped != *body
+        {
+            self.body = stripped.into();
+        }
+    }
+
+    fn media_type(&self) -> String {
+        self.header(header::CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase()
+    }
+
+    fn readable_body(&self, media: &str) -> Result<Bytes, Status> {
+        if media.contains("yaml") { json_of_yaml(&self.body) } else { Ok(self.body.clone()) }
+    }
+}
+
+/// What the body of a request is, if it writes.
+fn body_of(verb: Verb, media: &str) -> Option<WriteBody> {
+    match verb {
+        Verb::Patch if media.starts_with("application/json-patch") => Some(WriteBody::JsonPatch),
+        Verb::Create | Verb::Update | Verb::Patch => Some(WriteBody::Object),
+        Verb::Delete | Verb::DeleteCollection => Some(WriteBody::DeleteOptions),
+        Verb::Get | Verb::List | Verb::Watch => None,
     }
 }
 
