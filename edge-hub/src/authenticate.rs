@@ -17,16 +17,18 @@ use bytes::Bytes;
 use edge_hub_core::{
     access::AccessKey,
     authentication::{
-        AcceptedToken, AcceptedTokens, BoundObjects, OfflinePolicy, Presence, PresentedToken,
-        SignatureVerdict, TokenHash, decide_offline,
+        AcceptedTokens, BoundObjects, OfflinePolicy, Presence, PresentedToken, SignatureVerdict, TokenHash,
+        decide_offline,
     },
     clock::Now,
     collection::Lookup,
-    identity::Principal,
+    identity::{Details, Principal},
     jwt::{Jwt, KeySet, MAX_TOKEN_BYTES},
     link::LinkState,
     record::RecordChange,
-    review::{TokenVerdict, access_verdict, subject_access_review, token_review, token_verdict},
+    review::{
+        AcceptedToken, TokenVerdict, access_verdict, subject_access_review, token_review, token_verdict,
+    },
     token::ExpiredToken,
 };
 use http::{HeaderMap, Request, StatusCode, header};
@@ -315,8 +317,8 @@ impl Hub {
                 return Ok(principal.clone());
             }
             match self.review_token(token).await {
-                Ok(TokenVerdict::Accepted(principal)) => {
-                    self.accept_token(token, hash, &principal);
+                Ok(TokenVerdict::Accepted(principal, details)) => {
+                    self.accept_token(token, hash, &principal, &details);
                     return Ok(principal);
                 }
                 Ok(TokenVerdict::Refused) => {
@@ -345,7 +347,9 @@ impl Hub {
     pub fn learn_token(&self, token: &str, verdict: &TokenVerdict) {
         let hash = hash_of(token);
         match verdict {
-            TokenVerdict::Accepted(principal) => self.accept_token(token, hash, principal),
+            TokenVerdict::Accepted(principal, details) => {
+                self.accept_token(token, hash, principal, details);
+            }
             TokenVerdict::Refused => {
                 let changes = lock(&self.authenticator.accepted).refuse(hash);
                 self.save_records(BlobClass::Key, changes);
@@ -353,19 +357,24 @@ impl Hub {
         }
     }
 
-    /// Whose token this is while cut, and how long ago the API server said so, if it ever did.
+    /// Whose token this is while cut, what else is known of that user, and how long ago the API server said so, if it
+    /// ever did.
     ///
     /// # Errors
     /// 401 for a token that is nobody's, 503 where nobody can tell.
-    pub fn remembered_token(&self, token: &str) -> Result<(Principal, Option<Duration>), Status> {
+    pub fn remembered_token(&self, token: &str) -> Result<(Principal, Details, Option<Duration>), Status> {
         let hash = hash_of(token);
         let principal = self.token_principal_offline(token, hash)?;
-        Ok((principal, lock(&self.authenticator.accepted).age(self.clock.now(), hash)))
+        let mut accepted = lock(&self.authenticator.accepted);
+        let held = accepted.held(hash).filter(|held| held.principal == principal);
+        let details = held.map(|held| held.details.clone()).unwrap_or_default();
+        Ok((principal, details, accepted.age(self.clock.now(), hash)))
     }
 
-    fn accept_token(&self, token: &str, hash: TokenHash, principal: &Principal) {
+    fn accept_token(&self, token: &str, hash: TokenHash, principal: &Principal, details: &Details) {
         let expires_seconds = Jwt::parse(token).ok().and_then(|jwt| jwt.claims.exp);
-        let accepted = AcceptedToken { principal: principal.clone(), expires_seconds };
+        let details = if details.is_short() { details.clone() } else { Details::default() };
+        let accepted = AcceptedToken { principal: principal.clone(), details, expires_seconds };
         let changes = lock(&self.authenticator.accepted).accept(self.clock.now(), hash, accepted);
         self.save_records(BlobClass::Key, changes);
     }

@@ -95,6 +95,14 @@ pub fn ensure_serving(
     Ok(files)
 }
 
+/// The certificate of the CA in `directory`, as PEM.
+///
+/// # Errors
+/// [`CertificateError::File`].
+pub fn authority(directory: &Path) -> Result<String, CertificateError> {
+    read(&directory.join("ca.crt"))
+}
+
 fn make_ca(node_name: &str, now: time::OffsetDateTime) -> Result<(String, String), rcgen::Error> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();

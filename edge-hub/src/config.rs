@@ -104,7 +104,8 @@ pub struct LimitsFile {
     pub requests_per_principal: usize,
     /// Collections with an upstream watch of their own.
     pub collections: usize,
-    /// Largest answer that is taken from the cloud for the cache, in MiB.
+    /// Largest answer that is taken from the cloud for the cache, in MiB, and the most that lists which are filtered on
+    /// their way to clients take together.
     pub list_mib: usize,
     /// Memory of one collection's event ring, in KiB.
     pub ring_kib: usize,
@@ -184,6 +185,12 @@ impl Config {
     #[must_use]
     pub fn client_ca(&self) -> &std::path::Path {
         self.file.client_ca.as_deref().unwrap_or(&self.file.api_server_ca)
+    }
+
+    /// Where the hub's own authority lies, which signs its serving certificate unless the operator gave one.
+    #[must_use]
+    pub fn own_pki(&self) -> std::path::PathBuf {
+        self.file.state_directory.join("pki")
     }
 
     /// The reflectors' protocol.

@@ -78,6 +78,20 @@ impl Inflate {
         }
     }
 
+    /// The bytes that are complete only with the end of the body.
+    ///
+    /// # Errors
+    /// [`InflateError`]; a truncated stream is damaged.
+    pub fn finish(&mut self) -> Result<Bytes, InflateError> {
+        match self {
+            Self::Identity => Ok(Bytes::new()),
+            Self::Gzip(decoder) => {
+                decoder.try_finish()?;
+                Ok(std::mem::take(&mut decoder.get_mut().bytes).into())
+            }
+        }
+    }
+
     /// Unpacks a whole body of at most `limit` bytes.
     ///
     /// # Errors
@@ -137,7 +151,14 @@ mod tests {
     fn a_truncated_body_is_an_error() {
         let packed = gzip(&[b'x'; 5000]);
         let cut = Bytes::copy_from_slice(&packed[..packed.len() - 9]);
-        assert!(inflate().whole(cut, 1 << 20).is_err());
+        assert!(inflate().whole(cut.clone(), 1 << 20).is_err());
+        for (body, is_whole) in [(cut, false), (packed.into(), true)] {
+            let mut inflate = inflate();
+            let plain = inflate.push(&body).expect("good so far").len();
+            let end = inflate.finish();
+            assert_eq!(end.is_ok(), is_whole);
+            assert!(!is_whole || plain + end.map_or(0, |rest| rest.len()) == 5000);
+        }
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct Filters {
     policy: Policy,
     /// Complete once everything that filters read was known; it stays so.
     inputs: watch::Sender<Arc<Inputs>>,
+    /// What pods of this node are told to trust besides the cluster's authorities, as PEM.
+    pub authority: Option<Box<str>>,
     /// Whether the inputs are as fresh as they can be.
     settled: watch::Sender<bool>,
     /// Streams that are open and depend on the inputs.
@@ -62,6 +64,7 @@ impl Filters {
         Self {
             policy: file.policy(node),
             inputs: watch::Sender::new(Arc::new(pending(config))),
+            authority: own_authority(config),
             settled: watch::Sender::new(false),
             open: AtomicUsize::new(0),
             last_use: Mutex::new(None),
@@ -103,7 +106,23 @@ impl Filters {
 
 fn pending(config: &Config) -> Inputs {
     let file = &config.file.filters;
-    Inputs::pending(&*config.file.node_name, file.hub()).with_own_pool(file.node_pool.clone())
+    Inputs::pending(&*config.file.node_name, file.hub())
+        .with_own_pool(file.node_pool.clone())
+        .with_authority(own_authority(config))
+}
+
+/// The hub's own authority, where pods are led to the hub and its certificate is not the operator's.
+fn own_authority(config: &Config) -> Option<Box<str>> {
+    if config.file.serving.is_some() || config.file.filters.hub_address.is_none() {
+        return None;
+    }
+    match crate::certificate::authority(&config.own_pki()) {
+        Ok(certificate) => Some(certificate.into()),
+        Err(error) => {
+            tracing::warn!(%error, "pods cannot be told to trust this node's hub");
+            None
+        }
+    }
 }
 
 /// A stream that depends on the inputs, for as long as it is open.

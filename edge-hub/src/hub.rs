@@ -85,6 +85,8 @@ pub struct Hub {
     lent: Mutex<BTreeMap<Principal, Credential>>,
     /// Who is shown what.
     pub filters: Filters,
+    /// Memory for lists on their way through filters.
+    pub list_room: crate::serve::Room,
     /// Where this node's pods are while nobody can tell the cloud.
     pub overlay: Overlay,
     /// Who a client is.
@@ -151,6 +153,7 @@ impl Hub {
             spool: Mutex::new(EventSpool::new(SpoolLimits::default())),
             lent: Mutex::default(),
             filters: Filters::new(&config),
+            list_room: crate::serve::Room::new(config.file.limits.list_mib),
             overlay: Overlay::new(&config.file.node_name),
             authenticator,
             store,

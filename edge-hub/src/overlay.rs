@@ -99,10 +99,10 @@ impl Overlay {
         version.filter(|version| *version > 0 && !self.made_up(gvr, *version))
     }
 
-    /// Whether this process made this version of this kind up.
+    /// Whether clients may ever have been told versions of this kind that are the hub's own.
     #[must_use]
-    pub fn gave(&self, gvr: &GroupVersionResource, version: u64) -> bool {
-        concerns(gvr) && lock(&self.versions).gave(version)
+    pub fn may_have_told(&self, gvr: &GroupVersionResource) -> bool {
+        concerns(gvr) && lock(&self.versions).last() > 0
     }
 
     /// Pods of which the kubelet said something that the cloud may not know.

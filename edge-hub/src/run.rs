@@ -179,8 +179,12 @@ fn serving_files(config: &Config) -> Result<CertificateFiles, CertificateError> 
     }
     let mut addresses: Vec<IpAddr> = config.file.listen.iter().map(std::net::SocketAddr::ip).collect();
     addresses.push(IpAddr::from([127, 0, 0, 1]));
-    let folder = config.file.state_directory.join("pki");
-    certificate::ensure_serving(&folder, &config.file.node_name, &addresses, time::OffsetDateTime::now_utc())
+    certificate::ensure_serving(
+        &config.own_pki(),
+        &config.file.node_name,
+        &addresses,
+        time::OffsetDateTime::now_utc(),
+    )
 }
 
 /// What a node cannot start its pods without.

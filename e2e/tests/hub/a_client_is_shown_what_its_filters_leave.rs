@@ -404,6 +404,57 @@ fn pods_are_led_to_the_hub_where_it_has_an_address_for_them() {
 }
 
 #[test]
+fn the_answer_to_a_write_shows_no_more_than_a_read_would() {
+    run(async {
+        let mut rig = rig();
+        rig.cloud.allow(Rule::allow(PROXY, &["patch", "update", "create", "delete"], &["services"]));
+        rig.start_hub().await;
+        let client = proxy(&rig);
+        services_of(client.clone()).until(&SHOWN).await;
+        let label = json!({"metadata": {"labels": {"written": "yes"}}});
+        let merge = "application/merge-patch+json";
+        let far = format!("{FAR}?dryRun=All");
+        let (status, answer) = client.call("PATCH", &far, merge, &label).await.unwrap();
+        assert_eq!((status, &answer["reason"]), (404, &json!("NotFound")), "{answer}");
+        let (status, answer) = client.call("DELETE", &far, merge, &Value::Null).await.unwrap();
+        assert!(!answer.to_string().contains("NodePort"), "{status} {answer}");
+        // What did happen is not denied; it shows which object it is.
+        let (status, answer) = client.call("PATCH", FAR, merge, &label).await.unwrap();
+        assert_eq!(
+            (status, &answer["metadata"]["name"], &answer["kind"]),
+            (200, &json!("far"), &json!("Service"))
+        );
+        assert_eq!((&answer["spec"], &answer["metadata"]["annotations"]), (&Value::Null, &Value::Null));
+        let mut near = client.get(NEAR).await.unwrap().1;
+        near["metadata"]["labels"] = json!({"written": "yes"});
+        let (status, answer) = client.call("PUT", NEAR, "application/json", &near).await.unwrap();
+        assert_eq!(
+            (status, kind(&answer), &answer["metadata"]["labels"]["written"]),
+            (200, "NodePort".to_owned(), &json!("yes"))
+        );
+        let mut new = service("new", "LoadBalancer", &json!({"svc.openyurt.io/discard": "true"}));
+        for (object, kept) in [
+            (new.clone(), false),
+            (
+                {
+                    new["metadata"] = json!({"name": "new"});
+                    new
+                },
+                true,
+            ),
+        ] {
+            let path = "/api/v1/namespaces/default/services?dryRun=All";
+            let (status, answer) = client.call("POST", path, "application/json", &object).await.unwrap();
+            assert_eq!(status, if kept { 201 } else { 404 }, "{answer}");
+        }
+        let (status, answer) = client.call("DELETE", FAR, "application/json", &Value::Null).await.unwrap();
+        assert_eq!((status, &answer["spec"]), (200, &Value::Null));
+        assert_eq!(rig.pod().get(FAR).await.unwrap().0, 404, "it happened");
+        rig.stop_hub().await;
+    });
+}
+
+#[test]
 fn a_wish_that_cannot_be_filtered_is_refused_or_answered_with_whole_objects() {
     run(async {
         let mut rig = rig();

@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 
 use crate::rig::{Informer, POD_USER, Rig, eventually, run};
 
-const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 const POD_STATUS: &str = "/api/v1/namespaces/default/pods/p/status";
 const STRATEGIC_MERGE: &str = "application/strategic-merge-patch+json";
 
-fn slices() -> Gvr {
+pub(crate) fn slices() -> Gvr {
     Gvr::new("discovery.k8s.io", "v1", "endpointslices")
 }
 
 /// Addresses of a slice, those of endpoints that are not ready with a mark.
-fn addresses(slice: &Value) -> String {
+pub(crate) fn addresses(slice: &Value) -> String {
     let endpoints = slice["endpoints"].as_array().cloned().unwrap_or_default();
     let shown = endpoints.iter().map(|endpoint| {
         let address = endpoint["addresses"][0].as_str().unwrap_or_default();
@@ -27,16 +27,16 @@ fn addresses(slice: &Value) -> String {
     shown.collect::<Vec<_>>().join(" ")
 }
 
-struct World {
-    rig: Rig,
+pub(crate) struct World {
+    pub(crate) rig: Rig,
     uid: String,
 }
 
 impl World {
     /// Pod p at 10.0.0.5 behind slice `web`, with a second endpoint on another node, and slice `other`.
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let rig = Rig::new();
-        let verbs = ["get", "list", "watch", "update"];
+        let verbs = ["get", "list", "watch", "update", "patch", "delete"];
         rig.cloud.allow(Rule::allow(POD_USER, &verbs, &["endpointslices"]).in_namespace("default"));
         let pod =
             rig.cloud.merge(&Gvr::core("pods"), "default", "p", &pod_status("10.0.0.5")).expect("pod p");
@@ -56,7 +56,7 @@ impl World {
         world
     }
 
-    async fn await_own_pods(&self) {
+    pub(crate) async fn await_own_pods(&self) {
         eventually(async || {
             let status = self.rig.status().await;
             let collections = status["collections"].as_array()?;
@@ -81,13 +81,13 @@ impl World {
     }
 
     /// The slice controller writes.
-    fn write(&self, slice: &str, local: &str, remote: &str) {
+    pub(crate) fn write(&self, slice: &str, local: &str, remote: &str) {
         let patch = json!({"endpoints": self.endpoints(local, remote)});
         self.rig.cloud.merge(&slices(), "default", slice, &patch).expect("it exists");
     }
 
     /// The kubelet's patch, which nobody can send on.
-    async fn patch_in_vain(&self, kubelet: &Client, ip: &str, ready: bool) {
+    pub(crate) async fn patch_in_vain(&self, kubelet: &Client, ip: &str, ready: bool) {
         let ready = if ready { "True" } else { "False" };
         let patch = json!({
             "metadata": {"uid": self.uid},
@@ -103,7 +103,7 @@ impl World {
     }
 
     /// No version that the cloud does not know ever reached it.
-    fn assert_upstream_knows_all_versions(&self, mark: u64) {
+    pub(crate) fn assert_upstream_knows_all_versions(&self, mark: u64) {
         let newest = self.rig.cloud.revision();
         for record in self.rig.cloud.records_since(mark) {
             let version = record.resource_version.as_deref().filter(|version| !version.is_empty());
@@ -113,7 +113,7 @@ impl World {
     }
 }
 
-fn pod_status(ip: &str) -> Value {
+pub(crate) fn pod_status(ip: &str) -> Value {
     json!({"status": {
         "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
         "conditions": [{"type": "Ready", "status": "True"}],

@@ -3,6 +3,7 @@
 mod rig;
 
 mod a_client_is_shown_what_its_filters_leave;
+mod a_client_that_reads_slowly_takes_no_more_than_its_share;
 mod a_cut_costs_clients_no_list;
 mod a_first_boot_without_a_cloud_asks_for_patience;
 mod a_first_read_is_answered_with_the_collection;
@@ -13,7 +14,9 @@ mod an_expired_certificate_of_the_node_holds_while_cut_only;
 mod an_older_replica_never_turns_clients_back;
 mod each_request_reaches_the_cloud_as_its_own_client;
 mod endpoints_follow_the_kubelet_while_cut;
+mod no_version_of_the_hubs_own_reaches_the_cloud;
 mod one_collection_serves_every_format;
+mod pods_trust_the_hub_that_they_are_led_to;
 mod what_unmodified_clients_rely_on;
 mod while_cut_only_what_is_true_is_answered;
 mod yaml_is_written_while_cut;

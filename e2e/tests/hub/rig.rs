@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -54,6 +55,8 @@ pub(crate) struct Rig {
     hub: Option<RunningHub>,
     protocol: &'static str,
     filters: Value,
+    limits: Value,
+    has_own_authority: bool,
     hub_for_pods: Option<SocketAddr>,
     idle_watch: Option<Duration>,
 }
@@ -90,6 +93,8 @@ impl Rig {
             hub: None,
             protocol: "list",
             filters: json!({}),
+            limits: json!({}),
+            has_own_authority: false,
             hub_for_pods: None,
             idle_watch: None,
         };
@@ -113,6 +118,35 @@ impl Rig {
     /// What the hub's configuration says of filters.
     pub(crate) fn set_filters(&mut self, filters: Value) {
         self.filters = filters;
+    }
+
+    /// What the hub's configuration says of limits.
+    pub(crate) fn set_limits(&mut self, limits: Value) {
+        self.limits = limits;
+    }
+
+    /// The hub's certificate is of its own authority, not of the cluster's.
+    pub(crate) fn use_own_authority(&mut self) {
+        self.has_own_authority = true;
+    }
+
+    /// The certificate of the hub's own authority.
+    pub(crate) fn own_authority(&self) -> String {
+        std::fs::read_to_string(self.own_authority_path()).expect("the hub made it")
+    }
+
+    fn own_authority_path(&self) -> std::path::PathBuf {
+        self.folder.path().join("state/pki/ca.crt")
+    }
+
+    fn roots_of_hub(&self) -> Arc<rustls::RootCertStore> {
+        match self.has_own_authority {
+            true => {
+                let own = proto_daemon::tls::load_roots(&self.own_authority_path());
+                Arc::new(own.expect("the hub's authority"))
+            }
+            false => self.authority.roots().expect("roots"),
+        }
     }
 
     /// Pods are told to reach the hub at this address. Nobody listens there: it is only written into objects.
@@ -153,13 +187,16 @@ impl Rig {
         }
         let servers: Vec<String> = self.servers.iter().map(|s| format!("https://{s}")).collect();
         let at = |name: &str| folder.join(name);
-        let text = json!({
+        let mut text = json!({
             "nodeName": "n1", "listen": [self.hub_address], "apiServers": servers, "apiServerCA": at("ca.pem"),
             "credential": {"certificate": at("node.pem"), "key": at("node.key")},
             "serving": {"certificate": at("serving.pem"), "key": at("serving.key")},
             "stateDirectory": at("state"), "adminSocket": at("admin.sock"), "upstreamProtocol": self.protocol,
-            "filters": self.filters,
+            "filters": self.filters, "limits": self.limits,
         });
+        if self.has_own_authority {
+            text["serving"] = Value::Null;
+        }
         write("hub.yaml", &text.to_string());
         let mut config = Config::load(Path::new(&folder.join("hub.yaml"))).expect("good settings");
         // A test without root has loopback only, which is refused as an address for pods.
@@ -235,7 +272,7 @@ impl Rig {
     }
 
     fn client(&self, identity: Option<&Identity>) -> Client {
-        let roots = self.authority.roots().expect("roots");
+        let roots = self.roots_of_hub();
         Client::new(self.hub_address, &self.hub_address.ip().to_string(), roots, identity)
             .expect("a client")
             .with_header(USER_AGENT, CLIENT)
@@ -263,7 +300,7 @@ impl Rig {
 
     /// A client of the hub with a real token of the pod's ServiceAccount.
     pub(crate) fn pod(&self) -> Client {
-        let roots = self.authority.roots().expect("roots");
+        let roots = self.roots_of_hub();
         // Straight from the core: the token is the kubelet's business, not this test's.
         let path = "/api/v1/namespaces/default/serviceaccounts/reader/token";
         let mut request = e2e::cloud::model::Request::new(

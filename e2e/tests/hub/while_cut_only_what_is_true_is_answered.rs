@@ -4,8 +4,9 @@ use e2e::cloud::LinkState;
 use http::header::{RETRY_AFTER, WARNING};
 use serde_json::{Value, json};
 
-use crate::rig::{CONFIG_MAPS, Informer, Rig, run};
+use crate::rig::{CONFIG_MAPS, Informer, POD_USER, Rig, run};
 
+const REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
 const TOKEN: &str = "/api/v1/namespaces/default/serviceaccounts/reader/token";
 
 fn token_request() -> Value {
@@ -74,5 +75,37 @@ fn a_write_gets_503_without_retry_after_and_a_known_node_409() {
             .filter(|r| r.verb == "patch" || r.verb == "delete")
             .collect();
         assert!(late.is_empty(), "a refused write must not happen later: {late:?}");
+    });
+}
+
+#[test]
+fn a_remembered_review_answers_the_very_question_that_the_cloud_was_asked() {
+    run(async {
+        let mut rig = Rig::new();
+        rig.start_hub().await;
+        let (kubelet, pod) = (rig.kubelet(), rig.pod());
+        Informer::new(pod).until(&[("a", "1"), ("b", "1")]).await;
+        let review = |pod: &str| {
+            json!({"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "spec": {
+                "user": POD_USER, "groups": ["system:authenticated"],
+                "extra": {"authentication.kubernetes.io/pod-name": [pod]},
+                "resourceAttributes": {"verb": "get", "version": "v1", "resource": "configmaps",
+                    "namespace": "default"},
+            }})
+        };
+        let mut later = review("p");
+        later["spec"]["later"] = json!("unknown to this hub");
+        for question in [review("p"), later.clone()] {
+            let (status, answer) =
+                kubelet.call("POST", REVIEWS, "application/json", &question).await.unwrap();
+            assert_eq!((status, &answer["status"]["allowed"]), (201, &json!(true)), "{answer}");
+        }
+        rig.cut(LinkState::Refused).await;
+        let (status, answer) = kubelet.call("POST", REVIEWS, "application/json", &review("p")).await.unwrap();
+        assert_eq!((status, &answer["status"]["allowed"]), (201, &json!(true)), "{answer}");
+        for question in [review("q"), later] {
+            let (status, _) = kubelet.call("POST", REVIEWS, "application/json", &question).await.unwrap();
+            assert_eq!(status, 503, "the cloud was never asked that, or nobody knows what it was asked");
+        }
     });
 }

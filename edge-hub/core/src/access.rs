@@ -12,7 +12,7 @@ use proto_kube::request_info::RequestInfo;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Now;
-use crate::identity::Principal;
+use crate::identity::{Details, Principal};
 use crate::record::{self, DamagedRecord, RecordChange};
 
 /// How long an allowance holds while the API server can be asked again.
@@ -54,6 +54,13 @@ pub enum AccessKey {
         verb: Box<str>,
         /// The path.
         path: Box<str>,
+    },
+    /// One of these, asked about a user with a uid or with extra: what was said holds for exactly that user.
+    Of {
+        /// The uid and the extra.
+        details: Details,
+        /// What may be allowed.
+        key: Box<AccessKey>,
     },
 }
 

@@ -15,6 +15,7 @@ use crate::clock::Now;
 use crate::identity::Principal;
 use crate::jwt::{Claims, KubernetesClaims, ObjectReference};
 use crate::record::{self, DamagedRecord, RecordChange};
+use crate::review::AcceptedToken;
 use crate::token::ExpiredToken;
 
 /// How long the API server's word on a token holds while it can be asked again; as long as a kubelet believes it.
@@ -25,15 +26,6 @@ const LEEWAY: Duration = Duration::from_secs(60);
 /// SHA-256 of a bearer token: the token itself is never kept.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TokenHash(pub [u8; 32]);
-
-/// What the API server said of a token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AcceptedToken {
-    /// Whose it is.
-    pub principal: Principal,
-    /// Unix seconds at which it ends, as its claims say; `None` for one without an end or that is no JWT.
-    pub expires_seconds: Option<u64>,
-}
 
 #[derive(Debug)]
 struct Accepted {
@@ -540,7 +532,11 @@ mod tests {
     #[test]
     fn what_the_api_server_accepted_is_believed_until_its_pod_is_gone() {
         let principal = Principal::new("jo", ["system:authenticated", "admins"]);
-        let accepted = AcceptedToken { principal: principal.clone(), expires_seconds: Some(NOON - 3600) };
+        let accepted = AcceptedToken {
+            principal: principal.clone(),
+            expires_seconds: Some(NOON - 3600),
+            ..accepted("jo")
+        };
         let opaque = PresentedToken { jwt: None, accepted: Some(&accepted) };
         assert_eq!(decide_offline(at(0, NOON), &opaque, &COMPLETE, &policy()), Ok(principal.clone()));
         let deny = OfflinePolicy { expired_token: ExpiredToken::Deny, ..policy() };
@@ -555,7 +551,8 @@ mod tests {
     }
 
     fn accepted(user: &str) -> AcceptedToken {
-        AcceptedToken { principal: Principal::new(user, ["g"]), expires_seconds: Some(NOON + 60) }
+        let principal = Principal::new(user, ["g"]);
+        AcceptedToken { principal, details: Default::default(), expires_seconds: Some(NOON + 60) }
     }
 
     #[test]

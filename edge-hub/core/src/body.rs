@@ -255,7 +255,7 @@ fn json_set(text: &[u8], path: &[&str], literal: &[u8]) -> Result<Vec<u8>, BodyE
 }
 
 /// Where `part`, a subslice of `whole`, begins in it.
-fn offset_in(whole: &[u8], part: &[u8]) -> usize {
+pub(crate) fn offset_in(whole: &[u8], part: &[u8]) -> usize {
     part.as_ptr().addr() - whole.as_ptr().addr()
 }
 

@@ -4,13 +4,15 @@
 //! kubelet speaks protobuf, so questions and answers are read and written in both encodings. Its questions are taken
 //! apart into what the hub's own memories know: a token, or a principal and one exact access.
 
+use std::collections::BTreeMap;
+
 use proto_kube::media_type::Encoding;
 use proto_kube::wire;
 use serde::Deserialize;
 
 use crate::access::AccessKey;
 use crate::body::{BodyError, Document, Path};
-use crate::identity::Principal;
+use crate::identity::{Details, Principal};
 use crate::review::{MAX_ANSWER_BYTES, ReviewError, TokenVerdict, access_verdict, token_verdict};
 
 /// Longest question, in bytes; the longest part is a token.
@@ -64,8 +66,19 @@ struct Spec {
     audiences: Option<Vec<Box<str>>>,
     user: Box<str>,
     groups: Option<Vec<Box<str>>>,
+    uid: Box<str>,
+    extra: Option<BTreeMap<Box<str>, Vec<Box<str>>>>,
     resource_attributes: Option<ResourceAttributes>,
     non_resource_attributes: Option<NonResourceAttributes>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+/// Fields that this program does not know. The answer may depend on them, so such a question is not remembered.
+type Unknown = BTreeMap<Box<str>, serde::de::IgnoredAny>;
+
+fn note_unknown(unknown: &mut Unknown, field: u32) {
+    unknown.insert(field.to_string().into(), serde::de::IgnoredAny);
 }
 
 #[derive(Default, Deserialize)]
@@ -80,6 +93,8 @@ struct ResourceAttributes {
     name: Box<str>,
     field_selector: Option<Selector>,
     label_selector: Option<Selector>,
+    #[serde(flatten)]
+    unknown: Unknown,
 }
 
 /// Only whether one is there: a selector may be spelled in many ways, so such questions are not remembered.
@@ -91,6 +106,8 @@ struct Selector {}
 struct NonResourceAttributes {
     path: Box<str>,
     verb: Box<str>,
+    #[serde(flatten)]
+    unknown: Unknown,
 }
 
 impl Question {
@@ -117,24 +134,33 @@ impl Question {
 impl Spec {
     fn into_token(self) -> Option<Question> {
         let own_audiences = self.audiences.is_none_or(|audiences| audiences.is_empty());
-        (own_audiences && !self.token.is_empty()).then_some(Question::Token(self.token))
+        (own_audiences && self.unknown.is_empty() && !self.token.is_empty())
+            .then_some(Question::Token(self.token))
     }
 
     fn into_access(self) -> Option<Question> {
         let key = match (self.resource_attributes, self.non_resource_attributes) {
             (Some(resource), None) => resource.into_key()?,
-            (None, Some(path)) => AccessKey::NonResource { verb: path.verb, path: path.path },
+            (None, Some(path)) if path.unknown.is_empty() => {
+                AccessKey::NonResource { verb: path.verb, path: path.path }
+            }
             // The API server refuses neither and both.
             _ => return None,
         };
-        (!self.user.is_empty())
+        let details = Details { uid: self.uid, extra: self.extra.unwrap_or_default() };
+        let key = match details.is_empty() {
+            true => key,
+            false if details.is_short() => AccessKey::Of { details, key: Box::new(key) },
+            false => return None,
+        };
+        (self.unknown.is_empty() && !self.user.is_empty())
             .then(|| Question::Access(Principal::new(self.user, self.groups.unwrap_or_default()), key))
     }
 }
 
 impl ResourceAttributes {
     fn into_key(self) -> Option<AccessKey> {
-        if self.field_selector.is_some() || self.label_selector.is_some() {
+        if self.field_selector.is_some() || self.label_selector.is_some() || !self.unknown.is_empty() {
             return None;
         }
         Some(AccessKey::Resource {
@@ -168,7 +194,7 @@ fn wire_token_spec(message: &[u8]) -> Result<Spec, BodyError> {
         match field.number {
             1 => spec.token = field.string()?.into(),
             2 => spec.audiences.get_or_insert_default().push(field.string()?.into()),
-            _ => {}
+            other => note_unknown(&mut spec.unknown, other),
         }
     }
     Ok(spec)
@@ -184,7 +210,9 @@ fn wire_access_spec(message: &[u8]) -> Result<Spec, BodyError> {
             2 => spec.non_resource_attributes = Some(wire_path(field.bytes()?)?),
             3 => spec.user = field.string()?.into(),
             4 => spec.groups.get_or_insert_default().push(field.string()?.into()),
-            _ => {}
+            5 => wire_extra(field.bytes()?, spec.extra.get_or_insert_default())?,
+            6 => spec.uid = field.string()?.into(),
+            other => note_unknown(&mut spec.unknown, other),
         }
     }
     Ok(spec)
@@ -210,7 +238,10 @@ fn wire_resource(message: &[u8]) -> Result<ResourceAttributes, BodyError> {
                 attributes.label_selector = Some(Selector {});
                 continue;
             }
-            _ => continue,
+            other => {
+                note_unknown(&mut attributes.unknown, other);
+                continue;
+            }
         };
         *text = field.string()?.into();
     }
@@ -224,10 +255,39 @@ fn wire_path(message: &[u8]) -> Result<NonResourceAttributes, BodyError> {
         match field.number {
             1 => attributes.path = field.string()?.into(),
             2 => attributes.verb = field.string()?.into(),
-            _ => {}
+            other => note_unknown(&mut attributes.unknown, other),
         }
     }
     Ok(attributes)
+}
+
+/// One entry of a map of lists: name 1, values 2 { items 1 }.
+fn wire_extra(entry: &[u8], extra: &mut BTreeMap<Box<str>, Vec<Box<str>>>) -> Result<(), BodyError> {
+    let (mut name, mut values) = (Box::<str>::default(), Vec::new());
+    for field in wire::fields(entry) {
+        let field = field?;
+        match field.number {
+            1 => name = field.string()?.into(),
+            2 => {
+                for item in wire::fields(field.bytes()?) {
+                    values.push(item?.string()?.into());
+                }
+            }
+            _ => {}
+        }
+    }
+    extra.insert(name, values);
+    Ok(())
+}
+
+fn put_extra(out: &mut Vec<u8>, number: u32, extra: &BTreeMap<Box<str>, Vec<Box<str>>>) {
+    for (name, values) in extra {
+        let (mut items, mut entry) = (Vec::new(), Vec::new());
+        values.iter().for_each(|value| wire::put_bytes(&mut items, 1, value.as_bytes()));
+        wire::put_bytes(&mut entry, 1, name.as_bytes());
+        wire::put_bytes(&mut entry, 2, &items);
+        wire::put_bytes(out, number, &entry);
+    }
 }
 
 /// Reads the API server's answer to a TokenReview in either encoding.
@@ -266,6 +326,7 @@ fn as_json(kind: ReviewKind, encoding: Encoding, body: &[u8]) -> Result<Vec<u8>,
 
 fn wire_token_status(message: &[u8]) -> Result<serde_json::Value, BodyError> {
     let (mut authenticated, mut user, mut groups) = (false, Box::<str>::default(), Vec::<Box<str>>::new());
+    let mut details = Details::default();
     for field in wire::fields(message) {
         let field = field?;
         match (field.number, field.value) {
@@ -275,6 +336,8 @@ fn wire_token_status(message: &[u8]) -> Result<serde_json::Value, BodyError> {
                     let field = field?;
                     match field.number {
                         1 => user = field.string()?.into(),
+                        2 => details.uid = field.string()?.into(),
+                        4 => wire_extra(field.bytes()?, &mut details.extra)?,
                         3 => groups.push(field.string()?.into()),
                         _ => {}
                     }
@@ -283,7 +346,20 @@ fn wire_token_status(message: &[u8]) -> Result<serde_json::Value, BodyError> {
             _ => {}
         }
     }
-    Ok(serde_json::json!({ "authenticated": authenticated, "user": { "username": user, "groups": groups } }))
+    let user = json_user(&user, &groups, &details);
+    Ok(serde_json::json!({ "authenticated": authenticated, "user": user }))
+}
+
+fn json_user(user: &str, groups: &[Box<str>], details: &Details) -> serde_json::Value {
+    let Details { uid, extra } = details;
+    let mut found = serde_json::json!({ "username": user, "groups": groups });
+    if !uid.is_empty() {
+        found["uid"] = (&**uid).into();
+    }
+    if !extra.is_empty() {
+        found["extra"] = serde_json::json!(extra);
+    }
+    found
 }
 
 fn wire_access_status(message: &[u8]) -> Result<serde_json::Value, BodyError> {
@@ -311,14 +387,14 @@ pub fn remembered_token(
     why: &str,
 ) -> Result<Vec<u8>, BodyError> {
     let (json, message) = match verdict {
-        TokenVerdict::Accepted(principal) => {
-            let json = serde_json::json!({
-                "authenticated": true,
-                "user": { "username": principal.user, "groups": principal.groups },
-            });
+        TokenVerdict::Accepted(principal, details) => {
+            let user = json_user(&principal.user, &principal.groups, details);
+            let json = serde_json::json!({ "authenticated": true, "user": user });
             let mut user = Vec::new();
             wire::put_bytes(&mut user, 1, principal.user.as_bytes());
+            wire::put_bytes(&mut user, 2, details.uid.as_bytes());
             principal.groups.iter().for_each(|group| wire::put_bytes(&mut user, 3, group.as_bytes()));
+            put_extra(&mut user, 4, &details.extra);
             let mut message = Vec::new();
             wire::put_varint_field(&mut message, 1, 1);
             wire::put_bytes(&mut message, 2, &user);
@@ -414,6 +490,38 @@ mod tests {
         }
     }
 
+    fn of_a_pod() -> Details {
+        let pod = ("authentication.kubernetes.io/pod-name".into(), vec!["p".into(), "q".into()]);
+        Details { uid: "7".into(), extra: [pod].into() }
+    }
+
+    #[test]
+    fn a_user_of_other_details_is_another_question() {
+        let json = json!({ "spec": { "user": "jo", "groups": ["b", "a"], "uid": "7",
+            "extra": { "authentication.kubernetes.io/pod-name": ["p", "q"] },
+            "resourceAttributes": { "verb": "get", "version": "v1", "resource": "nodes",
+                "subresource": "proxy", "name": "n" } } });
+        let wire: [(u32, &[u8]); 5] = [(2, b"get"), (4, b"v1"), (5, b"nodes"), (6, b"proxy"), (7, b"n")];
+        let mut spec = message(&[(1, &message(&wire)), (3, b"jo"), (4, b"b"), (4, b"a"), (6, b"7")]);
+        put_extra(&mut spec, 5, &of_a_pod().extra);
+        let spec = message(&[(2, &spec)]);
+        let protobuf = envelope("authorization.k8s.io/v1", "SubjectAccessReview", &spec);
+        let key = AccessKey::Of { details: of_a_pod(), key: Box::new(proxy()) };
+        let review: Value =
+            serde_json::from_slice(&crate::review::subject_access_review(&jo(), &key)).expect("JSON");
+        for part in ["uid", "extra", "resourceAttributes"] {
+            assert_eq!(review["spec"][part], json["spec"][part], "the hub itself would ask the same");
+        }
+        for (encoding, body) in
+            [(Encoding::Json, json.to_string().into_bytes()), (Encoding::Protobuf, protobuf)]
+        {
+            let question = Question::parse(ReviewKind::Access, encoding, &body).expect("a review");
+            assert!(question == Some(Question::Access(jo(), key.clone())));
+        }
+        let kept = serde_json::to_string(&key).expect("JSON");
+        assert_eq!(serde_json::from_str::<AccessKey>(&kept).expect("as written"), key);
+    }
+
     #[test]
     fn what_a_memory_cannot_answer_is_no_question_for_it() {
         let parse = |kind, body: Value| {
@@ -430,13 +538,30 @@ mod tests {
         assert!(parse(ReviewKind::Access, path));
         let labelled = access_question(&[(5, b"pods"), (9, b"")]);
         assert!(matches!(Question::parse(ReviewKind::Access, Encoding::Protobuf, &labelled), Ok(None)));
+        for (outer, inner) in
+            [("resourceAttributes", "later"), ("nonResourceAttributes", "later"), ("", "later")]
+        {
+            let mut future = json!({ "spec": { "user": "jo" } });
+            let attributes = if outer.is_empty() { "nonResourceAttributes" } else { outer };
+            future["spec"][attributes] = json!({ "verb": "get" });
+            assert!(parse(ReviewKind::Access, future.clone()), "{outer}");
+            let place = if outer.is_empty() { &mut future["spec"] } else { &mut future["spec"][outer] };
+            place[inner] = json!("x");
+            assert!(!parse(ReviewKind::Access, future), "{outer}");
+        }
+        let later = access_question(&[(5, b"pods"), (10, b"x")]);
+        assert!(matches!(Question::parse(ReviewKind::Access, Encoding::Protobuf, &later), Ok(None)));
+        let endless = json!({ "spec": { "user": "jo", "uid": "x".repeat(10_000),
+            "nonResourceAttributes": { "verb": "get", "path": "/x" } } });
+        assert!(!parse(ReviewKind::Access, endless));
         let other_kind = access_question(&[]);
         assert!(Question::parse(ReviewKind::Token, Encoding::Protobuf, &other_kind).is_err());
     }
 
     #[test]
     fn an_answer_made_here_says_what_the_api_server_said() {
-        let accepted = TokenVerdict::Accepted(Principal::new("jo", ["a", "system:authenticated"]));
+        let accepted =
+            TokenVerdict::Accepted(Principal::new("jo", ["a", "system:authenticated"]), of_a_pod());
         for (encoding, question) in [
             (Encoding::Json, b"{\"spec\":{\"token\":\"t\"}}".to_vec()),
             (Encoding::Protobuf, token_question(&[(1, b"t")])),

@@ -1,7 +1,10 @@
 //! Who asks: a user name with its groups, as the API server knows it.
 //!
-//! A principal is the whole identity that a decision may depend on. `uid` and `extra` of a Kubernetes user are left
-//! out on purpose: no built-in authorizer reads them, and a token's pod would split the cache without need.
+//! A principal is the whole identity that what the hub itself decides may depend on. `uid` and `extra` of a Kubernetes
+//! user are left out of it on purpose: no built-in authorizer reads them, and a token's pod would split the cache without
+//! need. Where somebody else asked about a user with such [`Details`], the answer is kept for exactly these.
+
+use std::collections::BTreeMap;
 
 use proto_kube::wire;
 use serde::{Deserialize, Serialize};
@@ -25,6 +28,33 @@ pub struct Principal {
     pub user: Box<str>,
     /// The groups, sorted and unique.
     pub groups: Box<[Box<str>]>,
+}
+
+/// What else the API server knows of a user; a decision of a foreign authorizer may depend on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Details {
+    /// Unique over time.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub uid: Box<str>,
+    /// Values by name, for example the pod that a token belongs to.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra: BTreeMap<Box<str>, Vec<Box<str>>>,
+}
+
+impl Details {
+    /// Whether there is nothing else.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.uid.is_empty() && self.extra.is_empty()
+    }
+
+    /// Whether they are short enough to be remembered.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        let values = self.extra.iter().flat_map(|(name, values)| std::iter::once(name).chain(values));
+        self.uid.len() + values.map(|text| text.len() + 1).sum::<usize>() <= MAX_NAME_BYTES
+    }
 }
 
 /// What is on disk is not trusted to be sorted: equality of principals is what keeps their data apart.

@@ -14,6 +14,7 @@ pub mod lease;
 pub mod link;
 pub mod offline;
 pub mod overlay;
+pub mod precondition;
 pub mod projection;
 pub mod record;
 pub mod recount;

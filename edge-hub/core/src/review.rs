@@ -3,10 +3,12 @@
 //! Bodies are `authentication.k8s.io/v1` TokenReview and `authorization.k8s.io/v1` SubjectAccessReview in JSON. The
 //! answers are believed only where they say yes in so many words.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::access::AccessKey;
-use crate::identity::Principal;
+use crate::identity::{Details, Principal};
 
 /// Longest answer that is read, in bytes: a user may be in thousands of groups.
 pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
@@ -32,10 +34,22 @@ pub enum ReviewError {
 /// What a TokenReview said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenVerdict {
-    /// The token is this principal's.
-    Accepted(Principal),
+    /// The token is this principal's, of whom the API server also knows this.
+    Accepted(Principal, Details),
     /// The token is nobody's.
     Refused,
+}
+
+/// What the API server said of a token, as it is remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedToken {
+    /// Whose it is.
+    pub principal: Principal,
+    /// What else is known of that user.
+    #[serde(default)]
+    pub details: Details,
+    /// Unix seconds at which it ends, as its claims say; `None` for one without an end or that is no JWT.
+    pub expires_seconds: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -80,6 +94,10 @@ pub fn token_verdict(answer: &[u8]) -> Result<TokenVerdict, ReviewError> {
         username: Box<str>,
         #[serde(default)]
         groups: Option<Vec<Box<str>>>,
+        #[serde(default)]
+        uid: Box<str>,
+        #[serde(default)]
+        extra: Option<BTreeMap<Box<str>, Vec<Box<str>>>>,
     }
     #[derive(Deserialize)]
     struct Status {
@@ -96,7 +114,8 @@ pub fn token_verdict(answer: &[u8]) -> Result<TokenVerdict, ReviewError> {
             if !groups.iter().any(|group| matches!(&**group, AUTHENTICATED | UNAUTHENTICATED)) {
                 groups.push(AUTHENTICATED.into());
             }
-            Ok(TokenVerdict::Accepted(Principal::new(user.username, groups)))
+            let details = Details { uid: user.uid, extra: user.extra.unwrap_or_default() };
+            Ok(TokenVerdict::Accepted(Principal::new(user.username, groups), details))
         }
         (true, None) => Err(ReviewError::Malformed),
         // `status.error` is not read: it is set for an expired token and for a failed authenticator alike.
@@ -106,15 +125,21 @@ pub fn token_verdict(answer: &[u8]) -> Result<TokenVerdict, ReviewError> {
 
 /// The body of a SubjectAccessReview: may `principal` do `key`?
 pub fn subject_access_review(principal: &Principal, key: &AccessKey) -> Vec<u8> {
-    let (resource_attributes, non_resource_attributes) = match key {
-        AccessKey::Resource { .. } => (ResourceAttributes::of(key), None),
-        AccessKey::NonResource { verb, path } => (None, Some(NonResourceAttributes { path, verb })),
+    let (details, key) = match key {
+        AccessKey::Of { details, key } => (Some(details), &**key),
+        key => (None, key),
     };
+    let non_resource_attributes = match key {
+        AccessKey::NonResource { verb, path } => Some(NonResourceAttributes { path, verb }),
+        _ => None,
+    };
+    let resource_attributes = ResourceAttributes::of(key);
     let spec = AccessSpec {
         resource_attributes,
         non_resource_attributes,
         user: &principal.user,
         groups: &principal.groups,
+        details,
     };
     encode("authorization.k8s.io/v1", "SubjectAccessReview", spec)
 }
@@ -128,6 +153,8 @@ struct AccessSpec<'a> {
     non_resource_attributes: Option<NonResourceAttributes<'a>>,
     user: &'a str,
     groups: &'a [Box<str>],
+    #[serde(flatten)]
+    details: Option<&'a Details>,
 }
 
 #[derive(Serialize)]
@@ -276,7 +303,8 @@ mod tests {
     fn only_a_clear_yes_accepts_a_token() {
         let accepted = br#"{"kind":"TokenReview","status":{"authenticated":true,"user":{"username":"jo","uid":"1","groups":["g"],"extra":{"a":["b"]}},"audiences":["api"]}}"#;
         let principal = Principal::new("jo", ["g", "system:authenticated"]);
-        assert_eq!(token_verdict(accepted), Ok(TokenVerdict::Accepted(principal)));
+        let details = Details { uid: "1".into(), extra: [("a".into(), vec!["b".into()])].into() };
+        assert_eq!(token_verdict(accepted), Ok(TokenVerdict::Accepted(principal, details)));
         for refused in [
             r#"{"kind":"TokenReview","status":{"user":{}}}"#,
             r#"{"kind":"TokenReview","status":{"authenticated":false,"error":"expired"}}"#,

@@ -368,6 +368,23 @@ fn kube_proxy_is_told_to_use_its_pods_credential() {
 }
 
 #[test]
+fn the_hubs_authority_stands_beside_the_clusters() {
+    let (gvr, filter) = (core("configmaps"), Filter::RootCertificates);
+    let given = |name: &str, key: &str, value: &str| {
+        let data = strings(&[("a", "cluster\n"), (key, value)]);
+        message([metadata("ns", name, 5, &[], &[]), (2, "data", data)])
+    };
+    let ours = |value| given("kube-root-ca.crt", "ca.crt", value);
+    let known = bare().with_authority(Some("hub\n".into()));
+    check("appended", filter, &gvr, &known, &ours("cluster\n"), Want::Changed(&ours("cluster\nhub\n")));
+    check("no last line end", filter, &gvr, &known, &ours("cluster"), Want::Changed(&ours("cluster\nhub\n")));
+    check("there already", filter, &gvr, &known, &ours("hub\ncluster\n"), Want::Kept);
+    check("none of its own", filter, &gvr, &bare(), &ours("cluster\n"), Want::Kept);
+    check("another name", filter, &gvr, &known, &given("kube-root", "ca.crt", "cluster\n"), Want::Kept);
+    check("another key", filter, &gvr, &known, &given("kube-root-ca.crt", "ca", "cluster\n"), Want::Kept);
+}
+
+#[test]
 fn explicit_addresses_of_the_api_server_in_a_pod_lead_to_the_hub() {
     let (gvr, filter) = (core("pods"), Filter::ServiceEnvUpdater);
     let variable =
@@ -474,7 +491,7 @@ fn a_chain_is_chosen_by_who_asks_and_for_what() {
     use Filter::*;
     let cases: [(&Principal, GroupVersionResource, &[Filter]); 10] = [
         (&Principal::node("here"), core("services"), &[MasterService]),
-        (&Principal::node("here"), core("configmaps"), &[InClusterConfig]),
+        (&Principal::node("here"), core("configmaps"), &[InClusterConfig, RootCertificates]),
         (&Principal::node("here"), core("pods"), &[ServiceEnvUpdater]),
         (&Principal::node("here"), core("secrets"), &[]),
         (&Principal::node("elsewhere"), core("services"), &[]),
@@ -500,7 +517,7 @@ fn a_filter_has_nothing_to_do_with_other_kinds() {
             vec![Filter::DiscardCloudService, Filter::NodePortIsolation, Filter::MasterService],
         ),
         (slices(), vec![Filter::ServiceTopology, Filter::ForwardKubeSvcTraffic]),
-        (core("configmaps"), vec![Filter::InClusterConfig]),
+        (core("configmaps"), vec![Filter::InClusterConfig, Filter::RootCertificates]),
         (core("pods"), vec![Filter::ServiceEnvUpdater]),
         (core("nodes"), vec![Filter::NodeHeartbeats]),
         (core("endpoints"), vec![]),

@@ -14,7 +14,8 @@ use edge_hub_core::collection::{
     Collection, CollectionSpec, Envelope, Limits, Lookup, Object, Refusal, RingLimits, Selection, Uncovered,
 };
 use edge_hub_core::filter::{
-    Chain, Filter, Inputs, NODE_POOL_LABEL, NODE_PORT_LISTEN, Outcome, Subject, TOPOLOGY_KEYS,
+    CERTIFICATES_KEY, Chain, Filter, Inputs, NODE_POOL_LABEL, NODE_PORT_LISTEN, Outcome, ROOT_CERTIFICATES,
+    Subject, TOPOLOGY_KEYS,
 };
 use edge_hub_core::view::{Step, WatchRequest, WatchView, open_filtered};
 use proptest::prelude::*;
@@ -23,16 +24,18 @@ use proto_kube::gvr::GroupVersionResource;
 use proto_kube::media_type::{Form, Format};
 use proto_kube::object::{ObjectKey, TypeMeta, scan};
 use proto_kube::watch::{EventType, WatchDecoder};
-use trees::{Tree, message, metadata, text};
+use trees::{Tree, message, metadata, strings, text};
 
-const FILTERS: [Filter; 3] = [Filter::NodePortIsolation, Filter::ServiceTopology, Filter::ManagedFields];
+const FILTERS: [Filter; 4] =
+    [Filter::NodePortIsolation, Filter::ServiceTopology, Filter::RootCertificates, Filter::ManagedFields];
 
 #[derive(Clone, Debug)]
 enum Op {
     /// Writes an object in one of its variants.
     Write(u8, u8),
     Delete(u8),
-    /// The node moves to this pool (0 is none) and services ask for this reach.
+    /// The node moves to this pool (0 is none) and services ask for this reach; the hub's authority is the one of this
+    /// reach, too (0 is none).
     Inputs(u8, u8),
     /// Upstream's version moves on without an event for this collection.
     Bookmark,
@@ -68,16 +71,23 @@ fn slices() -> GroupVersionResource {
     GroupVersionResource::new("discovery.k8s.io", "v1", "endpointslices")
 }
 
+fn config_maps() -> GroupVersionResource {
+    GroupVersionResource::new("", "v1", "configmaps")
+}
+
 fn at(seconds: u64) -> Now {
     Now { monotonic: Duration::from_secs(seconds), unix: Duration::from_secs(1_800_000_000 + seconds) }
 }
 
 fn object(gvr: &GroupVersionResource, format: Format, name: u8, variant: u8, version: u64) -> Object {
-    let name = format!("o{name}");
+    let (namespace, name) = match *gvr == config_maps() {
+        true => (format!("o{name}"), ROOT_CERTIFICATES.to_owned()),
+        false => ("ns".to_owned(), format!("o{name}")),
+    };
     let listen = ["", "p1", "p2", "p1,p2"][usize::from(variant)];
     let annotations: &[(&str, &str)] = if variant == 0 { &[] } else { &[(NODE_PORT_LISTEN, listen)] };
     let service = [("kubernetes.io/service-name", "web")];
-    let (number, meta_name, meta) = metadata("ns", &name, version, &service, annotations);
+    let (number, meta_name, meta) = metadata(&namespace, &name, version, &service, annotations);
     let Tree::Message(mut meta) = meta else { panic!("metadata is a message") };
     meta.push((17, "managedFields", Tree::List(vec![message([(1, "manager", text("canary"))])])));
     let meta = (number, meta_name, Tree::Message(meta));
@@ -85,7 +95,10 @@ fn object(gvr: &GroupVersionResource, format: Format, name: u8, variant: u8, ver
         message([(1, "addresses", Tree::List(vec![text("10.0.0.1")])), (6, "nodeName", text(node))])
     };
     let nodes = [&["here"][..], &["n1"], &["n1", "n2"], &["here", "n2"]][usize::from(variant)];
-    let tree = if *gvr == services() {
+    let certificates = ["", "cluster", "cluster\n", "cluster\nauthority 1\n"][usize::from(variant)];
+    let tree = if *gvr == config_maps() {
+        message([meta, (2, "data", strings(&[("a", "b"), (CERTIFICATES_KEY, certificates)]))])
+    } else if *gvr == services() {
         message([meta, (2, "spec", message([(4, "type", text("NodePort"))]))])
     } else {
         message([meta, (2, "endpoints", Tree::List(nodes.iter().map(|node| endpoint(node)).collect()))])
@@ -102,6 +115,8 @@ fn inputs(pool: u8, reach: u8) -> Inputs {
         let node = message([metadata("", node, 1, labels, &[])]).object(Format::JSON);
         inputs.put(&nodes, Format::JSON, &node).expect("a node");
     }
+    let authority = (reach > 0).then(|| format!("authority {reach}\n").into());
+    let mut inputs = inputs.with_authority(authority);
     let reach = ["", "kubernetes.io/hostname", "openyurt.io/nodepool"][usize::from(reach)];
     let web = message([metadata("ns", "web", 1, &[], &[(TOPOLOGY_KEYS, reach)])]).object(Format::JSON);
     inputs.put(&services(), Format::JSON, &web).expect("a service");
@@ -338,11 +353,10 @@ proptest! {
     fn list_and_watch_fold_to_the_filtered_history(
         ops in prop::collection::vec(op(), 0..40),
         is_json: bool,
-        of_services: bool,
+        gvr in prop_oneof![Just(services()), Just(slices()), Just(config_maps())],
         ring in prop_oneof![Just(2_usize), Just(100)],
     ) {
         let format = if is_json { Format::JSON } else { Format::PROTOBUF };
-        let gvr = if of_services { services() } else { slices() };
         run(World::new(gvr, format, ring), &ops);
     }
 }

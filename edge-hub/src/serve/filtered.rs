@@ -1,9 +1,9 @@
 //! What a client behind filters is shown of answers that do not come from a collection: the cloud's own, and those
-//! that were kept whole. Where an answer cannot be filtered it is not given; only the answer to a write is, because a
-//! write that happened must not look like one that failed.
+//! that were kept whole. Where an answer cannot be filtered it is not given. A write that happened must not look like
+//! one that failed, so of what is hidden its answer tells the name and the version, and nothing else.
 //!
-//! Filtered are GET, LIST, WATCH and the answer to PATCH, of objects and of their status. A request that impersonates
-//! somebody is answered as that user's own would be answered by the cloud, without filters: it shows what there is.
+//! Filtered are the answers to all verbs, of objects and of their status. A request that impersonates somebody is
+//! answered as that user's own would be answered by the cloud, without filters: it shows what there is.
 
 use bytes::Bytes;
 use edge_hub_core::{
@@ -12,12 +12,15 @@ use edge_hub_core::{
 };
 use http::{HeaderValue, Response, StatusCode, header};
 use proto_kube::{
-    media_type::{Acceptable, Encoding, Format},
+    list::{encode_document, split_document},
+    media_type::{Acceptable, Encoding, Form, Format},
+    object::scan,
     request_info::{RequestInfo, ResourceRequest, Verb},
     status::Status,
+    wire,
 };
 
-use super::{Call, answer, stream::Chunks};
+use super::{Call, answer, room::Whole, slot::hold, stream::Chunks};
 use crate::{
     cell::Cell,
     upstream::{Body, UpstreamBody, full},
@@ -26,31 +29,32 @@ use crate::{
 /// Whether the answer to this request goes through the chain.
 pub(super) fn is_shown(info: &RequestInfo, chain: &Chain) -> bool {
     let RequestInfo::Resource(request) = info else { return false };
-    !chain.is_empty() && (is_read(request) || is_patch(request))
+    !chain.is_empty() && is_of_objects(request)
 }
 
 fn is_of_objects(request: &ResourceRequest) -> bool {
     matches!(request.subresource.as_deref(), None | Some("status"))
 }
 
-fn is_read(request: &ResourceRequest) -> bool {
-    matches!(request.verb, Verb::Get | Verb::List | Verb::Watch) && is_of_objects(request)
+fn is_write(verb: Verb) -> bool {
+    !verb.is_read()
 }
 
-fn is_patch(request: &ResourceRequest) -> bool {
-    request.verb == Verb::Patch && is_of_objects(request)
+/// Whether the write changes nothing, so that its answer is only a look at the object.
+fn is_dry_run(query: Option<&str>) -> bool {
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(name, _)| name == "dryRun")
 }
 
 impl Call {
     /// Leaves only what the filters can read of the client's wishes, so that the cloud answers nothing else.
     ///
     /// # Errors
-    /// 406 when nothing is left.
+    /// 406 when nothing is left; 429 for a write whose answer could not be filtered yet.
     pub(super) fn ask_for_what_can_be_filtered(&mut self, info: &RequestInfo) -> Result<(), Status> {
         let RequestInfo::Resource(request) = info else { return Ok(()) };
         let wishes = Acceptable::parse(self.header(header::ACCEPT), self.header(header::USER_AGENT))?;
         let readable = wishes.formats().iter().filter(|format| self.chain.can_read(format.form));
-        let is_list = request.verb == Verb::List;
+        let is_list = matches!(request.verb, Verb::List | Verb::DeleteCollection);
         let accept = |format: &Format| if is_list { format.accept_list() } else { format.accept_object() };
         let accept: Vec<&str> = readable.map(accept).collect();
         if accept.is_empty() {
@@ -61,6 +65,17 @@ impl Call {
             self.head.headers.insert(header::ACCEPT, value);
         }
         Ok(())
+    }
+
+    /// Waits for what the filters of this request read.
+    ///
+    /// # Errors
+    /// 429 for a write before that is known: its answer could not be filtered when it has happened.
+    pub(super) async fn await_inputs_of(&self, info: &RequestInfo) -> Result<(), Status> {
+        self.hub.await_filter_inputs(&self.chain).await;
+        let is_write = matches!(info, RequestInfo::Resource(request) if is_write(request.verb));
+        let is_known = || !self.chain.reads_sources() || self.hub.filters.inputs().is_complete();
+        if is_write && !is_known() { Err(Refusal::Incomplete.status()) } else { Ok(()) }
     }
 
     /// Tells a collection the inputs of now, if this client's filters read any.
@@ -105,22 +120,20 @@ impl Call {
         }
     }
 
-    /// The cloud's answer to a read or a PATCH as this client is shown it.
+    /// The cloud's answer as this client is shown it.
     pub(super) async fn relay_filtered(
         self,
         request: &ResourceRequest,
         response: Response<UpstreamBody>,
     ) -> Response<Body> {
-        if self.chain.is_empty() || !response.status().is_success() {
+        if self.chain.is_empty() || !response.status().is_success() || !is_of_objects(request) {
             return self.relay(response);
         }
         match request.verb {
-            Verb::List if is_of_objects(request) => self.list_filtered(request, response).await,
+            Verb::List | Verb::DeleteCollection => self.list_filtered(request, response).await,
             // Only a collection can tell what the client saw before. It comes again, and finds one.
-            Verb::Watch if is_of_objects(request) => answer::refuse(&Refusal::Incomplete.status()),
-            Verb::Get if is_of_objects(request) => self.object_filtered(request, response).await,
-            Verb::Patch if is_of_objects(request) => self.object_filtered(request, response).await,
-            _ => self.relay(response),
+            Verb::Watch => answer::refuse(&Refusal::Incomplete.status()),
+            _ => self.object_filtered(request, response).await,
         }
     }
 
@@ -129,18 +142,33 @@ impl Call {
         request: &ResourceRequest,
         response: Response<UpstreamBody>,
     ) -> Response<Body> {
+        let code = response.status();
         let Some((head, body)) = self.read_answer(response).await else {
             return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
         };
-        let shown = match self.format_of(&super::forward::header_text(&head.headers, &header::CONTENT_TYPE)) {
+        let format = self.format_of(&super::forward::header_text(&head.headers, &header::CONTENT_TYPE));
+        if is_write(request.verb) && format.is_some_and(|format| is_status(format, &body)) {
+            return Response::from_parts(head, full(body));
+        }
+        let shown = match format {
             Some(format) => self.shown(request, format, &body),
             None => Err(cannot_be_shown(&FilterError::Form)),
         };
         match shown {
             Ok(shown) => Response::from_parts(head, full(shown)),
-            Err(_) if request.verb == Verb::Patch => Response::from_parts(head, full(body)),
+            Err(_) if self.has_happened(request) => {
+                match format.and_then(|format| nameplate(format, &body)) {
+                    Some(plate) => Response::from_parts(head, full(plate)),
+                    None => done(code),
+                }
+            }
             Err(status) => answer::refuse(&status),
         }
+    }
+
+    /// Whether the request changed something, which its answer must not deny.
+    fn has_happened(&self, request: &ResourceRequest) -> bool {
+        is_write(request.verb) && !is_dry_run(self.query())
     }
 
     async fn list_filtered(
@@ -148,28 +176,35 @@ impl Call {
         request: &ResourceRequest,
         response: Response<UpstreamBody>,
     ) -> Response<Body> {
-        let limit = self.hub.config.file.limits.list_mib * 1024 * 1024;
-        let Some((head, body)) = self.read_answer_of(response, limit).await else {
-            return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
-        };
-        if head.status != StatusCode::OK {
-            return Response::from_parts(head, full(body));
+        let code = response.status();
+        match self.list_shown(request, response).await {
+            Ok(shown) => shown,
+            Err(_) if self.has_happened(request) => done(code),
+            Err(status) => answer::refuse(&status),
         }
+    }
+
+    async fn list_shown(
+        &self,
+        request: &ResourceRequest,
+        response: Response<UpstreamBody>,
+    ) -> Result<Response<Body>, Status> {
+        let Whole { head, body, held } = self.hub.list_room.read(response).await?;
         let content_type = super::forward::header_text(&head.headers, &header::CONTENT_TYPE);
-        let Some(format) = self.format_of(&content_type) else {
-            return answer::refuse(&cannot_be_shown(&FilterError::Form));
-        };
+        let format = self.format_of(&content_type).ok_or_else(|| cannot_be_shown(&FilterError::Form))?;
+        if head.status != StatusCode::OK || is_write(request.verb) && is_status(format, &body) {
+            return Ok(Response::from_parts(head, full(body)));
+        }
         let inputs = self.hub.filters.inputs();
         if self.chain.reads_sources() && !inputs.is_complete() {
-            return answer::refuse(&Refusal::Incomplete.status());
+            return Err(Refusal::Incomplete.status());
         }
-        match self.chain.show_list(&inputs, &request.gvr, format, &body) {
-            Ok(shown) => {
-                self.note_filtered_answer(request, shown.resource_version);
-                Response::from_parts(head, Chunks::body(shown.pieces))
-            }
-            Err(error) => answer::refuse(&cannot_be_shown(&error)),
-        }
+        let shown = self
+            .chain
+            .show_list(&inputs, &request.gvr, format, &body)
+            .map_err(|error| cannot_be_shown(&error))?;
+        self.note_filtered_answer(request, shown.resource_version);
+        Ok(hold(Response::from_parts(head, Chunks::body(shown.pieces)), held))
     }
 
     /// The collections from which this client may watch on learn what it was shown.
@@ -186,4 +221,45 @@ impl Call {
 
 fn cannot_be_shown(error: &FilterError) -> Status {
     Status::internal(&format!("the answer of the cloud cannot be filtered: {error}"))
+}
+
+/// Whether a write was answered with a Status, not with an object.
+fn is_status(format: Format, body: &Bytes) -> bool {
+    split_document(format, body).is_ok_and(|(type_meta, _)| &*type_meta.kind == "Status")
+}
+
+/// What may be said of an object that is hidden: which it is, and its version.
+fn nameplate(format: Format, body: &Bytes) -> Option<Bytes> {
+    let format = Format { form: Form::Object, ..format };
+    let (type_meta, raw): (_, Bytes) = split_document(format, body).ok()?;
+    let meta = scan(format, &raw).ok()?;
+    let plate = match format.encoding {
+        Encoding::Json => {
+            let metadata = serde_json::json!({
+                "name": meta.name, "namespace": meta.namespace, "uid": meta.uid,
+                "resourceVersion": meta.resource_version,
+            });
+            serde_json::json!({ "metadata": metadata }).to_string().into_bytes()
+        }
+        Encoding::Protobuf => {
+            let mut metadata = Vec::new();
+            let members =
+                [(1, &meta.name), (3, &meta.namespace), (5, &meta.uid), (6, &meta.resource_version)];
+            for (number, value) in members {
+                wire::put_bytes(&mut metadata, number, value.as_bytes());
+            }
+            let mut plate = Vec::new();
+            wire::put_bytes(&mut plate, 1, &metadata);
+            plate
+        }
+    };
+    Some(encode_document(format, &type_meta, &plate))
+}
+
+/// The write happened; more cannot be said.
+fn done(code: StatusCode) -> Response<Body> {
+    let status = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16(),
+    });
+    answer::made(code, Format::JSON, status.to_string().into(), answer::Staleness(None))
 }

@@ -121,15 +121,9 @@ impl Call {
     }
 
     /// The answer as it comes, streamed.
-    pub(super) fn relay(mut self, response: Response<UpstreamBody>) -> Response<Body> {
-        let slot = self.slot.take();
+    pub(super) fn relay(self, response: Response<UpstreamBody>) -> Response<Body> {
         let (mut head, body) = response.into_parts();
         strip_hop_headers(&mut head.headers);
-        // The slot is held for as long as the body is.
-        let body = body.map_frame(move |frame| {
-            let _held = &slot;
-            frame
-        });
         Response::from_parts(head, body.map_err(Into::into).boxed_unsync())
     }
 
@@ -202,9 +196,14 @@ impl Call {
     }
 
     /// Passed on, and nothing of it is kept.
-    pub(super) async fn forward_uncached(self) -> Response<Body> {
+    pub(super) async fn forward_uncached(mut self, info: &RequestInfo) -> Response<Body> {
         if !self.hub.is_connected() {
             return answer::refuse(&cut_off("only the API server can answer this request"));
+        }
+        if let RequestInfo::Resource(request) = info
+            && let Err(status) = self.without_own_versions(request).await
+        {
+            return answer::refuse(&status);
         }
         match self.send().await {
             Ok(response) => self.relay(response),
@@ -214,7 +213,7 @@ impl Call {
 
     /// A read or write of a resource that the cloud answers.
     pub(super) async fn forward_resource(mut self, request: ResourceRequest) -> Response<Body> {
-        if let Err(status) = self.without_own_versions(&request) {
+        if let Err(status) = self.without_own_versions(&request).await {
             return answer::refuse(&status);
         }
         let mut outcome = self.send().await;

@@ -8,18 +8,14 @@ mod offline;
 mod overlaid;
 mod read;
 mod review;
+mod room;
+mod slot;
 mod stream;
 mod upgrade;
 mod wait;
 mod yaml;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use edge_hub_core::{access::AccessKey, filter::Chain, identity::Principal, lease::is_own_lease};
@@ -31,7 +27,7 @@ use proto_kube::{
     status::Status,
 };
 
-use self::answer::Staleness;
+use self::{answer::Staleness, slot::Slot};
 use crate::{
     hub::Hub,
     server::Guest,
@@ -44,26 +40,8 @@ const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 const BODY_PATIENCE: Duration = Duration::from_secs(15);
 
 pub use forward::{forget_single, is_single_key};
+pub use room::Room;
 pub use wait::Asked;
-
-/// A principal's place among the requests in flight.
-pub struct Slot(Arc<AtomicUsize>);
-
-impl Slot {
-    fn take(count: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
-        if count.fetch_add(1, Ordering::Relaxed) >= limit {
-            count.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(Self(Arc::clone(count)))
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// One authenticated request. The body of a write is read before anything is decided.
 pub struct Call {
@@ -74,7 +52,6 @@ pub struct Call {
     body: Bytes,
     /// What this client is shown of the resource that it asks for.
     chain: Chain,
-    slot: Option<Slot>,
 }
 
 impl Call {
@@ -132,6 +109,11 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
     };
     // An upgrade is a wish. Of a read that is filtered it is not granted, because nobody could look into it.
     if is_upgrade(&head.headers) && body.is_end_stream() && !filtered::is_shown(&info, &chain) {
+        if let RequestInfo::Resource(resource) = &info
+            && let Err(status) = overlaid::without_own_version_in_query(&hub, &mut head, resource)
+        {
+            return answer::refuse(&status);
+        }
         let request = Request::from_parts(head, body);
         return upgrade::pass(&hub, &credential, request, slot).await;
     }
@@ -148,8 +130,8 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
         }
         Err(error) => return answer::refuse(&Status::bad_request(error.to_string())),
     };
-    let call = Call { hub, principal, credential, head, body, chain, slot: Some(slot) };
-    call.route(info).await
+    let call = Call { hub, principal, credential, head, body, chain };
+    slot::hold(call.route(info).await, slot)
 }
 
 /// What clients ask for, for who wants to know: `log.level: info,edge_hub::request=debug`. Nothing secret is in it.
@@ -170,17 +152,21 @@ impl Call {
     async fn route(mut self, info: RequestInfo) -> Response<Body> {
         if is_impersonating(&self.head.headers) {
             // Whose rights these are only the API server can tell, so nothing of it is ever kept.
-            return self.forward_uncached().await;
+            return self.forward_uncached(&info).await;
         }
         if filtered::is_shown(&info, &self.chain) {
             if let Err(status) = self.ask_for_what_can_be_filtered(&info) {
                 return answer::refuse(&status);
             }
-            self.hub.await_filter_inputs(&self.chain).await;
+            if let Err(status) = self.await_inputs_of(&info).await {
+                return answer::refuse(&status);
+            }
         }
         match info {
             // The API server knows no HEAD of objects; an answer without a body is nothing to keep.
-            RequestInfo::Resource(_) if self.head.method == Method::HEAD => self.forward_uncached().await,
+            RequestInfo::Resource(_) if self.head.method == Method::HEAD => {
+                self.forward_uncached(&info).await
+            }
             RequestInfo::Resource(request)
                 if is_own_lease(&self.hub.config.file.node_name, &self.principal, &request) =>
             {

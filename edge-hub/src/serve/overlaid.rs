@@ -1,80 +1,230 @@
-//! Requests that are passed on although the hub told the client versions of its own: none of them goes upstream.
+//! Requests that are passed on although the hub told the client what is its own, versions and its authority: nothing of
+//! that goes upstream.
+
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use http::Uri;
+use edge_hub_core::{
+    collection::Origin,
+    precondition::{WriteBody, named_versions, with_versions, without_own_authority},
+};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header, request::Parts};
 use proto_kube::{
-    list::split_document,
     list_options::{GetOptions, ListOptions, VersionMatch},
-    media_type::Format,
-    object::scan,
+    media_type::{Encoding, Form, Format},
+    object::{ObjectKey, scan},
     request_info::{ResourceRequest, Verb},
     status::Status,
 };
 
 use super::Call;
+use crate::{hub::Hub, upstream::full};
+
+/// How long the cloud may take to say which version it has of one object.
+const ASK_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest metadata of one object, as etcd bounds the whole of it.
+const MAX_METADATA_BYTES: usize = 3 * 1024 * 1024;
+const METADATA: Format = Format { encoding: Encoding::Json, form: Form::PartialMetadata };
+
+/// Leaves out of an address what means nothing to the cloud. "Not older than" such a version is answered by the
+/// newest state, which needs no version.
+///
+/// # Errors
+/// What the cloud would say if it had ever known the version and forgotten it: 410 to a watch and to what is asked of
+/// exactly that state.
+pub(super) fn without_own_version_in_query(
+    hub: &Hub,
+    head: &mut Parts,
+    request: &ResourceRequest,
+) -> Result<(), Status> {
+    let own = |version: u64| hub.overlay.made_up(&request.gvr, version);
+    let (version, left_out): (u64, &[&str]) = match request.verb {
+        Verb::Get => {
+            let Ok(options) = GetOptions::parse(head.uri.query()) else { return Ok(()) };
+            let version = options.resource_version.as_deref().and_then(|version| version.parse().ok());
+            let Some(version) = version.filter(|version| own(*version)) else { return Ok(()) };
+            (version, &["resourceVersion"])
+        }
+        Verb::List | Verb::Watch | Verb::DeleteCollection => {
+            let Ok(options) = ListOptions::for_request(request, head.uri.query()) else { return Ok(()) };
+            let Ok(Some(version)) = options.parsed_rv() else { return Ok(()) };
+            if !own(version) {
+                return Ok(());
+            }
+            let is_exact = options.version_match == Some(VersionMatch::Exact)
+                || options.version_match.is_none() && options.limit.is_some_and(|limit| limit > 0);
+            let is_watch = request.verb == Verb::Watch && options.send_initial_events != Some(true);
+            if is_exact || is_watch {
+                return Err(Status::expired(version, version.saturating_add(1)));
+            }
+            // A watch with initial events needs the words of the match, but no version.
+            match request.verb {
+                Verb::Watch => (version, &["resourceVersion"]),
+                _ => (version, &["resourceVersion", "resourceVersionMatch"]),
+            }
+        }
+        _ => return Ok(()),
+    };
+    head.uri =
+        without(&head.uri, left_out).ok_or_else(|| Status::expired(version, version.saturating_add(1)))?;
+    Ok(())
+}
 
 impl Call {
-    /// Leaves out of a request what means nothing to the cloud. "Not older than" such a version is answered by the
-    /// newest state, which needs no version.
+    /// Leaves out of a request, or replaces in it, what means nothing to the cloud.
     ///
     /// # Errors
-    /// What the cloud would say if it had ever known the version and forgotten it: 410 to a watch and to a list of
-    /// exactly that state, 409 to an update of that state.
-    pub(super) fn without_own_versions(&mut self, request: &ResourceRequest) -> Result<(), Status> {
-        match request.verb {
-            Verb::List | Verb::Watch => self.without_own_version_in_query(request),
-            Verb::Get => self.without_own_version_of_get(request),
-            Verb::Update => self.without_own_version_in_body(request),
-            _ => Ok(()),
-        }
-    }
-
-    fn without_own_version_of_get(&mut self, request: &ResourceRequest) -> Result<(), Status> {
-        let Ok(options) = GetOptions::parse(self.query()) else { return Ok(()) };
-        let version = options.resource_version.as_deref().and_then(|version| version.parse().ok());
-        if let Some(version) = version.filter(|version| self.hub.overlay.made_up(&request.gvr, *version)) {
-            self.head.uri = without(&self.head.uri, &["resourceVersion"])
-                .ok_or_else(|| Status::expired(version, version.saturating_add(1)))?;
-        }
-        Ok(())
-    }
-
-    fn without_own_version_in_query(&mut self, request: &ResourceRequest) -> Result<(), Status> {
-        let Ok(options) = ListOptions::for_request(request, self.query()) else { return Ok(()) };
-        let Ok(Some(version)) = options.parsed_rv() else { return Ok(()) };
-        if !self.hub.overlay.made_up(&request.gvr, version) {
+    /// As [`without_own_version_in_query`]; to a write 409, as if another had been faster: its client reads the
+    /// object again and finds the cloud's version.
+    pub(super) async fn without_own_versions(&mut self, request: &ResourceRequest) -> Result<(), Status> {
+        without_own_version_in_query(&self.hub, &mut self.head, request)?;
+        self.without_own_authority(request);
+        let media = self.media_type();
+        // The cloud wants no version in what is created.
+        let Some(kind) = body_of(request.verb, &media).filter(|_| request.verb != Verb::Create) else {
+            return Ok(());
+        };
+        if self.body.is_empty() || !self.hub.overlay.may_have_told(&request.gvr) {
             return Ok(());
         }
-        let is_exact = options.version_match == Some(VersionMatch::Exact)
-            || options.version_match.is_none() && options.limit.is_some_and(|limit| limit > 0);
-        let is_watch = request.verb == Verb::Watch && options.send_initial_events != Some(true);
-        if is_exact || is_watch {
-            return Err(Status::expired(version, version.saturating_add(1)));
+        if media.contains("cbor") {
+            // Nobody could look into it.
+            let served = [Format::JSON, Format::PROTOBUF].map(|format| format.content_type(false));
+            return Err(Status::unsupported_media_type(&served));
         }
-        // A watch with initial events needs the words of the match, but no version.
-        let left_out: &[&str] = match request.verb {
-            Verb::Watch => &["resourceVersion"],
-            _ => &["resourceVersion", "resourceVersionMatch"],
-        };
-        self.head.uri = without(&self.head.uri, left_out)
-            .ok_or_else(|| Status::expired(version, version.saturating_add(1)))?;
+        let encoding = self.body_encoding();
+        let body = self.readable_body(&media)?;
+        let unreadable = |error| Status::bad_request(format!("the body cannot be read: {error}"));
+        let named = named_versions(kind, encoding, &body).map_err(unreadable)?;
+        let others = self.clouds_versions(request, named).await?;
+        if !others.is_empty() {
+            self.body = with_versions(kind, encoding, &body, &others).map_err(unreadable)?.into();
+        }
         Ok(())
     }
 
-    fn without_own_version_in_body(&self, request: &ResourceRequest) -> Result<(), Status> {
-        let format = Format { encoding: self.body_encoding(), ..Format::JSON };
-        let version = split_document(format, &self.body)
-            .ok()
-            .and_then(|(_, raw): (_, Bytes)| scan(format, &raw).ok()?.resource_version.parse::<u64>().ok());
-        match version {
-            Some(version) if self.hub.overlay.gave(&request.gvr, version) => {
-                let name = request.name.as_deref().unwrap_or_default();
-                let why = "the object was shown as this node has it; the cloud has another state";
-                Err(Status::conflict(&request.gvr, name, why))
+    /// The cloud's versions for those of a write that are the hub's own.
+    async fn clouds_versions(
+        &self,
+        request: &ResourceRequest,
+        named: Vec<Box<str>>,
+    ) -> Result<BTreeMap<Box<str>, u64>, Status> {
+        let mut others = BTreeMap::new();
+        for text in named {
+            let Ok(version) = text.parse() else { continue };
+            if others.contains_key(&text) || !self.hub.overlay.made_up(&request.gvr, version) {
+                continue;
             }
-            _ => Ok(()),
+            match self.clouds_version(request, version).await {
+                Some(other) => others.insert(text, other),
+                None => {
+                    let name = request.name.as_deref().unwrap_or_default();
+                    let why = "the object was shown as this node has it; the cloud has another state";
+                    return Err(Status::conflict(&request.gvr, name, why));
+                }
+            };
+        }
+        Ok(others)
+    }
+
+    /// What the cloud calls the state that the client was shown under this version; `None` if it has another now.
+    async fn clouds_version(&self, request: &ResourceRequest, version: u64) -> Option<u64> {
+        let name = request.name.clone()?;
+        let key = ObjectKey { namespace: request.namespace.clone().unwrap_or_default(), name };
+        let mut is_amended = false;
+        for cell in self.hub.cells().iter().filter(|cell| cell.spec.gvr == request.gvr) {
+            match cell.with(|inner| inner.collection.upstream_of(&key, version)) {
+                Origin::Upstream(other) => return Some(other),
+                Origin::Amended => is_amended = true,
+                Origin::Unknown => {}
+            }
+        }
+        if is_amended {
+            return None;
+        }
+        // No collection knows it. It may be the cloud's all the same: versions that a former process might have given
+        // out are known as ranges only.
+        self.ask_version(request).await.filter(|current| *current == version)
+    }
+
+    /// The cloud's version of one object now, asked as this client.
+    async fn ask_version(&self, request: &ResourceRequest) -> Option<u64> {
+        let path = request.gvr.path(request.namespace.as_deref(), request.name.as_deref(), None);
+        let mut builder = Request::builder().method(Method::GET).uri(path);
+        let headers = builder.headers_mut()?;
+        headers.clone_from(&self.head.headers);
+        super::forward::strip_hop_headers(headers);
+        for name in [
+            header::HOST,
+            header::CONTENT_LENGTH,
+            header::CONTENT_TYPE,
+            header::EXPECT,
+            header::ACCEPT_ENCODING,
+        ] {
+            headers.remove(name);
+        }
+        headers.insert(header::ACCEPT, HeaderValue::from_static(METADATA.accept_object()));
+        let question = builder.body(full(Bytes::new())).ok()?;
+        let answer = self.hub.upstream.send(&self.credential, question, ASK_TIMEOUT).await.ok()?;
+        if answer.status() != StatusCode::OK {
+            return None;
+        }
+        let (_, object) = self.read_answer_of(answer, MAX_METADATA_BYTES).await?;
+        scan(METADATA, &object).ok()?.resource_version.parse().ok()
+    }
+}
+
+impl Call {
+    /// Takes the hub's own authority out of what a client writes back: it is for pods of this node alone.
+    pub(super) fn without_own_authority(&mut self, request: &ResourceRequest) {
+        let Some(authority) = self.hub.filters.authority.as_deref() else { return };
+        let gvr = &request.gvr;
+        if !gvr.group.is_empty() || &*gvr.resource != "configmaps" {
+            return;
+        }
+        let media = self.media_type();
+        let Some(kind) = body_of(request.verb, &media).filter(|kind| *kind != WriteBody::DeleteOptions)
+        else {
+            return;
+        };
+        // What cannot be read the cloud cannot read either.
+        let Ok(body) = self.readable_body(&media) else { return };
+        if let Ok(stripped) = without_own_authority(kind, self.body_encoding(), &body, authority)
+            && stripped != *body
+        {
+            self.body = stripped.into();
         }
     }
+
+    fn media_type(&self) -> String {
+        self.header(header::CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase()
+    }
+
+    fn readable_body(&self, media: &str) -> Result<Bytes, Status> {
+        if media.contains("yaml") { json_of_yaml(&self.body) } else { Ok(self.body.clone()) }
+    }
+}
+
+/// What the body of a request is, if it writes.
+fn body_of(verb: Verb, media: &str) -> Option<WriteBody> {
+    match verb {
+        Verb::Patch if media.starts_with("application/json-patch") => Some(WriteBody::JsonPatch),
+        Verb::Create | Verb::Update | Verb::Patch => Some(WriteBody::Object),
+        Verb::Delete | Verb::DeleteCollection => Some(WriteBody::DeleteOptions),
+        Verb::Get | Verb::List | Verb::Watch => None,
+    }
+}
+
+/// JSON is YAML, so it may stand for a body that is not.
+fn json_of_yaml(body: &Bytes) -> Result<Bytes, Status> {
+    if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() {
+        return Ok(body.clone());
+    }
+    let unreadable = |why: String| Status::bad_request(format!("the body is no YAML: {why}"));
+    let text = std::str::from_utf8(body).map_err(|error| unreadable(error.to_string()))?;
+    let value: serde_json::Value =
+        serde_saphyr::from_str(text).map_err(|error| unreadable(error.to_string()))?;
+    Ok(value.to_string().into())
 }
 
 /// The address without these parameters; `None` when no address is left.

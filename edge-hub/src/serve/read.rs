@@ -354,7 +354,7 @@ impl Call {
     }
 
     async fn watch(
-        mut self,
+        self,
         ready: Ready,
         request: &ResourceRequest,
         options: &ListOptions,
@@ -386,7 +386,7 @@ impl Call {
             match outcome {
                 Ok((view, age)) => {
                     let staleness = self.staleness(age);
-                    let held = (self.slot.take(), self.hub.hold_filter_inputs(&self.chain));
+                    let held = self.hub.hold_filter_inputs(&self.chain);
                     let body = WatchBody::body(Arc::clone(&self.hub), reader, view, held);
                     return answer::stream(format, body, staleness);
                 }

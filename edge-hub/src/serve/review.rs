@@ -90,7 +90,7 @@ impl Call {
 
     fn remembered_token(&self, encoding: Encoding, token: &str) -> Response<Body> {
         let (verdict, age, why): (_, _, String) = match self.hub.remembered_token(token) {
-            Ok((principal, age)) => (TokenVerdict::Accepted(principal), age, String::new()),
+            Ok((principal, details, age)) => (TokenVerdict::Accepted(principal, details), age, String::new()),
             Err(status) if status.code == StatusCode::UNAUTHORIZED.as_u16() => {
                 (TokenVerdict::Refused, None, status.message)
             }

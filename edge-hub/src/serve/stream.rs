@@ -23,6 +23,7 @@ use proto_kube::{
 
 use crate::{
     cell::Reader,
+    filters::InUse,
     hub::Hub,
     upstream::{Body, BoxError},
 };
@@ -36,17 +37,14 @@ pub(super) struct WatchBody {
     draining: Pin<Box<dyn Future<Output = ()> + Send>>,
     finishing: bool,
     refusals: u64,
-    /// Keeps the principal's slot, and what its filters read.
-    _held: Held,
+    /// Keeps what its filters read.
+    _held: Option<InUse>,
 }
-
-/// What an open stream holds on to.
-pub(super) type Held = (Option<super::Slot>, Option<crate::filters::InUse>);
 
 impl WatchBody {
     /// A stream that shows `view`.
     #[must_use]
-    pub(super) fn body(hub: Arc<Hub>, reader: Reader, view: WatchView, held: Held) -> Body {
+    pub(super) fn body(hub: Arc<Hub>, reader: Reader, view: WatchView, held: Option<InUse>) -> Body {
         hub.metrics.open_watches.inc();
         let shutdown = hub.shutdown.clone();
         let refusals = reader.cell.with(|inner| inner.refusals);

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use proto_kube::status::Status;
 
-use super::{Slot, answer, forward};
+use super::{answer, forward, slot, slot::Slot};
 use crate::{
     hub::Hub,
     upstream::{Body, Credential, empty, set_authorization},
@@ -35,7 +35,7 @@ pub(super) async fn pass(
         Ok(response) => {
             let (mut head, body) = response.into_parts();
             forward::strip_hop_headers(&mut head.headers);
-            Response::from_parts(head, body.map_err(Into::into).boxed_unsync())
+            slot::hold(Response::from_parts(head, body.map_err(Into::into).boxed_unsync()), slot)
         }
         Err(why) => {
             answer::refuse(&Status::service_unavailable(format!("the API server did not agree: {why}")))

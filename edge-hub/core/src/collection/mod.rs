@@ -26,6 +26,7 @@ use proto_kube::watch::EventType;
 pub(crate) use diff::with_version;
 pub(crate) use lens::Lens;
 pub use object::{Change, Envelope, Object, Tombstone, Watermark};
+pub use overlaid::Origin;
 pub use read::Footprint;
 pub use ring::{RingEvent, RingLimits};
 pub use spec::{CollectionSpec, Selection, Uncovered};

@@ -36,6 +36,17 @@ pub(super) struct Overlaid {
     skipped: VecDeque<(u64, u64)>,
 }
 
+/// Where the state of an object is from that a client was shown under some version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It is upstream's, which calls it by this version.
+    Upstream(u64),
+    /// It was made here: upstream never had it.
+    Amended,
+    /// It is not held, or no longer.
+    Unknown,
+}
+
 impl Overlaid {
     fn lock(&self) -> Option<MutexGuard<'_, OwnVersions>> {
         // No holder leaves a change half-done.
@@ -140,6 +151,20 @@ impl Collection {
             && (within((self.upstream_version, self.resource_version))
                 || overlaid.skipped.iter().copied().any(within)
                 || is_elsewhere())
+    }
+
+    /// What upstream calls the state of an object that a client was shown under this version.
+    #[must_use]
+    pub fn upstream_of(&self, key: &ObjectKey, resource_version: u64) -> Origin {
+        let Some(shown) = self.index.get(key) else { return Origin::Unknown };
+        let truth = self.overlaid.truths.get(key).unwrap_or(shown);
+        let same = || with_version(self.spec.format, truth, shown.resource_version);
+        match resource_version {
+            version if version == truth.resource_version => Origin::Upstream(version),
+            version if version != shown.resource_version => Origin::Unknown,
+            _ if same().is_some_and(|same| same.raw == shown.raw) => Origin::Upstream(truth.resource_version),
+            _ => Origin::Amended,
+        }
     }
 
     /// Whether this collection told this version, and it is the hub's own.

@@ -7,7 +7,7 @@ use proto_kube::gvr::GroupVersionResource;
 use proto_kube::media_type::{Form, Format};
 use serde::{Deserialize, Serialize};
 
-use super::{FilterError, Inputs, Outcome, Subject, endpoints, noise, pods, services};
+use super::{FilterError, Inputs, Outcome, Subject, authority, endpoints, noise, pods, services};
 use crate::collection::Object;
 use crate::identity::Principal;
 
@@ -30,6 +30,8 @@ pub enum Filter {
     InClusterConfig,
     /// Explicit addresses of the API server in pods lead to the hub.
     ServiceEnvUpdater,
+    /// The hub's own authority is among those that pods trust.
+    RootCertificates,
     /// Heartbeats of nodes are left out, and events that bring nothing else.
     NodeHeartbeats,
     /// Managed fields are left out.
@@ -38,7 +40,7 @@ pub enum Filter {
 
 impl Filter {
     /// Every filter, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::DiscardCloudService,
         Self::NodePortIsolation,
         Self::MasterService,
@@ -46,6 +48,7 @@ impl Filter {
         Self::ForwardKubeSvcTraffic,
         Self::InClusterConfig,
         Self::ServiceEnvUpdater,
+        Self::RootCertificates,
         Self::NodeHeartbeats,
         Self::ManagedFields,
     ];
@@ -60,7 +63,7 @@ impl Filter {
             Self::ServiceTopology | Self::ForwardKubeSvcTraffic => {
                 Some(("discovery.k8s.io", "v1", "endpointslices"))
             }
-            Self::InClusterConfig => Some(("", "v1", "configmaps")),
+            Self::InClusterConfig | Self::RootCertificates => Some(("", "v1", "configmaps")),
             Self::ServiceEnvUpdater => Some(("", "v1", "pods")),
             Self::NodeHeartbeats => Some(("", "v1", "nodes")),
             Self::ManagedFields => None,
@@ -83,15 +86,22 @@ impl Filter {
                 | Self::ForwardKubeSvcTraffic
                 | Self::InClusterConfig
                 | Self::ServiceEnvUpdater
+                | Self::RootCertificates
         )
     }
 
     fn reads_inputs(self) -> bool {
         self.reads_sources()
-            || matches!(self, Self::MasterService | Self::ForwardKubeSvcTraffic | Self::ServiceEnvUpdater)
+            || matches!(
+                self,
+                Self::MasterService
+                    | Self::ForwardKubeSvcTraffic
+                    | Self::ServiceEnvUpdater
+                    | Self::RootCertificates
+            )
     }
 
-    /// Whether it reads more of the inputs than the hub's address, which is known from the start.
+    /// Whether it reads more of the inputs than the hub's address and authority, which are known from the start.
     fn reads_sources(self) -> bool {
         matches!(self, Self::NodePortIsolation | Self::ServiceTopology)
     }
@@ -105,6 +115,7 @@ impl Filter {
             Self::ForwardKubeSvcTraffic => endpoints::redirect(inputs, object),
             Self::InClusterConfig => noise::in_cluster_config(object),
             Self::ServiceEnvUpdater => pods::redirect_environment(inputs, object),
+            Self::RootCertificates => authority::append(inputs, object),
             Self::NodeHeartbeats => noise::strip_heartbeats(object),
             Self::ManagedFields => noise::strip_managed_fields(object),
         }
@@ -256,7 +267,7 @@ impl Policy {
             }));
         };
         add(&kubelet, CORE, "services", &[Filter::MasterService]);
-        add(&kubelet, CORE, "configmaps", &[Filter::InClusterConfig]);
+        add(&kubelet, CORE, "configmaps", &[Filter::InClusterConfig, Filter::RootCertificates]);
         add(&kubelet, CORE, "pods", &[Filter::ServiceEnvUpdater]);
         for proxy in KUBE_PROXY {
             let services = [Filter::DiscardCloudService, Filter::NodePortIsolation, Filter::ManagedFields];

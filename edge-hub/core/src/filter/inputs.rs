@@ -70,6 +70,9 @@ struct Bucket {
 pub struct Inputs {
     node: Box<str>,
     hub: Option<HubAddress>,
+    /// The certificate of the hub's own authority, as PEM.
+    #[serde(default)]
+    authority: Option<Box<str>>,
     /// False while only this node's name and the hub's address are known.
     is_complete: bool,
     /// This node's pool by configuration, which counts before everything else.
@@ -92,6 +95,7 @@ impl Inputs {
         Self {
             node: node.into(),
             hub,
+            authority: None,
             is_complete: true,
             own_pool: None,
             zone: None,
@@ -112,6 +116,13 @@ impl Inputs {
     #[must_use]
     pub fn with_own_pool(mut self, pool: Option<Box<str>>) -> Self {
         self.own_pool = pool;
+        self
+    }
+
+    /// With the certificate of the hub's own authority, as PEM: who is led to the hub has to trust it.
+    #[must_use]
+    pub fn with_authority(mut self, authority: Option<Box<str>>) -> Self {
+        self.authority = authority;
         self
     }
 
@@ -200,6 +211,7 @@ impl Inputs {
                 self.is_complete == other.is_complete && self.hub == other.hub && self.pool() == other.pool()
             }
             ("", "pods") => self.hub == other.hub,
+            ("", "configmaps") => self.authority == other.authority,
             ("discovery.k8s.io", "endpointslices") => self == other,
             _ => true,
         }
@@ -209,6 +221,10 @@ impl Inputs {
     pub(crate) fn only_for(&self, gvr: &GroupVersionResource) -> Self {
         match (gvr.group.as_ref(), gvr.resource.as_ref()) {
             ("discovery.k8s.io", "endpointslices") => self.clone(),
+            ("", "configmaps") => {
+                Self { is_complete: self.is_complete, ..Self::new(self.node.clone(), self.hub.clone()) }
+                    .with_authority(self.authority.clone())
+            }
             _ => Self {
                 is_complete: self.is_complete,
                 ..Self::new(self.node.clone(), self.hub.clone()).with_own_pool(self.pool().map(Into::into))
@@ -218,11 +234,16 @@ impl Inputs {
 
     /// Whether these say less than the former: nothing is known yet beyond what both say of the hub.
     pub(crate) fn is_less_than(&self, former: &Self) -> bool {
-        !self.is_complete && former.is_complete && self.hub == former.hub
+        let is_alike = self.hub == former.hub && self.authority == former.authority;
+        !self.is_complete && former.is_complete && is_alike
     }
 
     pub(super) fn hub(&self) -> Option<&HubAddress> {
         self.hub.as_ref()
+    }
+
+    pub(super) fn authority(&self) -> Option<&str> {
+        self.authority.as_deref()
     }
 
     /// The pool of this node.

@@ -7,6 +7,7 @@
 //! which sees the object as it is upstream.
 
 mod answer;
+mod authority;
 mod chain;
 mod endpoints;
 mod inputs;
@@ -24,6 +25,7 @@ use proto_kube::media_type::{Encoding, Format};
 use proto_kube::object::{ObjectKey, ScanError};
 
 pub use answer::ShownList;
+pub use authority::{CERTIFICATES_KEY, ROOT_CERTIFICATES, without_authority};
 pub use chain::{Chain, Filter, Policy, Rule};
 pub(crate) use endpoints::SERVICE_NAME;
 pub use inputs::{BUCKET_POOL_LABEL, HubAddress, Inputs, NODE_POOL_LABEL, Reach, TOPOLOGY_KEYS, ZONE_LABEL};

@@ -1,0 +1,97 @@
+//! A principal's place among the requests in flight. It is held until the answer's body has ended, because until then
+//! the answer takes memory or a stream of the cloud's.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+
+use crate::upstream::{Body, BoxError};
+
+/// A principal's place among the requests in flight.
+pub(super) struct Slot(Arc<AtomicUsize>);
+
+impl Slot {
+    /// A place, if one is free.
+    pub(super) fn take(count: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        if count.fetch_add(1, Ordering::Relaxed) >= limit {
+            count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self(Arc::clone(count)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The answer, which keeps `held` until its body has ended or is given up.
+pub(super) fn hold<H: Send + Unpin + 'static>(response: Response<Body>, held: H) -> Response<Body> {
+    response.map(|body| Holding { body, held: Some(held) }.boxed_unsync())
+}
+
+struct Holding<H> {
+    body: Body,
+    held: Option<H>,
+}
+
+impl<H: Unpin> HttpBody for Holding<H> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let next = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(next, Poll::Ready(None | Some(Err(_)))) {
+            self.held = None;
+        }
+        next
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::full;
+
+    #[tokio::test]
+    async fn a_slot_is_held_until_the_body_has_ended_or_is_given_up() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let held = |_| {
+            let slot = Slot::take(&count, 2)?;
+            Some(hold(Response::new(full("body")), slot))
+        };
+        let mut answers: Vec<_> = (0..3).map(held).collect();
+        assert!(answers[0].is_some() && answers[1].is_some() && answers[2].is_none());
+        drop(answers.remove(0));
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+        let mut body = answers.remove(0).expect("an answer").into_body();
+        assert_eq!(body.size_hint().exact(), Some(4));
+        assert!(body.frame().await.is_some_and(|frame| frame.is_ok()));
+        assert_eq!(count.load(Ordering::Relaxed), 1, "more might come");
+        assert!(body.frame().await.is_none());
+        assert_eq!(count.load(Ordering::Relaxed), 0);
+    }
+}
