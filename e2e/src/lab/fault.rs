@@ -1,5 +1,5 @@
 //! What can be done to a node on purpose: its link cut or slowed, its processes stopped, the whole node restarted. All of
-//! it lives in the node's own namespace and processes, so `down` removes it with them, whatever was killed before.
+//! it lives in the lab's own namespaces and processes, so `down` removes it with them, whatever was killed before.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,6 +10,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use super::command::run;
+use super::delay::{self, Delay};
 use super::error::{LabError, Result};
 use super::network::{self, CUT_TABLE, LINK};
 use super::process::{Identity, kill_all};
@@ -77,11 +78,28 @@ impl Cut {
     }
 }
 
-/// Lets at most `rate` (as tc writes it: `256kbit`, `10mbit`) through the node's link, each way, and queues up to 400 ms.
-pub(super) fn slow(lab: &Lab, node: &str, rate: &str) -> Result<()> {
-    if !is_rate(rate) {
+/// What a slow link does to all that passes it, each way.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Slow {
+    /// The most that it lets through, as tc writes it: `256kbit`, `10mbit`. What comes faster waits for up to 400 ms.
+    pub rate: Option<String>,
+    /// How long a packet is under way.
+    pub delay: Option<Delay>,
+}
+
+/// Makes the node's link slow, in place of an older slowness.
+pub(super) fn slow(lab: &Lab, node: &str, slow: &Slow) -> Result<()> {
+    if let Some(rate) = slow.rate.as_ref().filter(|rate| !is_rate(rate)) {
         return Err(LabError::Invalid(format!("{rate}: no rate; write it like 256kbit or 10mbit")));
     }
+    unslow(lab, node)?;
+    if let Some(rate) = &slow.rate {
+        shape(lab, node, rate)?;
+    }
+    slow.delay.map_or(Ok(()), |delay| delay::start(lab, node, delay))
+}
+
+fn shape(lab: &Lab, node: &str, rate: &str) -> Result<()> {
     for (namespace, device) in ends(lab, node) {
         let shape = ["root", "tbf", "rate", rate, "burst", "32kb", "latency", "400ms"];
         run(Command::new("tc").args(["-n", &namespace, "qdisc", "replace", "dev", &device]).args(shape), "")?;
@@ -91,6 +109,7 @@ pub(super) fn slow(lab: &Lab, node: &str, rate: &str) -> Result<()> {
 
 /// Ends a slowness. Does nothing where there is none.
 pub(super) fn unslow(lab: &Lab, node: &str) -> Result<()> {
+    delay::stop(lab, node)?;
     for (namespace, device) in ends(lab, node) {
         let shown = run(Command::new("tc").args(["-n", &namespace, "qdisc", "show", "dev", &device]), "")?;
         if shown.contains("qdisc tbf") {
@@ -188,7 +207,8 @@ fn forget_links(namespace: &str) -> Result<()> {
 /// Removes every nft table but those of the lab itself, which stand for things outside the node.
 fn forget_rules(namespace: &str) -> Result<()> {
     let tables = run(network::inside(namespace).args(["nft", "list", "tables"]), "")?;
-    let foreign = tables.lines().filter(|line| !line.contains(" eyot_"));
+    let delay = format!(" {}", delay::TABLE);
+    let foreign = tables.lines().filter(|line| !line.contains(" eyot_") && !line.ends_with(&delay));
     let script: String = foreign.map(|line| format!("delete {line}\n")).collect();
     if !script.is_empty() {
         run(network::inside(namespace).args(["nft", "-f", "-"]), &script)?;

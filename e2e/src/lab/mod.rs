@@ -9,6 +9,7 @@ mod cloud;
 mod command;
 mod compare;
 mod control_group;
+mod delay;
 mod error;
 mod fault;
 mod history;
@@ -36,8 +37,9 @@ use std::process::Command;
 
 pub use assets::{Assets, MissingAssets, all_programs, cache_root};
 pub use compare::{CompareOptions, Row, compare, table};
+pub use delay::{Delay, Link, run_delay};
 pub use error::{LabError, Result};
-pub use fault::{Cut, Way};
+pub use fault::{Cut, Slow, Way};
 pub use judge::{Judge, build_judges, locate_judges};
 pub use node::Container;
 pub use process::wait_until;
@@ -216,9 +218,10 @@ impl Lab {
         self.chosen(nodes)?.iter().try_for_each(|node| network::cut(&self.names.node(node), cloud, cut))
     }
 
-    /// Lets at most `rate` (`256kbit`, `10mbit`) through the links of nodes, each way.
-    pub fn slow(&self, nodes: &Nodes, rate: &str) -> Result<()> {
-        self.chosen(nodes)?.iter().try_for_each(|node| fault::slow(self, node, rate))
+    /// Makes the links of nodes slow, in place of an older slowness. Everything that passes them is meant, pods of
+    /// different nodes too, but for ARP and neighbour discovery, which are not delayed.
+    pub fn slow(&self, nodes: &Nodes, slow: &Slow) -> Result<()> {
+        self.chosen(nodes)?.iter().try_for_each(|node| fault::slow(self, node, slow))
     }
 
     /// Ends what [`Lab::cut`], [`Lab::slow`] and [`Lab::freeze`] did to nodes.
@@ -262,6 +265,13 @@ impl Lab {
     pub fn traffic(&self, node: &str) -> Result<LinkTraffic> {
         self.check(node)?;
         traffic::link(&self.names.node(node))
+    }
+
+    /// Sends a known megabyte through the node's link, while nothing else may pass it, and fails unless the link counted it
+    /// to the byte. Returns what it counted.
+    pub fn calibrate(&self, node: &str) -> Result<LinkTraffic> {
+        self.check(node)?;
+        traffic::calibrate(&self.names.cloud(), self.state.subnet.cloud(), &self.names.node(node))
     }
 
     /// What crossed the node's link so far, by class.

@@ -2,10 +2,13 @@
 //! to the host, so that the API server can be reached from there. A cut is an nft table in the node's namespace.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
+use std::thread::{self, JoinHandle};
 
+use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
 use super::command::{run, run_unchecked};
@@ -194,7 +197,24 @@ fn pod_routes(subnet: Subnet, count: u8, own: u8) -> String {
 }
 
 fn forward(namespace: &str) -> Result<()> {
-    run(inside(namespace).args(["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]), "").map(drop)
+    set(namespace, "net/ipv4/ip_forward", "1")
+}
+
+/// Sets a kernel setting of the namespace, such as `net/ipv4/ip_forward`.
+pub(crate) fn set(namespace: &str, setting: &str, value: &str) -> Result<()> {
+    run(inside(namespace).args(["tee", &format!("/proc/sys/{setting}")]), value).map(drop)
+}
+
+/// Runs `work` on a thread inside the network namespace: only a whole thread can change its namespace.
+pub(crate) fn in_namespace<T: Send + 'static>(
+    namespace: &str,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<JoinHandle<std::io::Result<T>>> {
+    let namespace = File::open(Path::new("/run/netns").join(namespace))?;
+    thread::Builder::new().spawn(move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        work()
+    })
 }
 
 /// A command that runs its further arguments inside `namespace`.

@@ -1,20 +1,16 @@
 //! What crosses a node's link, counted by the kernel: in all by the link itself, and by class by rules that only count.
 //! Nothing is sampled, and without segmentation offload nothing is counted as larger than a wire would carry.
 
-use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::process::Command;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
 use super::command::run;
 use super::error::{LabError, Result};
-use super::network::{LINK, POD_NETWORKS, inside};
+use super::network::{LINK, POD_NETWORKS, in_namespace, inside};
 
 /// The table with the counters. It is the lab's own and outlives a reboot of the node.
 const COUNT_TABLE: &str = "eyot_count";
@@ -217,18 +213,6 @@ fn transfer(cloud: &str, address: Ipv4Addr, node: &str) -> std::io::Result<()> {
     })?;
     client.join().expect("the thread only does IO, whose errors it returns")?;
     server.join().expect("the thread only does IO, whose errors it returns")
-}
-
-/// Runs `work` on a thread inside the network namespace: only a whole thread can change its namespace.
-fn in_namespace(
-    namespace: &str,
-    work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
-) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
-    let namespace = File::open(Path::new("/run/netns").join(namespace))?;
-    thread::Builder::new().spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        work()
-    })
 }
 
 #[cfg(test)]
