@@ -89,6 +89,9 @@ enum LabCommand {
         /// What stands between the nodes and the API server
         #[arg(long, value_enum, default_value = "edge-hub")]
         hub: HubKind,
+        /// Give nodes, pods, Services and the DNS server IPv6 addresses (ULA) beside those of IPv4, which come first
+        #[arg(long)]
+        dual_stack: bool,
     },
     /// Cut a node off from the cloud: packets vanish without a reset; all of them, both ways, unless told otherwise
     Cut {
@@ -294,9 +297,9 @@ fn run_hub(mut arguments: Vec<OsString>) -> ExitCode {
 fn run_lab(command: LabCommand) -> Result<(), LabError> {
     match command {
         LabCommand::Assets => assets(),
-        LabCommand::Up { dir, nodes, without, hub } => {
+        LabCommand::Up { dir, nodes, without, hub, dual_stack } => {
             let kubelets = !without.contains(&Part::Kubelet);
-            up(&UpOptions { kubelets, hub, verbose: true, ..UpOptions::new(dir.dir, nodes) })
+            up(&UpOptions { kubelets, hub, dual_stack, verbose: true, ..UpOptions::new(dir.dir, nodes) })
         }
         LabCommand::Cut { node, one_way, port, percent, dir } => {
             let lab = Lab::open(&dir.dir)?;
@@ -543,6 +546,7 @@ mod tests {
             "eyot lab assets",
             "eyot lab up --nodes 3 --dir /tmp/l --without kubelet",
             "eyot lab up --nodes 3 --dir /tmp/l --without kubelet --hub none",
+            "eyot lab up --dual-stack --dir /tmp/l",
             "eyot lab cut node-1 --dir /tmp/l",
             "eyot lab cut all --dir /tmp/l",
             "eyot lab cut node-1 --one-way in --port 6443 --percent 30 --dir /tmp/l",

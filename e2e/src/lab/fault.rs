@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
@@ -48,7 +48,7 @@ impl Default for Cut {
 
 impl Cut {
     /// The nft script that makes this cut the only one.
-    pub(crate) fn rules(&self, cloud: Ipv4Addr) -> String {
+    pub(crate) fn rules(&self, cloud: &[IpAddr]) -> String {
         let chance = match self.percent {
             100.. => String::new(),
             percent => format!("numgen random mod 100 < {percent} "),
@@ -67,8 +67,11 @@ impl Cut {
                 "chain {hook} {{\ntype filter hook {hook} priority -300; policy accept;\n"
             ));
             for (end, swallowed) in [("saddr", self.way != Way::Out), ("daddr", self.way != Way::In)] {
-                for port in ports.iter().filter(|_| swallowed) {
-                    rules.push_str(&format!("ip {end} {cloud} {port}{chance}counter drop\n"));
+                for address in cloud.iter().filter(|_| swallowed) {
+                    let family = if address.is_ipv6() { "ip6" } else { "ip" };
+                    for port in &ports {
+                        rules.push_str(&format!("{family} {end} {address} {port}{chance}counter drop\n"));
+                    }
                 }
             }
             rules.push_str("}\n");
@@ -213,7 +216,10 @@ fn forget_rules(namespace: &str) -> Result<()> {
     if !script.is_empty() {
         run(network::inside(namespace).args(["nft", "-f", "-"]), &script)?;
     }
-    run(network::inside(namespace).args(["conntrack", "-F"]), "").map(drop)
+    for family in ["ipv4", "ipv6"] {
+        run(network::inside(namespace).args(["conntrack", "-F", "-f", family]), "")?;
+    }
+    Ok(())
 }
 
 /// Starts everything of the node in the order of a boot and does not wait for the cloud, which may be away.
@@ -254,23 +260,26 @@ pub(super) fn reinstall(lab: &Lab, node: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 161, 7, 1);
+    fn cloud() -> [IpAddr; 2] {
+        ["10.161.7.1", "fd00::1"].map(|address| address.parse().expect("an address"))
+    }
 
     #[test]
     fn the_whole_cut_swallows_both_ways_at_every_hook() {
-        let rules = Cut::default().rules(CLOUD);
-        for end in ["saddr", "daddr"] {
-            assert_eq!(rules.matches(&format!("ip {end} 10.161.7.1 counter drop\n")).count(), 3, "{rules}");
+        let rules = Cut::default().rules(&cloud());
+        for end in ["ip saddr 10.161.7.1", "ip daddr 10.161.7.1", "ip6 saddr fd00::1", "ip6 daddr fd00::1"] {
+            assert_eq!(rules.matches(&format!("{end} counter drop\n")).count(), 3, "{rules}");
         }
+        assert!(!Cut::default().rules(&cloud()[..1]).contains("ip6"));
     }
 
     #[test]
     fn a_partial_cut_swallows_no_more_than_it_says() {
         let cut = Cut { way: Way::In, port: Some(6443), percent: 30 };
-        let rules = cut.rules(CLOUD);
+        let rules = cut.rules(&cloud());
         assert!(!rules.contains("daddr"), "{rules}");
         let lines: Vec<&str> = rules.lines().filter(|line| line.contains("drop")).collect();
-        assert_eq!(lines.len(), 6);
+        assert_eq!(lines.len(), 12);
         assert!(lines.iter().all(|line| line.contains(" 6443 numgen random mod 100 < 30 counter drop")));
     }
 

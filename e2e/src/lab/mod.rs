@@ -214,8 +214,8 @@ impl Lab {
 
     /// Swallows what `cut` says of what passes between nodes and the cloud, in place of an older cut.
     pub fn cut_partly(&self, nodes: &Nodes, cut: &Cut) -> Result<()> {
-        let cloud = self.state.subnet.cloud();
-        self.chosen(nodes)?.iter().try_for_each(|node| network::cut(&self.names.node(node), cloud, cut))
+        let subnet = self.state.subnet;
+        self.chosen(nodes)?.iter().try_for_each(|node| network::cut(&self.names.node(node), subnet, cut))
     }
 
     /// Makes the links of nodes slow, in place of an older slowness. Everything that passes them is meant, pods of
@@ -268,10 +268,16 @@ impl Lab {
     }
 
     /// Sends a known megabyte through the node's link, while nothing else may pass it, and fails unless the link counted it
-    /// to the byte. Returns what it counted.
+    /// to the byte; once for each family of addresses. Returns what it counted of IPv4.
     pub fn calibrate(&self, node: &str) -> Result<LinkTraffic> {
         self.check(node)?;
-        traffic::calibrate(&self.names.cloud(), self.state.subnet.cloud(), &self.names.node(node))
+        let (cloud, node) = (self.names.cloud(), self.names.node(node));
+        let mut counted = LinkTraffic::default();
+        // IPv4 comes first.
+        for address in self.state.subnet.cloud_addresses().into_iter().rev() {
+            counted = traffic::calibrate(&cloud, address, &node)?;
+        }
+        Ok(counted)
     }
 
     /// What crossed the node's link so far, by class.
@@ -391,7 +397,7 @@ impl Lab {
         Cloud {
             dir: &self.dir,
             namespace,
-            address: self.state.subnet.cloud(),
+            subnet: self.state.subnet,
             assets: &self.state.assets,
             processes: &self.processes,
         }
@@ -421,7 +427,7 @@ impl Lab {
             name,
             index,
             namespace,
-            address: self.state.subnet.node(index),
+            subnet: self.state.subnet,
             assets: &self.state.assets,
             processes: &self.processes,
         })
@@ -430,7 +436,14 @@ impl Lab {
     /// The node's kube-proxy and CoreDNS; an error if the lab has none.
     fn agents_of<'a>(&'a self, node: &'a str, namespace: &'a str) -> Result<Agents<'a>> {
         self.node_of(node, namespace)?;
-        Ok(Agents { dir: &self.dir, node, namespace, assets: &self.state.assets, processes: &self.processes })
+        Ok(Agents {
+            dir: &self.dir,
+            node,
+            namespace,
+            families: self.state.subnet.families(),
+            assets: &self.state.assets,
+            processes: &self.processes,
+        })
     }
 
     /// The node's number, counted from 1.

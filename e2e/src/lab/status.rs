@@ -50,6 +50,8 @@ pub struct NodeStatus {
     pub namespace: String,
     /// Its address on the lab's subnet.
     pub address: std::net::Ipv4Addr,
+    /// Its IPv6 address there; none without `--dual-stack`.
+    pub address_v6: Option<std::net::IpAddr>,
     /// Whether it is cut off from the cloud.
     pub cut: bool,
     /// Its processes.
@@ -92,6 +94,7 @@ pub(super) fn status(lab: &Lab) -> Result<Status> {
         nodes.push(NodeStatus {
             name: name.clone(),
             address: lab.state.subnet.node(index),
+            address_v6: lab.state.subnet.node_addresses(index).get(1).copied(),
             cut: lab.is_cut(name)?,
             link: lab.traffic(name)?,
             namespace,
