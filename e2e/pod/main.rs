@@ -22,8 +22,8 @@ const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const USAGE: &str = "\
 usage: eyot-pod serve            a page about this pod on port 8080
        eyot-pod pause            wait until killed
-       eyot-pod resolve NAME     the name's IPv4 addresses, one a line
-       eyot-pod resolve6 NAME    the name's IPv6 addresses, one a line
+       eyot-pod resolve NAME [SERVER]     the name's IPv4 addresses, one a line
+       eyot-pod resolve6 NAME [SERVER]    the name's IPv6 addresses, one a line
        eyot-pod fetch HOST[:PORT][/PATH], an IPv6 address in brackets
        eyot-pod cat FILE";
 
@@ -33,8 +33,8 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["serve"] => serve(),
         ["pause"] => pause(),
-        ["resolve", name] => resolve(name, Record::A).map(print_lines),
-        ["resolve6", name] => resolve(name, Record::Aaaa).map(print_lines),
+        ["resolve", name, server @ ..] => resolve(name, Record::A, server).map(print_lines),
+        ["resolve6", name, server @ ..] => resolve(name, Record::Aaaa, server).map(print_lines),
         ["fetch", target] => fetch(target).map(|body| println!("{body}")),
         ["cat", file] => read(file).map(|text| print!("{text}")),
         _ => {
@@ -175,7 +175,7 @@ fn fetch(target: &str) -> Outcome<String> {
     let (host, port) = host_and_port(authority)?;
     let addresses = match host.parse::<IpAddr>() {
         Ok(address) => vec![address],
-        Err(_) => resolve(host, Record::A)?,
+        Err(_) => resolve(host, Record::A, &[])?,
     };
     let address = *addresses.first().ok_or_else(|| format!("{host} has no address"))?;
     let asked = || -> std::io::Result<String> {
@@ -213,12 +213,13 @@ enum Record {
 }
 
 /// The addresses of `name` of one family, by the search list of `/etc/resolv.conf`: the C library's own resolver loads shared
-/// objects, which a static program cannot count on.
-fn resolve(name: &str, record: Record) -> Outcome<Vec<IpAddr>> {
+/// objects, which a static program cannot count on. `servers` take the place of those that stand there.
+fn resolve(name: &str, record: Record, servers: &[&str]) -> Outcome<Vec<IpAddr>> {
     let config = read("/etc/resolv.conf")?;
     let mut last = format!("{name}: no name server in /etc/resolv.conf");
+    let known: Vec<&str> = config.lines().filter_map(|line| line.strip_prefix("nameserver ")).collect();
     for candidate in candidates(name, &config) {
-        for server in config.lines().filter_map(|line| line.strip_prefix("nameserver ")) {
+        for server in if servers.is_empty() { &known } else { servers } {
             match ask(server.trim(), &candidate, record) {
                 Ok(addresses) if !addresses.is_empty() => return Ok(addresses),
                 Ok(_) => last = format!("{name}: no address"),
