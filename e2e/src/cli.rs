@@ -224,7 +224,7 @@ enum LabCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show which parts run, are ready, are cut off
+    /// Show which parts run, are ready, are cut off, are slow
     Status {
         #[command(flatten)]
         dir: Dir,
@@ -498,7 +498,12 @@ fn status_text(status: &Status) -> String {
         row("cloud", "", &process.name, state(process));
     }
     for node in &status.nodes {
-        let link = if node.cut { "CUT" } else { "up" };
+        let link = match (node.cut, node.slow) {
+            (false, false) => "up",
+            (false, true) => "slow",
+            (true, false) => "CUT",
+            (true, true) => "CUT, slow",
+        };
         if node.processes.is_empty() {
             row(&node.name, link, "-", "no processes of its own".to_owned());
         }

@@ -114,12 +114,22 @@ fn shape(lab: &Lab, node: &str, rate: &str) -> Result<()> {
 pub(super) fn unslow(lab: &Lab, node: &str) -> Result<()> {
     delay::stop(lab, node)?;
     for (namespace, device) in ends(lab, node) {
-        let shown = run(Command::new("tc").args(["-n", &namespace, "qdisc", "show", "dev", &device]), "")?;
-        if shown.contains("qdisc tbf") {
+        if is_shaped(&namespace, &device)? {
             run(Command::new("tc").args(["-n", &namespace, "qdisc", "delete", "dev", &device, "root"]), "")?;
         }
     }
     Ok(())
+}
+
+/// Whether the node's link has a rate or a delay now.
+pub(super) fn is_slow(lab: &Lab, node: &str) -> Result<bool> {
+    let [(namespace, device), _] = ends(lab, node);
+    Ok(delay::is_delayed(lab, node) || is_shaped(&namespace, &device)?)
+}
+
+fn is_shaped(namespace: &str, device: &str) -> Result<bool> {
+    let shown = run(Command::new("tc").args(["-n", namespace, "qdisc", "show", "dev", device]), "")?;
+    Ok(shown.contains("qdisc tbf"))
 }
 
 /// Both ends of a node's link, as (namespace, device): what leaves one end arrives at the other.

@@ -261,6 +261,12 @@ impl Lab {
         network::is_cut(&self.names.node(node))
     }
 
+    /// Whether the node's link has a rate or a delay now. One whose delay was killed is as fast as any.
+    pub fn is_slow(&self, node: &str) -> Result<bool> {
+        self.check(node)?;
+        fault::is_slow(self, node)
+    }
+
     /// What crossed the node's link so far.
     pub fn traffic(&self, node: &str) -> Result<LinkTraffic> {
         self.check(node)?;

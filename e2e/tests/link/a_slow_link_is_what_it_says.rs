@@ -38,6 +38,7 @@ fn a_delay_is_as_long_as_it_says(links: &Links, Ends { cloud, node, other }: &En
     let (once, twice) = (Duration::from_millis(100), Duration::from_millis(200));
     let before = connect(node, cloud);
     links.slow(100, 0);
+    assert!(links.lab.is_slow(NODE).expect("tc answers") && !links.lab.is_slow(OTHER).expect("tc answers"));
     let (slow, beside) = (connect(node, cloud), connect(other, cloud));
     eprintln!(
         "a connection took {before:?}, {slow:?} with 100 ms each way; meanwhile {beside:?} from {OTHER}"
@@ -65,7 +66,7 @@ fn a_delay_is_as_long_as_it_says(links: &Links, Ends { cloud, node, other }: &En
     links.heal();
     let healed = connect(node, cloud);
     eprintln!("healed: {healed:?}");
-    assert!(healed < twice, "{healed:?}");
+    assert!(healed < twice && !links.lab.is_slow(NODE).expect("tc answers"), "{healed:?}");
     assert_eq!(links.rules(), [""; 0]);
 }
 
@@ -133,6 +134,7 @@ fn a_killed_delay_leaves_a_link_that_works(links: &Links, Ends { cloud, node, ..
     assert!(Command::new("kill").args(["-9", &pid]).status().expect("kill runs").success());
     assert!(wait_until(LIMIT, || has_ended(&pid)), "it is gone");
     assert!(!links.rules().is_empty(), "nobody has removed the rules");
+    assert!(!links.lab.is_slow(NODE).expect("tc answers"), "as nothing delays it");
     for (from, to) in [(node, cloud), (cloud, node)] {
         assert_eq!(arrival(from, to), (0..SERIES).collect::<Vec<_>>());
     }

@@ -141,7 +141,10 @@ pub(super) fn start(lab: &Lab, node: &str, delay: Delay) -> Result<()> {
         let bound = |namespace: &str| is_bound(namespace, link.queue).map_err(|error| error.to_string());
         if bound(&link.node)? && bound(&link.cloud)? { Ok(()) } else { Err("it has no queue yet".to_owned()) }
     })?;
-    link.add_rules()
+    link.add_rules().inspect_err(|_| {
+        // The first error is the one to tell; heal names what is left again.
+        let _ = stop(lab, node);
+    })
 }
 
 fn is_bound(namespace: &str, queue: u16) -> Result<bool> {
@@ -151,9 +154,19 @@ fn is_bound(namespace: &str, queue: u16) -> Result<bool> {
 
 /// Ends a delay: what was held goes on at once. Does nothing where there is none.
 pub(super) fn stop(lab: &Lab, node: &str) -> Result<()> {
-    lab.processes.stop(&process(node));
+    let name = process(node);
+    if !lab.processes.is_recorded(&name) {
+        return Ok(());
+    }
+    lab.processes.stop(&name);
     // The process has removed them itself unless it was killed.
-    Link::of(lab, node)?.remove_rules()
+    Link::of(lab, node)?.remove_rules()?;
+    lab.processes.forget(&name)
+}
+
+/// Whether the node's link is delayed now.
+pub(super) fn is_delayed(lab: &Lab, node: &str) -> bool {
+    lab.processes.running(&process(node)).is_some()
 }
 
 /// Is the process that delays a link; returns when SIGTERM has ended it.
