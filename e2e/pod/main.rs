@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,8 +22,9 @@ const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const USAGE: &str = "\
 usage: eyot-pod serve            a page about this pod on port 8080
        eyot-pod pause            wait until killed
-       eyot-pod resolve NAME     the name's IPv4 addresses, one a line
-       eyot-pod fetch HOST[:PORT][/PATH]
+       eyot-pod resolve NAME [SERVER]     the name's IPv4 addresses, one a line
+       eyot-pod resolve6 NAME [SERVER]    the name's IPv6 addresses, one a line
+       eyot-pod fetch HOST[:PORT][/PATH], an IPv6 address in brackets
        eyot-pod cat FILE";
 
 fn main() -> ExitCode {
@@ -32,7 +33,8 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["serve"] => serve(),
         ["pause"] => pause(),
-        ["resolve", name] => resolve(name).map(|addresses| addresses.iter().for_each(|ip| println!("{ip}"))),
+        ["resolve", name, server @ ..] => resolve(name, Record::A, server).map(print_lines),
+        ["resolve6", name, server @ ..] => resolve(name, Record::Aaaa, server).map(print_lines),
         ["fetch", target] => fetch(target).map(|body| println!("{body}")),
         ["cat", file] => read(file).map(|text| print!("{text}")),
         _ => {
@@ -47,6 +49,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn print_lines(addresses: Vec<IpAddr>) {
+    addresses.iter().for_each(|address| println!("{address}"));
 }
 
 type Outcome<T> = Result<T, String>;
@@ -69,8 +75,9 @@ fn serve() -> Outcome<()> {
     let _ = fs::write(STARTS, starts.to_string());
     let (pod, node) = (variable("POD"), variable("NODE"));
     println!("start {starts} of {pod} on {node}");
-    let listener =
-        TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).map_err(|error| format!("port {PORT}: {error}"))?;
+    // That of IPv6 takes connections of IPv4, too; a kernel without IPv6 has none.
+    let any = [SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)), (Ipv4Addr::UNSPECIFIED, PORT).into()];
+    let listener = TcpListener::bind(&any[..]).map_err(|error| format!("port {PORT}: {error}"))?;
     for stream in listener.incoming() {
         let answered = stream.and_then(|stream| answer(stream, &page(&pod, &node, starts)));
         match answered {
@@ -165,18 +172,17 @@ fn quoted(text: &str) -> String {
 /// GETs `HOST[:PORT][/PATH]` and returns the body.
 fn fetch(target: &str) -> Outcome<String> {
     let (authority, path) = target.split_once('/').unwrap_or((target, ""));
-    let (host, port) = authority.split_once(':').unwrap_or((authority, "80"));
-    let port: u16 = port.parse().map_err(|_| format!("{port}: no port"))?;
+    let (host, port) = host_and_port(authority)?;
     let addresses = match host.parse::<IpAddr>() {
         Ok(address) => vec![address],
-        Err(_) => resolve(host)?.into_iter().map(IpAddr::V4).collect(),
+        Err(_) => resolve(host, Record::A, &[])?,
     };
     let address = *addresses.first().ok_or_else(|| format!("{host} has no address"))?;
     let asked = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let request = format!("GET /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes())?;
         let mut answer = Vec::new();
         stream.take(LARGEST).read_to_end(&mut answer)?;
@@ -189,14 +195,32 @@ fn fetch(target: &str) -> Outcome<String> {
     }
 }
 
-/// The IPv4 addresses of `name`, by the search list of `/etc/resolv.conf`: the C library's own resolver loads shared
-/// objects, which a static program cannot count on.
-fn resolve(name: &str) -> Outcome<Vec<Ipv4Addr>> {
+/// The parts of `HOST[:PORT]`; an IPv6 address stands in brackets.
+fn host_and_port(authority: &str) -> Outcome<(&str, u16)> {
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, port)) => (host, port.strip_prefix(':')),
+        None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
+    };
+    let port = port.unwrap_or("80");
+    Ok((host, port.parse().map_err(|_| format!("{port}: no port"))?))
+}
+
+/// Which addresses a name is asked for.
+#[derive(Clone, Copy)]
+enum Record {
+    A = 1,
+    Aaaa = 28,
+}
+
+/// The addresses of `name` of one family, by the search list of `/etc/resolv.conf`: the C library's own resolver loads shared
+/// objects, which a static program cannot count on. `servers` take the place of those that stand there.
+fn resolve(name: &str, record: Record, servers: &[&str]) -> Outcome<Vec<IpAddr>> {
     let config = read("/etc/resolv.conf")?;
     let mut last = format!("{name}: no name server in /etc/resolv.conf");
+    let known: Vec<&str> = config.lines().filter_map(|line| line.strip_prefix("nameserver ")).collect();
     for candidate in candidates(name, &config) {
-        for server in config.lines().filter_map(|line| line.strip_prefix("nameserver ")) {
-            match ask(server.trim(), &candidate) {
+        for server in if servers.is_empty() { &known } else { servers } {
+            match ask(server.trim(), &candidate, record) {
                 Ok(addresses) if !addresses.is_empty() => return Ok(addresses),
                 Ok(_) => last = format!("{name}: no address"),
                 Err(error) => last = format!("{name}: {server}: {error}"),
@@ -217,12 +241,14 @@ fn candidates(name: &str, config: &str) -> Vec<String> {
 }
 
 /// One question by UDP, asked twice at most. No address and no such name are the same here.
-fn ask(server: &str, name: &str) -> std::io::Result<Vec<Ipv4Addr>> {
+fn ask(server: &str, name: &str, record: Record) -> std::io::Result<Vec<IpAddr>> {
     let server: IpAddr = server.parse().map_err(std::io::Error::other)?;
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let any =
+        if server.is_ipv6() { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.connect((server, 53))?;
-    let question = question(name).ok_or_else(|| std::io::Error::other("no DNS name"))?;
+    let question = question(name, record).ok_or_else(|| std::io::Error::other("no DNS name"))?;
     let mut answer = [0; 4096];
     socket.send(&question)?;
     let length = socket.recv(&mut answer).or_else(|_| {
@@ -232,20 +258,20 @@ fn ask(server: &str, name: &str) -> std::io::Result<Vec<Ipv4Addr>> {
     addresses(&answer[..length]).ok_or_else(|| std::io::Error::other("a broken answer"))
 }
 
-/// A query for the A records of `name`, which ends with a dot.
-fn question(name: &str) -> Option<Vec<u8>> {
+/// A query for `name`, which ends with a dot.
+fn question(name: &str, record: Record) -> Option<Vec<u8>> {
     let mut packet = vec![0x65, 0x79, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.trim_end_matches('.').split('.') {
         let length = u8::try_from(label.len()).ok().filter(|length| (1..64).contains(length))?;
         packet.push(length);
         packet.extend(label.bytes());
     }
-    packet.extend([0, 0, 1, 0, 1]);
+    packet.extend([0, 0, record as u8, 0, 1]);
     Some(packet)
 }
 
-/// The A records of an answer; `None` for a packet that ends in the middle.
-fn addresses(packet: &[u8]) -> Option<Vec<Ipv4Addr>> {
+/// The addresses in an answer, of the family that was asked for; `None` for a packet that ends in the middle.
+fn addresses(packet: &[u8]) -> Option<Vec<IpAddr>> {
     let count = |at: usize| Some(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?]));
     let (questions, answers) = (count(4)?, count(6)?);
     let mut at = 12;
@@ -257,8 +283,10 @@ fn addresses(packet: &[u8]) -> Option<Vec<Ipv4Addr>> {
         at = after_name(packet, at)?;
         let (kind, length) = (count(at)?, usize::from(count(at + 8)?));
         let data = packet.get(at + 10..at + 10 + length)?;
-        if let (1, [a, b, c, d]) = (kind, data) {
-            found.push(Ipv4Addr::new(*a, *b, *c, *d));
+        if kind == Record::A as u16 {
+            found.extend(<[u8; 4]>::try_from(data).map(IpAddr::from));
+        } else if kind == Record::Aaaa as u16 {
+            found.extend(<[u8; 16]>::try_from(data).map(IpAddr::from));
         }
         at += 10 + length;
     }
@@ -303,13 +331,29 @@ mod tests {
 
     #[test]
     fn an_answer_yields_its_addresses_and_a_cut_one_nothing() {
-        let mut packet = question("web.").expect("a name");
-        packet[7] = 1;
-        packet.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 10, 96, 1, 2]);
-        assert_eq!(addresses(&packet), Some(vec![Ipv4Addr::new(10, 96, 1, 2)]));
-        for end in 0..packet.len() {
-            assert_eq!(addresses(&packet[..end]), None, "{end}");
+        let v6: Ipv6Addr = "fd00:10:96::5".parse().expect("an address");
+        let a = [&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4][..], &[10, 96, 1, 2]].concat();
+        let aaaa = [&[0xc0, 12, 0, 28, 0, 1, 0, 0, 0, 5, 0, 16][..], &v6.octets()].concat();
+        for (record, answer, address) in
+            [(Record::A, a, IpAddr::from([10, 96, 1, 2])), (Record::Aaaa, aaaa, v6.into())]
+        {
+            let mut packet = question("web.", record).expect("a name");
+            packet[7] = 1;
+            packet.extend(answer);
+            assert_eq!(addresses(&packet), Some(vec![address]));
+            for end in 0..packet.len() {
+                assert_eq!(addresses(&packet[..end]), None, "{end}");
+            }
         }
-        assert_eq!(question("a..b."), None);
+        assert_eq!(question("a..b.", Record::A), None);
+    }
+
+    #[test]
+    fn a_host_may_have_a_port_and_an_ipv6_address_brackets() {
+        assert_eq!(host_and_port("web"), Ok(("web", 80)));
+        assert_eq!(host_and_port("web:8080"), Ok(("web", 8080)));
+        assert_eq!(host_and_port("[fd00::1]"), Ok(("fd00::1", 80)));
+        assert_eq!(host_and_port("[fd00::1]:8080"), Ok(("fd00::1", 8080)));
+        assert!(host_and_port("web:http").is_err());
     }
 }

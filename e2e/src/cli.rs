@@ -5,13 +5,18 @@ use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::lab::{
-    Assets, CompareOptions, Cut, HubKind, Lab, LabError, NodePart, Nodes, Status, UpOptions, Way,
-    all_programs, build_judges, cache_root,
+    Assets, CompareOptions, Cut, Delay, HubKind, Lab, LabError, NodePart, Nodes, Slow, Status, UpOptions,
+    Way, all_programs, build_judges, cache_root,
 };
+
+mod help;
+
+use help::{DEMO_ABOUT, DEMO_JSON, LAB_ABOUT, LAB_EXAMPLE, SLOW_EXAMPLE};
 
 /// Edge autonomy for Kubernetes node pools: see it in a minute, or try it in a lab on one machine.
 #[derive(Debug, Parser)]
@@ -38,75 +43,17 @@ enum Top {
     /// Make the demo's folder below a folder, and remove it when stdin ends; the demo starts this
     #[command(hide = true)]
     Janitor { parent: PathBuf },
+    /// Be the delay of a node's link until SIGTERM; the lab starts this
+    #[command(hide = true)]
+    Delay {
+        #[command(flatten)]
+        link: crate::lab::Link,
+        #[arg(long, value_parser = Delay::parse_time)]
+        mean: Duration,
+        #[arg(long, value_parser = Delay::parse_time)]
+        jitter: Duration,
+    },
 }
-
-const DEMO_ABOUT: &str = "\
-Three nodes live through a cut, and the bill for it.
-
-A model of the cloud, a real edge-hub process per node and a kubelet and two agents behind each, all on loopback: \
-they sync, watches break, every link is cut, a hub and a node's clients restart while cut, objects change in the \
-cloud, the links heal. At the same time the same clients go through the same schedule without hubs, against a second \
-model. They ask, retry and wait as client-go does. Then both are counted, and everything that a client was shown is \
-held against the history of the model. While cut off a hub serves reads from its store, takes the node's own Lease and \
-Events to send them later, and refuses reports of status, because nobody in the cloud has seen them.
-
-Progress goes to stderr, the table or JSON to stdout. Exit status: 0 without violations, 1 with some, 130 when \
-interrupted. However it is ended, it leaves no process and no file.";
-
-const DEMO_JSON: &str = "\
-JSON:
-  seed, nodes, seconds      what was asked for
-  verdict                   ok, or violated
-  violations[]              each in words
-  schedule[]                {atMs, do, ...}: what happened when; nodes are counted from 0
-  withHubs, withoutHubs     the bill of each:
-    nodes[]                 {name, online, offline, failures, events, clientLists,
-                            relistsAfterHealing, caughtUpMs, ownEventsTakenOffline}
-      online, offline       {served, failed}: requests of the node's clients; offline: within the cut
-      failures              failed requests by when, what and why: how often
-      events                watch events that brought a client an object
-      clientLists           collections that clients were given whole
-      relistsAfterHealing   collections that the cloud sent whole after the link came back
-      caughtUpMs            from then until every copy was the cloud's state and all that had been
-                            promised to the node was in the cloud; null if never
-      ownEventsTakenOffline Events of the node that were confirmed to it while it was cut off
-    bodyBytes               bodies of requests and answers by class, counted in the model cloud
-    wireBytes               all that passed the cloud's sockets, TLS included, both ways
-    requestsAtCloud         requests that reached the cloud
-    brokenWatches           running watches that the schedule broke
-    delayOnlineMs           {events, median, longest}: from a change to a client's copy, not cut
-    readsOffline            {reads, behind, longestMs}: answers to GET of the own Node while cut,
-                            those that the cloud had changed meanwhile, and the longest time since";
-
-const LAB_ABOUT: &str = "\
-A real Kubernetes whose nodes can be cut off, on this machine.
-
-An unmodified etcd, kube-apiserver, kube-controller-manager and kube-scheduler run in one network namespace, the cloud. \
-Each node is a network namespace of its own with one link to the cloud and an edge-hub, and everything on the node \
-talks to that hub at 127.0.0.1:10261. Cut the link and see who notices.
-
-Needs root, iproute2, nftables and util-linux; and Go 1.26 once, to build the Kubernetes binaries (6 minutes). Several \
-labs may stand side by side, each in its own folder.";
-
-const LAB_EXAMPLE: &str = "\
-Example:
-  export LAB=/tmp/lab
-  eyot lab up --nodes 2 --without kubelet --dir $LAB
-  eyot lab exec node-1 --dir $LAB -- \\
-    kubectl --kubeconfig $LAB/nodes/node-1/kubelet.kubeconfig get node node-1 -w &
-  eyot lab cut node-1 --dir $LAB          # the watch goes on
-  eyot lab restart node-1 hub --dir $LAB  # new reads come from the hub's store
-  eyot lab heal --dir $LAB
-  eyot lab down --dir $LAB
-
-Files of a lab:
-  DIR/admin.kubeconfig   the administrator, straight to the API server, from here
-  DIR/nodes/NAME/        through the hub of NAME, inside its namespace only:
-    kubelet.kubeconfig     the node's certificate (system:node:NAME)
-    pod.kubeconfig         the ServiceAccount token of an ordinary pod on NAME
-    admin.kubeconfig       a cluster-admin ServiceAccount's token, good while cut
-  DIR/bin/               every binary of the lab
-  DIR/logs/              one log per process; they outlive the lab";
 
 #[derive(Debug, Args)]
 struct Dir {
@@ -142,6 +89,9 @@ enum LabCommand {
         /// What stands between the nodes and the API server
         #[arg(long, value_enum, default_value = "edge-hub")]
         hub: HubKind,
+        /// Give nodes, pods, Services and the DNS server IPv6 addresses (ULA) beside those of IPv4, which come first
+        #[arg(long)]
+        dual_stack: bool,
     },
     /// Cut a node off from the cloud: packets vanish without a reset; all of them, both ways, unless told otherwise
     Cut {
@@ -159,13 +109,23 @@ enum LabCommand {
         #[command(flatten)]
         dir: Dir,
     },
-    /// Let no more than a rate through a node's link, each way; what comes faster waits 400 ms and is then dropped
+    /// Slow a node's link down, each way: no more than a rate, a delay, or both
+    ///
+    /// Whatever passes the link is slow, pods of different nodes too. The newest slow takes the place of an older one;
+    /// `heal` ends it, and what was under way goes on at once, in order. It stays through cuts, freezes and reboots.
+    #[command(after_help = SLOW_EXAMPLE)]
     Slow {
         /// A node's name, or `all`
         node: String,
-        /// The rate, such as 256kbit or 10mbit
-        #[arg(long, value_name = "RATE")]
-        rate: String,
+        /// The rate, such as 256kbit or 10mbit; what comes faster waits up to 400 ms and is then dropped
+        #[arg(long, value_name = "RATE", required_unless_present = "delay")]
+        rate: Option<String>,
+        /// How long each packet is under way, such as 150ms or 2s, at most 60s; a round trip takes two of it
+        #[arg(long, value_name = "TIME", value_parser = Delay::parse_time)]
+        delay: Option<Duration>,
+        /// By how much the delay differs at random, packet by packet, so that packets overtake one another
+        #[arg(long, value_name = "TIME", value_parser = Delay::parse_time, requires = "delay")]
+        jitter: Option<Duration>,
         #[command(flatten)]
         dir: Dir,
     },
@@ -264,7 +224,7 @@ enum LabCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show which parts run, are ready, are cut off
+    /// Show which parts run, are ready, are cut off, are slow
     Status {
         #[command(flatten)]
         dir: Dir,
@@ -302,9 +262,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Top::Hub { arguments } => return run_hub(arguments),
         Top::Demo(options) => return crate::demo::run(&options),
         Top::Janitor { parent } => return crate::demo::run_janitor(&parent),
+        Top::Delay { link, mean, jitter } => {
+            let delay = Delay::new(mean, jitter).map_err(LabError::Invalid);
+            return finish(delay.and_then(|delay| crate::lab::run_delay(&link, delay)));
+        }
         Top::Lab(command) => command,
     };
-    match run_lab(command) {
+    finish(run_lab(command))
+}
+
+fn finish(result: Result<(), LabError>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("eyot: {error}");
@@ -329,9 +297,9 @@ fn run_hub(mut arguments: Vec<OsString>) -> ExitCode {
 fn run_lab(command: LabCommand) -> Result<(), LabError> {
     match command {
         LabCommand::Assets => assets(),
-        LabCommand::Up { dir, nodes, without, hub } => {
+        LabCommand::Up { dir, nodes, without, hub, dual_stack } => {
             let kubelets = !without.contains(&Part::Kubelet);
-            up(&UpOptions { kubelets, hub, verbose: true, ..UpOptions::new(dir.dir, nodes) })
+            up(&UpOptions { kubelets, hub, dual_stack, verbose: true, ..UpOptions::new(dir.dir, nodes) })
         }
         LabCommand::Cut { node, one_way, port, percent, dir } => {
             let lab = Lab::open(&dir.dir)?;
@@ -340,14 +308,9 @@ fn run_lab(command: LabCommand) -> Result<(), LabError> {
             say(&format!("cut: {node}; `eyot lab heal {node} --dir {}` ends it", lab.dir().display()));
             Ok(())
         }
-        LabCommand::Slow { node, rate, dir } => {
-            let lab = Lab::open(&dir.dir)?;
-            lab.slow(&Nodes::from(node.as_str()), &rate)?;
-            say(&format!(
-                "slow: {node}, {rate} each way; `eyot lab heal {node} --dir {}` ends it",
-                lab.dir().display()
-            ));
-            Ok(())
+        LabCommand::Slow { node, rate, delay, jitter, dir } => {
+            let delay = delay.map(|mean| Delay::new(mean, jitter.unwrap_or_default())).transpose();
+            slow(&dir, &node, &Slow { rate, delay: delay.map_err(LabError::Invalid)? })
         }
         LabCommand::Freeze { node, dir } => {
             let lab = Lab::open(&dir.dir)?;
@@ -390,6 +353,16 @@ fn run_lab(command: LabCommand) -> Result<(), LabError> {
         }
         LabCommand::Down { dir, .. } => down(&dir),
     }
+}
+
+fn slow(dir: &Dir, node: &str, slow: &Slow) -> Result<(), LabError> {
+    let lab = Lab::open(&dir.dir)?;
+    lab.slow(&Nodes::from(node), slow)?;
+    let delay = slow.delay.map(|delay| format!("{delay} under way"));
+    let words: Vec<String> = slow.rate.clone().into_iter().chain(delay).collect();
+    let (words, dir) = (words.join(", "), lab.dir().display());
+    say(&format!("slow: {node}, {words} each way; `eyot lab heal {node} --dir {dir}` ends it"));
+    Ok(())
 }
 
 fn assets() -> Result<(), LabError> {
@@ -525,7 +498,12 @@ fn status_text(status: &Status) -> String {
         row("cloud", "", &process.name, state(process));
     }
     for node in &status.nodes {
-        let link = if node.cut { "CUT" } else { "up" };
+        let link = match (node.cut, node.slow) {
+            (false, false) => "up",
+            (false, true) => "slow",
+            (true, false) => "CUT",
+            (true, true) => "CUT, slow",
+        };
         if node.processes.is_empty() {
             row(&node.name, link, "-", "no processes of its own".to_owned());
         }
@@ -573,10 +551,13 @@ mod tests {
             "eyot lab assets",
             "eyot lab up --nodes 3 --dir /tmp/l --without kubelet",
             "eyot lab up --nodes 3 --dir /tmp/l --without kubelet --hub none",
+            "eyot lab up --dual-stack --dir /tmp/l",
             "eyot lab cut node-1 --dir /tmp/l",
             "eyot lab cut all --dir /tmp/l",
             "eyot lab cut node-1 --one-way in --port 6443 --percent 30 --dir /tmp/l",
             "eyot lab slow node-1 --rate 256kbit --dir /tmp/l",
+            "eyot lab slow node-1 --rate 1mbit --delay 150ms --jitter 50ms --dir /tmp/l",
+            "eyot lab slow all --delay 2s --dir /tmp/l",
             "eyot lab freeze node-1 --dir /tmp/l",
             "eyot lab reboot node-1 --dir /tmp/l",
             "eyot lab kill node-1 kube-proxy --dir /tmp/l",
@@ -616,6 +597,8 @@ mod tests {
             "eyot lab cut",
             "eyot lab cut node-1 --percent 0",
             "eyot lab slow node-1",
+            "eyot lab slow node-1 --rate 1mbit --jitter 50ms",
+            "eyot lab slow node-1 --delay 150",
             "eyot lab exec node-1",
             "eyot lab restart node-1 sun",
             "eyot lab",

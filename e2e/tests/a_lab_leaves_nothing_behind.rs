@@ -3,8 +3,9 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use e2e::lab::{HubKind, Lab, LabError, Nodes, Swept, UpOptions, real_or_skip};
+use e2e::lab::{HubKind, Lab, LabError, Nodes, Swept, UpOptions, real_or_skip, wait_until};
 
 /// A lab without hubs: what is tested here is the lab itself.
 fn up(dir: &Path) -> Lab {
@@ -59,6 +60,9 @@ fn labs_stand_side_by_side_and_each_goes_down_wholly() {
     let etcd = first.status().expect("status").cloud[0].pid.expect("etcd runs");
     let kill = Command::new("kill").args(["-9", &etcd.to_string()]).status().expect("kill runs");
     assert!(kill.success());
+    // It counts until its last thread has ended.
+    let has_ended = || first.status().expect("status").cloud[0].pid.is_none();
+    assert!(wait_until(Duration::from_secs(60), has_ended), "etcd ends");
     std::fs::remove_file(first_dir.join("run/cloud.kube-apiserver.json")).expect("the record stood there");
     let swept = Lab::down(&first_dir).expect("down");
     assert_eq!(

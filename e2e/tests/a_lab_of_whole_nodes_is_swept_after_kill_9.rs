@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::lab::{Cut, Lab, NodePart, Nodes, Swept, UpOptions, real_or_skip, wait_until};
+use e2e::lab::{Cut, Delay, Lab, NodePart, Nodes, Slow, Swept, UpOptions, real_or_skip, wait_until};
 
 /// Turns a hang into a failure.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -30,7 +30,8 @@ fn left(dir: &Path, id: &str) -> Vec<String> {
         let command = String::from_utf8_lossy(&command).replace('\0', " ");
         // What waits for the end of this test, to take the lab down, ends with it.
         let guard = command.contains("--after-process");
-        left.extend((command.contains(&*dir.to_string_lossy()) && !guard).then_some(command));
+        let ours = command.contains(&*dir.to_string_lossy()) || command.contains(&format!("eyot-{id}-"));
+        left.extend((ours && !guard).then_some(command));
     }
     left
 }
@@ -52,7 +53,9 @@ fn in_the_middle_of_faults() {
     let id = lab.status().expect("status").id;
     let node = Nodes::from("node-1");
     lab.cut_partly(&node, &Cut { percent: 30, ..Cut::default() }).expect("cut");
-    lab.slow(&node, "256kbit").expect("slow");
+    let delay = Delay::new(Duration::from_millis(100), Duration::from_millis(20)).expect("in bounds");
+    let slow = Slow { rate: Some("256kbit".to_owned()), delay: Some(delay) };
+    lab.slow(&node, &slow).expect("slow");
     lab.kill("node-1", NodePart::Containerd).expect("killed");
     lab.kill("node-1", NodePart::Hub).expect("killed");
     lab.freeze("node-1").expect("frozen");

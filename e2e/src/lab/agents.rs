@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::assets::Assets;
 use super::error::{LabError, Result};
-use super::network::{DNS_ADDRESS, POD_NETWORKS};
+use super::network::Families;
 use super::probe;
 use super::process::{Processes, Start};
 
@@ -61,6 +61,8 @@ pub(crate) struct Agents<'a> {
     pub(crate) node: &'a str,
     /// The node's network namespace.
     pub(crate) namespace: &'a str,
+    /// The families of addresses that Services and pods have.
+    pub(crate) families: Families,
     /// The binaries.
     pub(crate) assets: &'a Assets,
     /// The lab's process table.
@@ -127,7 +129,7 @@ impl Agents<'_> {
             "kind": "KubeProxyConfiguration",
             "clientConnection": { "kubeconfig": self.folder().join(Agent::KubeProxy.kubeconfig()) },
             "mode": "nftables",
-            "clusterCIDR": POD_NETWORKS,
+            "clusterCIDR": self.families.pod_networks(),
             "hostnameOverride": self.node,
             "healthzBindAddress": "127.0.0.1:10256",
             "metricsBindAddress": "127.0.0.1:10249",
@@ -138,9 +140,10 @@ impl Agents<'_> {
     }
 
     fn coredns_config(&self) -> String {
+        let addresses: Vec<String> = self.families.dns_addresses().iter().map(ToString::to_string).collect();
         format!(
-            "cluster.local:53 in-addr.arpa:53 {{
-    bind {DNS_ADDRESS}
+            "{zones} {{
+    bind {addresses}
     errors
     ready 127.0.0.1:10181
     kubernetes {{
@@ -148,6 +151,8 @@ impl Agents<'_> {
     }}
 }}
 ",
+            zones = self.families.dns_zones().join(" "),
+            addresses = addresses.join(" "),
             kubeconfig = self.folder().join(Agent::CoreDns.kubeconfig()).display(),
         )
     }

@@ -12,6 +12,7 @@ use super::command::run_unchecked;
 use super::error::{LabError, Result};
 use super::history;
 use super::kubeconfig::{self, Credential};
+use super::network::Subnet;
 use super::process::{Processes, Start};
 
 /// How long one part of the control plane may take to become ready.
@@ -39,8 +40,8 @@ pub(crate) struct Cloud<'a> {
     pub(crate) dir: &'a Path,
     /// The network namespace.
     pub(crate) namespace: &'a str,
-    /// The address that everybody reaches the API server by.
-    pub(crate) address: Ipv4Addr,
+    /// The lab's addresses; everybody reaches the API server by the cloud's first one.
+    pub(crate) subnet: Subnet,
     /// The binaries.
     pub(crate) assets: &'a Assets,
     /// The lab's process table.
@@ -50,7 +51,7 @@ pub(crate) struct Cloud<'a> {
 impl Cloud<'_> {
     /// The API server's URL.
     pub(crate) fn server(&self) -> String {
-        format!("https://{}:6443", self.address)
+        format!("https://{}:6443", self.subnet.cloud())
     }
 
     fn audit_policy(&self) -> PathBuf {
@@ -76,8 +77,8 @@ impl Cloud<'_> {
             "kubernetes.default.svc.cluster.local",
             "localhost",
         ];
-        let addresses: [IpAddr; 3] =
-            [self.address.into(), SERVICE_ADDRESS.into(), Ipv4Addr::LOCALHOST.into()];
+        let mut addresses = self.subnet.cloud_addresses();
+        addresses.extend([SERVICE_ADDRESS, Ipv4Addr::LOCALHOST].map(IpAddr::from));
         let server = Subject::Server { name: "kube-apiserver", dns: &dns, addresses: &addresses };
         authority.issue(&server, &KeyPairFiles::at(&pki, "kube-apiserver"))?;
         let clients = [
@@ -196,8 +197,6 @@ impl Cloud<'_> {
         let flags = [
             "--etcd-servers=http://127.0.0.1:2379",
             "--secure-port=6443",
-            "--bind-address=0.0.0.0",
-            "--service-cluster-ip-range=10.96.0.0/16",
             "--service-account-issuer=https://kubernetes.default.svc",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
@@ -209,7 +208,10 @@ impl Cloud<'_> {
             "--kubelet-preferred-address-types=InternalIP",
         ];
         let mut arguments: Vec<String> = flags.map(str::to_owned).into();
-        arguments.push(format!("--advertise-address={}", self.address));
+        let families = self.subnet.families();
+        arguments.push(format!("--bind-address={}", families.any_address()));
+        arguments.push(format!("--service-cluster-ip-range={}", families.service_networks()));
+        arguments.push(format!("--advertise-address={}", self.subnet.cloud()));
         arguments.push(format!("--audit-policy-file={}", self.audit_policy().display()));
         arguments.push(format!("--audit-log-path={}", self.dir.join("logs/audit.log").display()));
         for (flag, file) in [
@@ -232,10 +234,12 @@ impl Cloud<'_> {
             "--leader-elect=false",
             "--use-service-account-credentials",
             "--allocate-node-cidrs",
-            "--cluster-cidr=10.244.0.0/16",
             "--node-monitor-grace-period=20s",
         ];
         let mut arguments: Vec<String> = flags.map(str::to_owned).into();
+        let families = self.subnet.families();
+        arguments.push(format!("--cluster-cidr={}", families.pod_networks()));
+        arguments.push(format!("--service-cluster-ip-range={}", families.service_networks()));
         for (flag, file) in [
             ("kubeconfig", "kube-controller-manager.kubeconfig"),
             ("service-account-private-key-file", "service-account.key"),

@@ -1,15 +1,16 @@
 //! What can be done to a node on purpose: its link cut or slowed, its processes stopped, the whole node restarted. All of
-//! it lives in the node's own namespace and processes, so `down` removes it with them, whatever was killed before.
+//! it lives in the lab's own namespaces and processes, so `down` removes it with them, whatever was killed before.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 
 use super::command::run;
+use super::delay::{self, Delay};
 use super::error::{LabError, Result};
 use super::network::{self, CUT_TABLE, LINK};
 use super::process::{Identity, kill_all};
@@ -47,7 +48,7 @@ impl Default for Cut {
 
 impl Cut {
     /// The nft script that makes this cut the only one.
-    pub(crate) fn rules(&self, cloud: Ipv4Addr) -> String {
+    pub(crate) fn rules(&self, cloud: &[IpAddr]) -> String {
         let chance = match self.percent {
             100.. => String::new(),
             percent => format!("numgen random mod 100 < {percent} "),
@@ -66,8 +67,11 @@ impl Cut {
                 "chain {hook} {{\ntype filter hook {hook} priority -300; policy accept;\n"
             ));
             for (end, swallowed) in [("saddr", self.way != Way::Out), ("daddr", self.way != Way::In)] {
-                for port in ports.iter().filter(|_| swallowed) {
-                    rules.push_str(&format!("ip {end} {cloud} {port}{chance}counter drop\n"));
+                for address in cloud.iter().filter(|_| swallowed) {
+                    let family = if address.is_ipv6() { "ip6" } else { "ip" };
+                    for port in &ports {
+                        rules.push_str(&format!("{family} {end} {address} {port}{chance}counter drop\n"));
+                    }
                 }
             }
             rules.push_str("}\n");
@@ -77,11 +81,28 @@ impl Cut {
     }
 }
 
-/// Lets at most `rate` (as tc writes it: `256kbit`, `10mbit`) through the node's link, each way, and queues up to 400 ms.
-pub(super) fn slow(lab: &Lab, node: &str, rate: &str) -> Result<()> {
-    if !is_rate(rate) {
+/// What a slow link does to all that passes it, each way.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Slow {
+    /// The most that it lets through, as tc writes it: `256kbit`, `10mbit`. What comes faster waits for up to 400 ms.
+    pub rate: Option<String>,
+    /// How long a packet is under way.
+    pub delay: Option<Delay>,
+}
+
+/// Makes the node's link slow, in place of an older slowness.
+pub(super) fn slow(lab: &Lab, node: &str, slow: &Slow) -> Result<()> {
+    if let Some(rate) = slow.rate.as_ref().filter(|rate| !is_rate(rate)) {
         return Err(LabError::Invalid(format!("{rate}: no rate; write it like 256kbit or 10mbit")));
     }
+    unslow(lab, node)?;
+    if let Some(rate) = &slow.rate {
+        shape(lab, node, rate)?;
+    }
+    slow.delay.map_or(Ok(()), |delay| delay::start(lab, node, delay))
+}
+
+fn shape(lab: &Lab, node: &str, rate: &str) -> Result<()> {
     for (namespace, device) in ends(lab, node) {
         let shape = ["root", "tbf", "rate", rate, "burst", "32kb", "latency", "400ms"];
         run(Command::new("tc").args(["-n", &namespace, "qdisc", "replace", "dev", &device]).args(shape), "")?;
@@ -91,13 +112,24 @@ pub(super) fn slow(lab: &Lab, node: &str, rate: &str) -> Result<()> {
 
 /// Ends a slowness. Does nothing where there is none.
 pub(super) fn unslow(lab: &Lab, node: &str) -> Result<()> {
+    delay::stop(lab, node)?;
     for (namespace, device) in ends(lab, node) {
-        let shown = run(Command::new("tc").args(["-n", &namespace, "qdisc", "show", "dev", &device]), "")?;
-        if shown.contains("qdisc tbf") {
+        if is_shaped(&namespace, &device)? {
             run(Command::new("tc").args(["-n", &namespace, "qdisc", "delete", "dev", &device, "root"]), "")?;
         }
     }
     Ok(())
+}
+
+/// Whether the node's link has a rate or a delay now.
+pub(super) fn is_slow(lab: &Lab, node: &str) -> Result<bool> {
+    let [(namespace, device), _] = ends(lab, node);
+    Ok(delay::is_delayed(lab, node) || is_shaped(&namespace, &device)?)
+}
+
+fn is_shaped(namespace: &str, device: &str) -> Result<bool> {
+    let shown = run(Command::new("tc").args(["-n", namespace, "qdisc", "show", "dev", device]), "")?;
+    Ok(shown.contains("qdisc tbf"))
 }
 
 /// Both ends of a node's link, as (namespace, device): what leaves one end arrives at the other.
@@ -188,12 +220,16 @@ fn forget_links(namespace: &str) -> Result<()> {
 /// Removes every nft table but those of the lab itself, which stand for things outside the node.
 fn forget_rules(namespace: &str) -> Result<()> {
     let tables = run(network::inside(namespace).args(["nft", "list", "tables"]), "")?;
-    let foreign = tables.lines().filter(|line| !line.contains(" eyot_"));
+    let delay = format!(" {}", delay::TABLE);
+    let foreign = tables.lines().filter(|line| !line.contains(" eyot_") && !line.ends_with(&delay));
     let script: String = foreign.map(|line| format!("delete {line}\n")).collect();
     if !script.is_empty() {
         run(network::inside(namespace).args(["nft", "-f", "-"]), &script)?;
     }
-    run(network::inside(namespace).args(["conntrack", "-F"]), "").map(drop)
+    for family in ["ipv4", "ipv6"] {
+        run(network::inside(namespace).args(["conntrack", "-F", "-f", family]), "")?;
+    }
+    Ok(())
 }
 
 /// Starts everything of the node in the order of a boot and does not wait for the cloud, which may be away.
@@ -234,23 +270,26 @@ pub(super) fn reinstall(lab: &Lab, node: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    const CLOUD: Ipv4Addr = Ipv4Addr::new(10, 161, 7, 1);
+    fn cloud() -> [IpAddr; 2] {
+        ["10.161.7.1", "fd00::1"].map(|address| address.parse().expect("an address"))
+    }
 
     #[test]
     fn the_whole_cut_swallows_both_ways_at_every_hook() {
-        let rules = Cut::default().rules(CLOUD);
-        for end in ["saddr", "daddr"] {
-            assert_eq!(rules.matches(&format!("ip {end} 10.161.7.1 counter drop\n")).count(), 3, "{rules}");
+        let rules = Cut::default().rules(&cloud());
+        for end in ["ip saddr 10.161.7.1", "ip daddr 10.161.7.1", "ip6 saddr fd00::1", "ip6 daddr fd00::1"] {
+            assert_eq!(rules.matches(&format!("{end} counter drop\n")).count(), 3, "{rules}");
         }
+        assert!(!Cut::default().rules(&cloud()[..1]).contains("ip6"));
     }
 
     #[test]
     fn a_partial_cut_swallows_no_more_than_it_says() {
         let cut = Cut { way: Way::In, port: Some(6443), percent: 30 };
-        let rules = cut.rules(CLOUD);
+        let rules = cut.rules(&cloud());
         assert!(!rules.contains("daddr"), "{rules}");
         let lines: Vec<&str> = rules.lines().filter(|line| line.contains("drop")).collect();
-        assert_eq!(lines.len(), 6);
+        assert_eq!(lines.len(), 12);
         assert!(lines.iter().all(|line| line.contains(" 6443 numgen random mod 100 < 30 counter drop")));
     }
 

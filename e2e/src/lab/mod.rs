@@ -9,6 +9,7 @@ mod cloud;
 mod command;
 mod compare;
 mod control_group;
+mod delay;
 mod error;
 mod fault;
 mod history;
@@ -37,8 +38,9 @@ use std::process::Command;
 
 pub use assets::{Assets, MissingAssets, all_programs, cache_root};
 pub use compare::{CompareOptions, Row, compare, table};
+pub use delay::{Delay, Link, run_delay};
 pub use error::{LabError, Result};
-pub use fault::{Cut, Way};
+pub use fault::{Cut, Slow, Way};
 pub use informers::{Board, CacheName, Collection, Informers, Told};
 pub use judge::{Judge, build_judges, locate_judges};
 pub use node::Container;
@@ -214,13 +216,14 @@ impl Lab {
 
     /// Swallows what `cut` says of what passes between nodes and the cloud, in place of an older cut.
     pub fn cut_partly(&self, nodes: &Nodes, cut: &Cut) -> Result<()> {
-        let cloud = self.state.subnet.cloud();
-        self.chosen(nodes)?.iter().try_for_each(|node| network::cut(&self.names.node(node), cloud, cut))
+        let subnet = self.state.subnet;
+        self.chosen(nodes)?.iter().try_for_each(|node| network::cut(&self.names.node(node), subnet, cut))
     }
 
-    /// Lets at most `rate` (`256kbit`, `10mbit`) through the links of nodes, each way.
-    pub fn slow(&self, nodes: &Nodes, rate: &str) -> Result<()> {
-        self.chosen(nodes)?.iter().try_for_each(|node| fault::slow(self, node, rate))
+    /// Makes the links of nodes slow, in place of an older slowness. Everything that passes them is meant, pods of
+    /// different nodes too, but for ARP and neighbour discovery, which are not delayed.
+    pub fn slow(&self, nodes: &Nodes, slow: &Slow) -> Result<()> {
+        self.chosen(nodes)?.iter().try_for_each(|node| fault::slow(self, node, slow))
     }
 
     /// Ends what [`Lab::cut`], [`Lab::slow`] and [`Lab::freeze`] did to nodes.
@@ -274,10 +277,29 @@ impl Lab {
         network::is_cut(&self.names.node(node))
     }
 
+    /// Whether the node's link has a rate or a delay now. One whose delay was killed is as fast as any.
+    pub fn is_slow(&self, node: &str) -> Result<bool> {
+        self.check(node)?;
+        fault::is_slow(self, node)
+    }
+
     /// What crossed the node's link so far.
     pub fn traffic(&self, node: &str) -> Result<LinkTraffic> {
         self.check(node)?;
         traffic::link(&self.names.node(node))
+    }
+
+    /// Sends a known megabyte through the node's link, while nothing else may pass it, and fails unless the link counted it
+    /// to the byte; once for each family of addresses. Returns what it counted of IPv4.
+    pub fn calibrate(&self, node: &str) -> Result<LinkTraffic> {
+        self.check(node)?;
+        let (cloud, node) = (self.names.cloud(), self.names.node(node));
+        let mut counted = LinkTraffic::default();
+        // IPv4 comes first.
+        for address in self.state.subnet.cloud_addresses().into_iter().rev() {
+            counted = traffic::calibrate(&cloud, address, &node)?;
+        }
+        Ok(counted)
     }
 
     /// What crossed the node's link so far, by class.
@@ -403,7 +425,7 @@ impl Lab {
         Cloud {
             dir: &self.dir,
             namespace,
-            address: self.state.subnet.cloud(),
+            subnet: self.state.subnet,
             assets: &self.state.assets,
             processes: &self.processes,
         }
@@ -433,7 +455,7 @@ impl Lab {
             name,
             index,
             namespace,
-            address: self.state.subnet.node(index),
+            subnet: self.state.subnet,
             assets: &self.state.assets,
             processes: &self.processes,
         })
@@ -442,7 +464,14 @@ impl Lab {
     /// The node's kube-proxy and CoreDNS; an error if the lab has none.
     fn agents_of<'a>(&'a self, node: &'a str, namespace: &'a str) -> Result<Agents<'a>> {
         self.node_of(node, namespace)?;
-        Ok(Agents { dir: &self.dir, node, namespace, assets: &self.state.assets, processes: &self.processes })
+        Ok(Agents {
+            dir: &self.dir,
+            node,
+            namespace,
+            families: self.state.subnet.families(),
+            assets: &self.state.assets,
+            processes: &self.processes,
+        })
     }
 
     /// The node's number, counted from 1.

@@ -2,10 +2,13 @@
 //! to the host, so that the API server can be reached from there. A cut is an nft table in the node's namespace.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::Command;
+use std::thread::{self, JoinHandle};
 
+use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
 use super::command::{run, run_unchecked};
@@ -19,20 +22,111 @@ pub(crate) const CUT_TABLE: &str = "eyot_cut";
 /// A node's end of its link.
 pub(crate) const LINK: &str = "eth0";
 
-/// The networks of all nodes' pods.
+/// The networks of all nodes' pods, of each family.
 pub(crate) const POD_NETWORKS: &str = "10.244.0.0/16";
+pub(crate) const POD_NETWORKS_V6: &str = "fd00:10:244::/56";
+
+/// The addresses of Services, of each family.
+const SERVICE_NETWORK: &str = "10.96.0.0/16";
+const SERVICE_NETWORK_V6: &str = "fd00:10:96::/112";
 
 /// The cluster's DNS server. Every node has this address on its own loopback, so that names resolve while it is cut.
-pub(crate) const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+const DNS_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 10);
 
-/// The addresses of one lab: a /24 that overlaps no route of the host.
+/// Which families of addresses nodes, pods and Services have. IPv4 comes first everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Families {
+    /// IPv4 alone.
+    #[default]
+    Ipv4,
+    /// IPv4 and IPv6.
+    DualStack,
+}
+
+impl Families {
+    /// One of both, or both.
+    fn pick<T>(self, v4: T, v6: T) -> Vec<T> {
+        match self {
+            Families::Ipv4 => vec![v4],
+            Families::DualStack => vec![v4, v6],
+        }
+    }
+
+    /// The addresses of all pods, as flags and configurations take them.
+    pub(crate) fn pod_networks(self) -> String {
+        self.pick(POD_NETWORKS, POD_NETWORKS_V6).join(",")
+    }
+
+    /// The addresses of all Services, as flags take them.
+    pub(crate) fn service_networks(self) -> String {
+        self.pick(SERVICE_NETWORK, SERVICE_NETWORK_V6).join(",")
+    }
+
+    /// Where the cluster's DNS server listens.
+    pub(crate) fn dns_addresses(self) -> Vec<IpAddr> {
+        self.pick(DNS_ADDRESS.into(), DNS_ADDRESS_V6.into())
+    }
+
+    /// What the cluster's DNS server answers for.
+    pub(crate) fn dns_zones(self) -> Vec<&'static str> {
+        let reverse = self.pick("in-addr.arpa:53", "ip6.arpa:53");
+        std::iter::once("cluster.local:53").chain(reverse).collect()
+    }
+
+    /// The networks of the pods on the node number `index`, counted from 1; the same in every lab, seen by no host.
+    pub(crate) fn pod_networks_of(self, index: u8) -> Vec<String> {
+        self.pick(format!("10.244.{index}.0/24"), format!("fd00:10:244:{index:x}::/64"))
+    }
+
+    /// The routes that lead everywhere.
+    pub(crate) fn default_routes(self) -> Vec<&'static str> {
+        self.pick("0.0.0.0/0", "::/0")
+    }
+
+    /// What a server listens on to be reached at each of its addresses.
+    pub(crate) fn any_address(self) -> IpAddr {
+        match self {
+            Families::Ipv4 => Ipv4Addr::UNSPECIFIED.into(),
+            Families::DualStack => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+}
+
+/// The addresses of one lab: a /24 that overlaps no route of the host, and with both families a /64 of which the host has
+/// no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Subnet {
     /// The second and third byte of 10.x.y.0/24.
     bytes: (u8, u8),
+    /// The families; IPv4 alone in records from before there was a choice.
+    #[serde(default)]
+    families: Families,
 }
 
 impl Subnet {
+    /// The families that the lab was built with.
+    pub(crate) fn families(self) -> Families {
+        self.families
+    }
+
+    /// The cloud's addresses, IPv4 first.
+    pub(crate) fn cloud_addresses(self) -> Vec<IpAddr> {
+        self.hosts(1)
+    }
+
+    /// The addresses of the node number `index`, counted from 1; IPv4 first.
+    pub(crate) fn node_addresses(self, index: u8) -> Vec<IpAddr> {
+        self.hosts(10 + index)
+    }
+
+    fn hosts(self, last: u8) -> Vec<IpAddr> {
+        let (high, low) = self.bytes;
+        let v6 = Ipv6Addr::new(0xfd00, 0x10, high.into(), low.into(), 0, 0, 0, last.into());
+        self.families.pick(self.host(last).into(), v6.into())
+    }
+
     /// The cloud's address; the API server listens there on port 6443.
     pub(crate) fn cloud(self) -> Ipv4Addr {
         self.host(1)
@@ -53,14 +147,14 @@ impl Subnet {
     }
 
     /// Picks a /24 in 10.160.0.0/11 that no route of this host overlaps, beginning where `seed` says.
-    pub(crate) fn choose(seed: u16) -> Result<Subnet> {
+    pub(crate) fn choose(seed: u16, families: Families) -> Result<Subnet> {
         let routes = run(Command::new("ip").args(["-4", "route", "show", "table", "all"]), "")?;
         let taken: Vec<(u32, u32)> = routes.lines().filter_map(route_network).collect();
         (0..32 * 256_u16)
             .map(|step| {
                 let number = seed.wrapping_add(step) % (32 * 256);
                 let [high, low] = number.to_be_bytes();
-                Subnet { bytes: (160 + high, low) }
+                Subnet { bytes: (160 + high, low), families }
             })
             .find(|subnet| !taken.iter().any(|(network, mask)| u32::from(subnet.cloud()) & mask == *network))
             .ok_or_else(|| {
@@ -82,11 +176,6 @@ fn route_network(line: &str) -> Option<(u32, u32)> {
     // A narrower route than ours inside our /24 overlaps as well: compare on at most 24 bits.
     let mask = u32::MAX << (32 - length.min(24));
     Some((u32::from(address.parse::<Ipv4Addr>().ok()?) & mask, mask))
-}
-
-/// The network of the pods on the node number `index`, counted from 1; the same in every lab, seen by no host.
-pub(crate) fn pod_network(index: u8) -> String {
-    format!("10.244.{index}.0/24")
 }
 
 /// The names that the system knows the parts of one lab by.
@@ -141,17 +230,19 @@ pub(crate) fn build(names: &Names, subnet: Subnet, nodes: &[String]) -> Result<(
         ));
     }
     batch(None, &host)?;
+    let namespaces = nodes.iter().map(|node| names.node(node)).chain([cloud.clone()]);
+    // First of all: what does not forward would ask for routers as soon as it has a link.
+    namespaces.into_iter().try_for_each(|namespace| forward(&namespace, subnet.families))?;
 
     let mut inside = format!(
         "link set lo up\n\
          link add br0 type bridge\n\
          link set br0 addrgenmode none\n\
-         addr add {}/24 dev br0\n\
-         link set br0 up\n\
+         {}link set br0 up\n\
          link set host addrgenmode none\n\
          link set host master br0\n\
          link set host up\n",
-        subnet.cloud()
+        addresses("br0", &subnet.cloud_addresses(), 1)
     );
     for node in nodes {
         inside.push_str(&format!("link set {node} addrgenmode none\nlink set {node} master br0\n"));
@@ -163,38 +254,79 @@ pub(crate) fn build(names: &Names, subnet: Subnet, nodes: &[String]) -> Result<(
     for (index, node) in (1..).zip(nodes) {
         build_node(&names.node(node), subnet, index, count)?;
     }
-    forward(&cloud)
+    Ok(())
+}
+
+/// The commands that give one end of a link its addresses. With IPv6 that includes an address of the link itself, without
+/// which neighbours are not asked for on behalf of others; all are known to be unique.
+fn addresses(device: &str, addresses: &[IpAddr], last: u8) -> String {
+    let commands = addresses.iter().map(|address| match address {
+        IpAddr::V4(v4) => format!("addr add {v4}/24 dev {device}\n"),
+        IpAddr::V6(v6) => format!(
+            "addr add {v6}/64 dev {device} nodad\naddr add {}/64 dev {device} nodad\n",
+            link_address(last)
+        ),
+    });
+    commands.collect()
+}
+
+/// The address of one end that is only good on its link.
+fn link_address(last: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last.into())
 }
 
 /// The inside of one node: its link without segmentation offload, so that the counters hold what a wire would carry,
 /// and without the chatter of IPv6 autoconfiguration.
 fn build_node(namespace: &str, subnet: Subnet, index: u8, count: u8) -> Result<()> {
-    batch(
-        Some(namespace),
-        &format!(
-            "link set lo up\n\
-             addr add {DNS_ADDRESS}/32 dev lo\n\
-             link set {LINK} addrgenmode none\n\
-             addr add {}/24 dev {LINK}\n\
-             link set {LINK} up gso_max_segs 1\n\
-             route add default via {}\n{}",
-            subnet.node(index),
-            subnet.cloud(),
-            pod_routes(subnet, count, index)
-        ),
-    )?;
-    run(inside(namespace).args(["nft", "-f", "-"]), &traffic::rules())?;
-    forward(namespace)
+    let mut lines = "link set lo up\n".to_owned();
+    for address in subnet.families.dns_addresses() {
+        lines.push_str(&format!("addr add {address} dev lo\n"));
+    }
+    lines.push_str(&format!(
+        "link set {LINK} addrgenmode none\n{}link set {LINK} up gso_max_segs 1\n",
+        addresses(LINK, &subnet.node_addresses(index), 10 + index)
+    ));
+    for (route, gateway) in subnet.families.default_routes().iter().zip(subnet.cloud_addresses()) {
+        lines.push_str(&format!("route add {route} via {gateway}\n"));
+    }
+    lines.push_str(&pod_routes(subnet, count, index));
+    batch(Some(namespace), &lines)?;
+    run(inside(namespace).args(["nft", "-f", "-"]), &traffic::rules()).map(drop)
 }
 
 /// Routes to the pods of all nodes but `own`, each by its node.
 fn pod_routes(subnet: Subnet, count: u8, own: u8) -> String {
     let others = (1..=count).filter(|index| *index != own);
-    others.map(|index| format!("route add {} via {}\n", pod_network(index), subnet.node(index))).collect()
+    let routes = others.flat_map(|index| {
+        let networks = subnet.families.pod_networks_of(index);
+        networks.into_iter().zip(subnet.node_addresses(index))
+    });
+    routes.map(|(network, node)| format!("route add {network} via {node}\n")).collect()
 }
 
-fn forward(namespace: &str) -> Result<()> {
-    run(inside(namespace).args(["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]), "").map(drop)
+fn forward(namespace: &str, families: Families) -> Result<()> {
+    set(namespace, "net/ipv4/ip_forward", "1")?;
+    match families {
+        Families::Ipv4 => Ok(()),
+        Families::DualStack => set(namespace, "net/ipv6/conf/all/forwarding", "1"),
+    }
+}
+
+/// Sets a kernel setting of the namespace, such as `net/ipv4/ip_forward`.
+pub(crate) fn set(namespace: &str, setting: &str, value: &str) -> Result<()> {
+    run(inside(namespace).args(["tee", &format!("/proc/sys/{setting}")]), value).map(drop)
+}
+
+/// Runs `work` on a thread inside the network namespace: only a whole thread can change its namespace.
+pub(crate) fn in_namespace<T: Send + 'static>(
+    namespace: &str,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<JoinHandle<std::io::Result<T>>> {
+    let namespace = File::open(Path::new("/run/netns").join(namespace))?;
+    thread::Builder::new().spawn(move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        work()
+    })
 }
 
 /// A command that runs its further arguments inside `namespace`.
@@ -212,10 +344,14 @@ fn batch(namespace: Option<&str>, lines: &str) -> Result<()> {
     run(ip.args(["-batch", "-"]), lines).map(drop)
 }
 
-/// Drops what `cut` says of everything between the node and `cloud`, without a word to either side. The newest cut
+/// Drops what `cut` says of everything between the node and the cloud, without a word to either side. The newest cut
 /// takes the place of an older one.
-pub(crate) fn cut(namespace: &str, cloud: Ipv4Addr, cut: &Cut) -> Result<()> {
-    run(inside(namespace).args(["nft", "-f", "-"]), &cut.rules(cloud)).map(drop)
+pub(crate) fn cut(namespace: &str, subnet: Subnet, cut: &Cut) -> Result<()> {
+    let mut cloud = subnet.cloud_addresses();
+    if subnet.families == Families::DualStack {
+        cloud.push(link_address(1).into());
+    }
+    run(inside(namespace).args(["nft", "-f", "-"]), &cut.rules(&cloud)).map(drop)
 }
 
 /// Ends a cut. Does nothing where there is none.
@@ -265,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_route_is_overlap_when_it_holds_our_subnet_or_lies_inside_it() {
-        let subnet = Subnet { bytes: (161, 7) };
+        let subnet = Subnet { bytes: (161, 7), families: Families::Ipv4 };
         let overlaps = |line: &str| {
             route_network(line).is_some_and(|(network, mask)| u32::from(subnet.cloud()) & mask == network)
         };
@@ -276,6 +412,23 @@ mod tests {
         assert!(!overlaps("10.161.8.0/24 dev x"));
         assert!(!overlaps("default via 192.168.0.1 dev eth0"));
         assert!(!overlaps("fe80::/64 dev eth0"));
+    }
+
+    #[test]
+    fn both_families_have_networks_of_their_own() {
+        let subnet = Subnet { bytes: (161, 7), families: Families::DualStack };
+        let text = |addresses: Vec<IpAddr>| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(text(subnet.cloud_addresses()), ["10.161.7.1", "fd00:10:a1:7::1"]);
+        assert_eq!(text(subnet.node_addresses(1)), ["10.161.7.11", "fd00:10:a1:7::b"]);
+        assert_eq!(Families::DualStack.pod_networks_of(200), ["10.244.200.0/24", "fd00:10:244:c8::/64"]);
+        assert_eq!(
+            pod_routes(subnet, 2, 1),
+            "route add 10.244.2.0/24 via 10.161.7.12\nroute add fd00:10:244:2::/64 via fd00:10:a1:7::c\n"
+        );
+        let single = Subnet { families: Families::Ipv4, ..subnet };
+        assert_eq!(text(single.node_addresses(1)), ["10.161.7.11"]);
+        let record = serde_json::from_str::<Subnet>(r#"{"bytes":[161,7]}"#).expect("an older record");
+        assert_eq!(record, single);
     }
 
     #[test]

@@ -13,9 +13,10 @@ use super::assets::Assets;
 use super::certificates::{Authority, KeyPairFiles, Subject};
 use super::command::run;
 use super::error::{LabError, Result};
+use super::network::Subnet;
 use super::objects::{POD_PROGRAM, SANDBOX_IMAGE};
 use super::process::{Processes, Start};
-use super::{control_group, image, network, probe, samples};
+use super::{control_group, image, probe, samples};
 
 /// How long containerd may take until it answers.
 const CONTAINERD_LIMIT: Duration = Duration::from_secs(60);
@@ -35,8 +36,8 @@ pub(crate) struct Node<'a> {
     pub(crate) index: u8,
     /// The node's network namespace.
     pub(crate) namespace: &'a str,
-    /// The node's address on the lab's subnet.
-    pub(crate) address: Ipv4Addr,
+    /// The lab's addresses.
+    pub(crate) subnet: Subnet,
     /// The binaries.
     pub(crate) assets: &'a Assets,
     /// The lab's process table.
@@ -91,7 +92,7 @@ impl Node<'_> {
             fs::create_dir_all(&path).map_err(LabError::io("create", &path))?;
         }
         let serving = KeyPairFiles::at(&folder, "kubelet-serving");
-        let addresses: [IpAddr; 1] = [self.address.into()];
+        let addresses = self.subnet.node_addresses(self.index);
         let name = format!("system:node:{}", self.name);
         authority
             .issue(&Subject::Server { name: &name, dns: &[self.name], addresses: &addresses }, &serving)?;
@@ -140,6 +141,8 @@ impl Node<'_> {
     pub(crate) fn start_kubelet(&self) -> Result<()> {
         let folder = self.folder();
         let name = self.kubelet_process();
+        let node_ip: Vec<String> =
+            self.subnet.node_addresses(self.index).iter().map(IpAddr::to_string).collect();
         self.processes.start(Start {
             name: &name,
             namespace: self.namespace,
@@ -150,7 +153,7 @@ impl Node<'_> {
                 format!("--root-dir={}", folder.join("kubelet").display()),
                 format!("--cert-dir={}", folder.join("kubelet/pki").display()),
                 format!("--hostname-override={}", self.name),
-                format!("--node-ip={}", self.address),
+                format!("--node-ip={}", node_ip.join(",")),
                 "--v=2".to_owned(),
             ],
             environment: vec![("PATH".to_owned(), self.search_path())],
@@ -277,11 +280,15 @@ state = {state}
     }
 
     fn cni_config(&self) -> String {
+        let families = self.subnet.families();
+        let ranges = families.pod_networks_of(self.index);
+        let ranges: Vec<_> = ranges.iter().map(|network| json!([{ "subnet": network }])).collect();
+        let routes: Vec<_> = families.default_routes().iter().map(|route| json!({ "dst": route })).collect();
         let ipam = json!({
             "type": "host-local",
             "dataDir": self.folder().join("cni-addresses"),
-            "ranges": [[{ "subnet": network::pod_network(self.index) }]],
-            "routes": [{ "dst": "0.0.0.0/0" }],
+            "ranges": ranges,
+            "routes": routes,
         });
         let bridge = json!({
             "type": "bridge",
@@ -317,7 +324,7 @@ state = {state}
             "volumePluginDir": folder.join("kubelet/volume-plugins"),
             "resolvConf": folder.join("resolv.conf"),
             "clusterDomain": "cluster.local",
-            "clusterDNS": [network::DNS_ADDRESS],
+            "clusterDNS": self.subnet.families().dns_addresses(),
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": control_group,
             // Version 1 still runs on many edge machines; a kubelet since 1.35 refuses it unless told otherwise.

@@ -76,7 +76,7 @@ pub(crate) fn token(
 }
 
 /// The Node that a kubelet would register, with its labels and pods' addresses but without conditions.
-pub(crate) fn node(name: &str, pod_network: &str) -> Value {
+pub(crate) fn node(name: &str, pod_networks: &[String]) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Node",
@@ -88,7 +88,7 @@ pub(crate) fn node(name: &str, pod_network: &str) -> Value {
                 "eyot.io/lab": "true",
             },
         },
-        "spec": { "podCIDR": pod_network, "podCIDRs": [pod_network] },
+        "spec": { "podCIDR": pod_networks[0], "podCIDRs": pod_networks },
     })
 }
 

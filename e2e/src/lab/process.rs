@@ -158,6 +158,17 @@ impl Processes {
         serde_json::from_str::<Identity>(&text).ok().filter(|identity| identity.is_alive())
     }
 
+    /// Whether a process was started under `name` and not forgotten since.
+    pub(crate) fn is_recorded(&self, name: &str) -> bool {
+        self.record(name).exists()
+    }
+
+    /// Removes the record of a process that has ended.
+    pub(crate) fn forget(&self, name: &str) -> Result<()> {
+        let record = self.record(name);
+        fs::remove_file(&record).map_err(LabError::io("remove", record))
+    }
+
     /// Ends the process recorded under `name` in good order; does nothing if it does not run.
     pub(crate) fn stop(&self, name: &str) {
         if let Some(identity) = self.running(name) {

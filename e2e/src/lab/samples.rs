@@ -20,7 +20,8 @@ pub(crate) const STATIC_POD: &str = "fixed";
 /// The label that all sample pods carry.
 pub(crate) const PART_OF: (&str, &str) = ("app.kubernetes.io/part-of", "eyot-lab");
 
-/// The objects; `replicas` of the Deployment are spread evenly over the nodes.
+/// The objects; `replicas` of the Deployment are spread evenly over the nodes. The Service has an address of each family
+/// that the cluster has.
 pub(crate) fn objects(replicas: usize) -> Vec<Value> {
     vec![
         named("v1", "ConfigMap", "settings", json!({ "data": { "value": "first" } })),
@@ -31,6 +32,7 @@ pub(crate) fn objects(replicas: usize) -> Vec<Value> {
             DEPLOYMENT,
             json!({ "spec": {
                 "selector": { "app": DEPLOYMENT },
+                "ipFamilyPolicy": "PreferDualStack",
                 "ports": [{ "name": "http", "port": 80, "targetPort": POD_PORT }],
             } }),
         ),

@@ -50,8 +50,12 @@ pub struct NodeStatus {
     pub namespace: String,
     /// Its address on the lab's subnet.
     pub address: std::net::Ipv4Addr,
+    /// Its IPv6 address there; none without `--dual-stack`.
+    pub address_v6: Option<std::net::IpAddr>,
     /// Whether it is cut off from the cloud.
     pub cut: bool,
+    /// Whether its link has a rate or a delay.
+    pub slow: bool,
     /// Its processes.
     pub processes: Vec<ProcessStatus>,
     /// What crossed its link so far.
@@ -92,7 +96,9 @@ pub(super) fn status(lab: &Lab) -> Result<Status> {
         nodes.push(NodeStatus {
             name: name.clone(),
             address: lab.state.subnet.node(index),
+            address_v6: lab.state.subnet.node_addresses(index).get(1).copied(),
             cut: lab.is_cut(name)?,
+            slow: lab.is_slow(name)?,
             link: lab.traffic(name)?,
             namespace,
             processes,

@@ -1,20 +1,16 @@
 //! What crosses a node's link, counted by the kernel: in all by the link itself, and by class by rules that only count.
 //! Nothing is sampled, and without segmentation offload nothing is counted as larger than a wire would carry.
 
-use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
 use super::command::run;
 use super::error::{LabError, Result};
-use super::network::{LINK, POD_NETWORKS, inside};
+use super::network::{LINK, POD_NETWORKS, POD_NETWORKS_V6, in_namespace, inside};
 
 /// The table with the counters. It is the lab's own and outlives a reboot of the node.
 const COUNT_TABLE: &str = "eyot_count";
@@ -22,9 +18,13 @@ const COUNT_TABLE: &str = "eyot_count";
 /// An Ethernet header, which the link counts and a rule does not see, in bytes.
 const ETHERNET: u64 = 14;
 
-/// The header of a TCP segment with timestamps down to Ethernet, in bytes; a SYN has 8 more.
+/// The header of a TCP segment with timestamps down to Ethernet, in bytes; a SYN has 8 more, and IPv6 20.
 const HEADERS: u64 = 66;
 const SYN_EXTRA: u64 = 8;
+const IPV6_EXTRA: u64 = 20;
+
+/// What IPv6 says by itself, by ICMPv6 type: routers, neighbours and members of groups are asked for and announced.
+const DISCOVERY: &str = "{ 130, 131, 132, 133, 134, 135, 136, 137, 143 }";
 
 /// The known transfer, in bytes.
 const KNOWN: usize = 1 << 20;
@@ -76,14 +76,14 @@ pub struct Traffic {
     pub kubelet: LinkTraffic,
     /// Between pods of different nodes.
     pub pods: LinkTraffic,
-    /// What is left: ARP above all.
+    /// What is left: ARP and IPv6's neighbour discovery above all.
     pub other: LinkTraffic,
 }
 
 /// The nft script that makes a node's counters.
 pub(crate) fn rules() -> String {
     let mut rules = format!("table inet {COUNT_TABLE} {{\n");
-    for class in ["api", "kubelet", "pods"] {
+    for class in ["api", "kubelet", "pods", "discovery"] {
         rules.push_str(&format!("counter {class}_in {{}}\ncounter {class}_out {{}}\n"));
     }
     for (hook, priority, way, device) in
@@ -97,8 +97,10 @@ pub(crate) fn rules() -> String {
             rules.push_str(&format!("tcp sport {port} counter name {class}_{way} return\n"));
             rules.push_str(&format!("tcp dport {port} counter name {class}_{way} return\n"));
         }
+        rules.push_str(&format!("icmpv6 type {DISCOVERY} counter name discovery_{way} return\n"));
         for end in ["saddr", "daddr"] {
             rules.push_str(&format!("ip {end} {POD_NETWORKS} counter name pods_{way} return\n"));
+            rules.push_str(&format!("ip6 {end} {POD_NETWORKS_V6} counter name pods_{way} return\n"));
         }
         rules.push_str("}\n");
     }
@@ -109,14 +111,23 @@ pub(crate) fn rules() -> String {
 /// Reads all counters of a node.
 pub(crate) fn read(namespace: &str) -> Result<Traffic> {
     let link = link(namespace)?;
-    let shown =
-        run(inside(namespace).args(["nft", "-j", "list", "counters", "table", "inet", COUNT_TABLE]), "")?;
-    let classes = parse_classes(&shown).ok_or_else(|| {
-        LabError::Invalid(format!("`nft -j list counters` in {namespace} shows no counters: {shown}"))
-    })?;
-    let [api, kubelet, pods] = classes;
+    let [api, kubelet, pods, _] = classes(namespace)?;
     let other = [api, kubelet, pods].iter().fold(link, |rest, class| rest.since(class));
     Ok(Traffic { link, api, kubelet, pods, other })
+}
+
+fn classes(namespace: &str) -> Result<[LinkTraffic; 4]> {
+    let shown =
+        run(inside(namespace).args(["nft", "-j", "list", "counters", "table", "inet", COUNT_TABLE]), "")?;
+    parse_classes(&shown).ok_or_else(|| {
+        LabError::Invalid(format!("`nft -j list counters` in {namespace} shows no counters: {shown}"))
+    })
+}
+
+/// Reads the counters of a node's link without what IPv6 says by itself, which may come at any time.
+fn link_but_discovery(namespace: &str) -> Result<LinkTraffic> {
+    let [.., discovery] = classes(namespace)?;
+    Ok(link(namespace)?.since(&discovery))
 }
 
 /// Reads the counters of a node's link.
@@ -138,8 +149,8 @@ fn parse_link(text: &str) -> Option<LinkTraffic> {
     })
 }
 
-/// The classes api, kubelet and pods.
-fn parse_classes(text: &str) -> Option<[LinkTraffic; 3]> {
+/// The classes api, kubelet, pods and discovery.
+fn parse_classes(text: &str) -> Option<[LinkTraffic; 4]> {
     let listed: serde_json::Value = serde_json::from_str(text).ok()?;
     let counters = listed.get("nftables")?.as_array()?;
     let read = |name: String| {
@@ -155,22 +166,22 @@ fn parse_classes(text: &str) -> Option<[LinkTraffic; 3]> {
             (read(format!("{name}_in"))?, read(format!("{name}_out"))?);
         Some(LinkTraffic { received_bytes, sent_bytes, received_packets, sent_packets })
     };
-    Some([class("api")?, class("kubelet")?, class("pods")?])
+    Some([class("api")?, class("kubelet")?, class("pods")?, class("discovery")?])
 }
 
 /// Sends a known number of bytes through a node's link while nothing else does, and fails unless the link counted
 /// exactly these and the headers of their packets. Returns what it counted.
-pub(crate) fn calibrate(cloud: &str, address: Ipv4Addr, node: &str) -> Result<LinkTraffic> {
+pub(crate) fn calibrate(cloud: &str, address: IpAddr, node: &str) -> Result<LinkTraffic> {
     let io = LabError::io("calibrate", format!("/run/netns/{node}"));
     let measured = || -> std::io::Result<std::result::Result<LinkTraffic, String>> {
         // The first transfer resolves addresses; a later one may meet a packet that was sent twice on a busy machine.
         transfer(cloud, address, node)?;
         let mut seen = Err(String::new());
         for _ in 0..3 {
-            let before = link(node).map_err(std::io::Error::other)?;
+            let before = link_but_discovery(node).map_err(std::io::Error::other)?;
             transfer(cloud, address, node)?;
-            let counted = link(node).map_err(std::io::Error::other)?.since(&before);
-            seen = judge(&counted);
+            let counted = link_but_discovery(node).map_err(std::io::Error::other)?.since(&before);
+            seen = judge(&counted, if address.is_ipv6() { HEADERS + IPV6_EXTRA } else { HEADERS });
             if seen.is_ok() {
                 break;
             }
@@ -183,10 +194,10 @@ pub(crate) fn calibrate(cloud: &str, address: Ipv4Addr, node: &str) -> Result<Li
 }
 
 /// Whether the link counted the known transfer to the byte, in packets no larger than a wire's.
-fn judge(counted: &LinkTraffic) -> std::result::Result<LinkTraffic, String> {
+fn judge(counted: &LinkTraffic, headers: u64) -> std::result::Result<LinkTraffic, String> {
     let known = KNOWN as u64;
-    let expected = known + counted.received_packets * HEADERS + SYN_EXTRA;
-    let smallest = known.div_ceil(1500 - HEADERS + ETHERNET);
+    let expected = known + counted.received_packets * headers + SYN_EXTRA;
+    let smallest = known.div_ceil(1500 - headers + ETHERNET);
     if counted.received_bytes == expected && counted.received_packets > smallest {
         return Ok(*counted);
     }
@@ -197,7 +208,7 @@ fn judge(counted: &LinkTraffic) -> std::result::Result<LinkTraffic, String> {
 }
 
 /// Sends the known bytes from the cloud to the node; returns when both have closed.
-fn transfer(cloud: &str, address: Ipv4Addr, node: &str) -> std::io::Result<()> {
+fn transfer(cloud: &str, address: IpAddr, node: &str) -> std::io::Result<()> {
     let (sender, port) = std::sync::mpsc::channel();
     let server = in_namespace(cloud, move || {
         let listener = TcpListener::bind((address, 0))?;
@@ -219,18 +230,6 @@ fn transfer(cloud: &str, address: Ipv4Addr, node: &str) -> std::io::Result<()> {
     server.join().expect("the thread only does IO, whose errors it returns")
 }
 
-/// Runs `work` on a thread inside the network namespace: only a whole thread can change its namespace.
-fn in_namespace(
-    namespace: &str,
-    work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
-) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
-    let namespace = File::open(Path::new("/run/netns").join(namespace))?;
-    thread::Builder::new().spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        work()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,7 +248,7 @@ mod tests {
     fn a_class_counts_ethernet_headers_too() {
         let counter = |name: &str, packets: u64, bytes: u64| serde_json::json!({ "counter": { "name": name, "packets": packets, "bytes": bytes } });
         let mut all = vec![serde_json::json!({ "metainfo": {} })];
-        for class in ["kubelet", "pods"] {
+        for class in ["kubelet", "pods", "discovery"] {
             all.extend([counter(&format!("{class}_in"), 0, 0), counter(&format!("{class}_out"), 0, 0)]);
         }
         all.extend([counter("api_in", 2, 100), counter("api_out", 1, 52)]);
@@ -267,9 +266,10 @@ mod tests {
             received_packets: packets,
             ..LinkTraffic::default()
         };
-        assert!(judge(&exact(727)).is_ok());
-        assert!(judge(&exact(20)).is_err(), "packets that no wire carries");
+        assert!(judge(&exact(727), HEADERS).is_ok());
+        assert!(judge(&exact(727), HEADERS + IPV6_EXTRA).is_err(), "another family");
+        assert!(judge(&exact(20), HEADERS).is_err(), "packets that no wire carries");
         let more = LinkTraffic { received_bytes: exact(727).received_bytes + 1, ..exact(727) };
-        assert!(judge(&more).is_err());
+        assert!(judge(&more, HEADERS).is_err());
     }
 }

@@ -15,10 +15,10 @@ use super::command::run;
 use super::error::{LabError, Result};
 use super::hub::{Hub, READY_LIMIT};
 use super::kubeconfig::{self, Credential};
-use super::network::{self, Names, Subnet};
+use super::network::{self, Families, Names, Subnet};
 use super::objects;
 use super::state::{self, HubKind, State};
-use super::{Lab, node, requirements, samples, sweep, traffic};
+use super::{Lab, node, requirements, samples, sweep};
 
 /// The most nodes that a lab may have; the addresses of a /24 are the limit.
 const MOST_NODES: u8 = 200;
@@ -48,6 +48,8 @@ pub struct UpOptions {
     pub hub: HubKind,
     /// Whether kube-controller-manager and kube-scheduler run. Without them nobody but the caller changes an object.
     pub controllers: bool,
+    /// Whether nodes, pods and Services have IPv6 addresses beside those of IPv4.
+    pub dual_stack: bool,
     /// The `eyot` program that runs the hubs; the running one if none is given.
     pub program: Option<PathBuf>,
     /// Take the lab down by itself when the process with this id ends, however it ends.
@@ -65,6 +67,7 @@ impl UpOptions {
             kubelets: false,
             hub: HubKind::EdgeHub,
             controllers: true,
+            dual_stack: false,
             program: None,
             bound_to: None,
             verbose: false,
@@ -133,12 +136,13 @@ fn build(
     link_assets(dir, &assets, &program)?;
     let mut state = {
         let _subnets = state::lock_subnets()?;
+        let families = if options.dual_stack { Families::DualStack } else { Families::Ipv4 };
         let seed = u16::from_str_radix(&id[..4], 16).expect("an id is six hex digits");
         let state = State {
             id: id.to_owned(),
             created: now_nanoseconds(),
             complete: false,
-            subnet: Subnet::choose(seed)?,
+            subnet: Subnet::choose(seed, families)?,
             nodes,
             hub: options.hub,
             kubelets: options.kubelets,
@@ -159,14 +163,14 @@ fn build(
     ));
 
     let namespace = names.cloud();
+    let lab = Lab::of(dir.to_owned(), state.clone());
     for node in &state.nodes {
-        let counted = traffic::calibrate(&namespace, state.subnet.cloud(), &names.node(node))?;
+        let counted = lab.calibrate(node)?;
         let (bytes, packets) = (counted.received_bytes, counted.received_packets);
         steps.done(&format!(
             "{node}: 1 MiB crossed the link as {bytes} bytes in {packets} packets, counted exactly"
         ));
     }
-    let lab = Lab::of(dir.to_owned(), state.clone());
     let cloud = lab.cloud_of(&namespace);
     let authority = Authority::create(&dir.join("pki"))?;
     cloud.prepare(&authority)?;
@@ -221,9 +225,10 @@ fn link_assets(dir: &Path, assets: &Assets, program: &Path) -> Result<()> {
 /// Puts accounts and Nodes into the API server.
 fn populate(cloud: &Cloud<'_>, state: &State) -> Result<()> {
     objects::apply(cloud.kubectl()?, &objects::accounts())?;
+    let families = state.subnet.families();
     let numbered = (1..).zip(&state.nodes);
     let nodes: Vec<Value> =
-        numbered.map(|(index, name)| objects::node(name, &network::pod_network(index))).collect();
+        numbered.map(|(index, name)| objects::node(name, &families.pod_networks_of(index))).collect();
     objects::apply(cloud.kubectl()?, &nodes)?;
     if !state.kubelets {
         return Ok(());

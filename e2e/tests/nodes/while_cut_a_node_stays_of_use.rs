@@ -1,50 +1,10 @@
 //! While the cloud is away a node does its work: pods run on and come back, names resolve, Services reach pods of other
 //! nodes, watches go on, and whoever the cloud allowed to may read logs and run commands at the kubelet's own port.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
-
-use e2e::lab::{Nodes, wait_until};
+use e2e::lab::Nodes;
 
 use crate::stage::{LIMIT, NODE, OTHER, Stage};
-
-/// A `kubectl get -w` of the node, line by line.
-struct Watch {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-}
-
-impl Watch {
-    fn begin(stage: &Stage, words: &str) -> Watch {
-        let mut kubectl = stage.node_kubectl(NODE, "kubelet.kubeconfig").expect("kubectl");
-        let mut child =
-            kubectl.args(words.split(' ')).stdout(Stdio::piped()).spawn().expect("kubectl starts");
-        let output = child.stdout.take().expect("it is piped");
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Watch { child, lines }
-    }
-
-    fn hears(&self, limit: Duration, what: &str) -> bool {
-        wait_until(limit, || self.lines.try_iter().any(|line| line.contains(what)))
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        // It may have ended by itself, which the test has then seen.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::watch::Watch;
 
 #[test]
 fn while_cut_a_node_stays_of_use() {

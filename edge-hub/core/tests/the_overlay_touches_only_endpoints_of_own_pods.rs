@@ -62,6 +62,38 @@ fn a_new_address_and_readiness_reach_the_pods_own_endpoint_alone() {
 }
 
 #[test]
+fn each_family_is_told_the_pods_address_of_that_family() {
+    let of_both = [endpoint(NODE, "a", "fd00::1", true), endpoint(NODE, "b", "fd00::2", true)];
+    let (v4, v6) = ("10.0.9.9", "fd00::99");
+    for (ips, shown_v4, shown_v6) in [
+        (vec![v4, v6], Some(v4), Some(v6)),
+        // The second family may be the first of the pod.
+        (vec![v6, v4], Some(v4), Some(v6)),
+        (vec![v4], Some(v4), None),
+    ] {
+        let list: Vec<_> = ips.iter().map(|ip| serde_json::json!({ "ip": ip })).collect();
+        let status = serde_json::json!({ "podIP": ips[0], "podIPs": list, "$setElementOrder/podIPs": list });
+        let mut patch = serde_json::json!({ "metadata": { "uid": "a" }, "status": status });
+        let gone = serde_json::json!({ "$patch": "delete", "ip": "10.0.0.1" });
+        patch["status"]["podIPs"].as_array_mut().expect("a list").push(gone);
+        let mut memory = PodMemory::new(NODE);
+        let held = own_pod("a", 5, "10.0.0.1", true);
+        memory.hear(Format::PROTOBUF, &held, patch.to_string().as_bytes()).expect("readable");
+        let amendments = memory.amendments(BTreeSet::new());
+        for format in FORMATS {
+            let of_a = |family: &str, held: &[Endpoint]| {
+                let shown = shown(&amendments, format, &slice(format, "s", 9, family, held, Some("web")));
+                let shown = shown.expect("amended");
+                shown.into_iter().find(|endpoint| endpoint.pod == "a").map(|endpoint| endpoint.address)
+            };
+            let held_v4 = [endpoint(NODE, "a", "10.0.0.1", true)];
+            assert_eq!(of_a("IPv4", &held_v4).as_deref(), shown_v4, "{ips:?}");
+            assert_eq!(of_a("IPv6", &of_both).as_deref(), shown_v6, "{ips:?}");
+        }
+    }
+}
+
+#[test]
 fn everything_else_of_the_slice_stays_byte_for_byte() {
     for format in FORMATS {
         let mut before = three("IPv4", format);
