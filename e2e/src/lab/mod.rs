@@ -10,6 +10,7 @@ mod command;
 mod compare;
 mod control_group;
 mod error;
+mod expiry;
 mod fault;
 mod history;
 mod hub;
@@ -37,6 +38,7 @@ use std::process::Command;
 pub use assets::{Assets, MissingAssets, all_programs, cache_root};
 pub use compare::{CompareOptions, Row, compare, table};
 pub use error::{LabError, Result};
+pub use expiry::{Certificate, HubOptions};
 pub use fault::{Cut, Way};
 pub use judge::{Judge, build_judges, locate_judges};
 pub use node::Container;
@@ -317,6 +319,16 @@ impl Lab {
     /// The main containers of all pods of the node, dead ones too, asked of its containerd: true also while cut.
     pub fn containers(&self, node: &str) -> Result<Vec<Container>> {
         self.node_of(node, &self.names.node(node))?.containers()
+    }
+
+    /// Gives `node` an image that no pod uses, `eyot.io/lab/unused:1`, for its kubelet to collect.
+    pub fn import_unused_image(&self, node: &str) -> Result<()> {
+        self.node_of(node, &self.names.node(node))?.import_unused_image()
+    }
+
+    /// The names of the images on `node`, asked of its containerd.
+    pub fn images(&self, node: &str) -> Result<Vec<String>> {
+        self.node_of(node, &self.names.node(node))?.images()
     }
 
     /// Kills the main container of `pod` on `node` with SIGKILL; its kubelet starts it again.

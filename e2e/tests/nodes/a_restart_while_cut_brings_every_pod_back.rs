@@ -82,6 +82,16 @@ fn of_containerd() {
 #[test]
 fn of_the_whole_node() {
     restarted("of_the_whole_node", true, |stage| {
+        let before = stage.images(NODE).expect("containerd answers");
+        stage.import_unused_image(NODE).expect("imported");
+        assert!(stage.images(NODE).expect("containerd answers").len() > before.len(), "one more");
         stage.reboot(NODE).expect("the kubelet is healthy while cut");
+        // The kubelet collects images when it starts. What the pods need is held.
+        let mut left = Vec::new();
+        stage.promised(LIMIT, "the kubelet collects what no pod uses", || {
+            left = stage.images(NODE).unwrap_or_default();
+            !left.is_empty() && !left.iter().any(|name| name.contains("unused"))
+        });
+        assert_eq!(left, before);
     });
 }

@@ -3,10 +3,13 @@
 
 mod stage;
 
+mod a_node_joins_when_the_cloud_is_back;
 mod a_node_that_never_saw_the_cloud_recovers_by_itself;
 mod a_pods_new_address_reaches_kube_proxy_while_cut;
 mod a_restart_while_cut_brings_every_pod_back;
+mod a_token_that_ends_while_cut_follows_the_policy;
 mod after_healing_what_the_cloud_changed_happens_and_nothing_else;
+mod certificates_end_while_cut;
 mod healing_costs_no_pod_and_no_client_a_list;
 mod ten_cuts_under_churn_end_where_the_cloud_is;
 mod while_cut_a_node_stays_of_use;
