@@ -40,11 +40,11 @@ pub use compare::{CompareOptions, Row, compare, table};
 pub use error::{LabError, Result};
 pub use expiry::{Certificate, HubOptions};
 pub use fault::{Cut, Way};
-pub use judge::{Judge, build_judges, locate_judges};
+pub use judge::{Judge, build_judges, locate_connect, locate_judges};
 pub use node::Container;
 pub use process::wait_until;
 pub use request::{Request, Shape, shapes};
-pub use requirements::{judges_or_skip, missing, real_or_skip, skip};
+pub use requirements::{connect_or_skip, judges_or_skip, missing, real_or_skip, skip};
 pub use shared::{ClaimedLab, ClaimedNode};
 pub use state::HubKind;
 pub use status::{NodeStatus, ProcessStatus, Status};
@@ -352,8 +352,23 @@ impl Lab {
         let index = self.check(node)?;
         let mut kubectl = Command::new(self.state.assets.path("kubectl")?);
         kubectl.env_remove("KUBECONFIG").arg("--kubeconfig").arg(self.node_file(node, "admin.kubeconfig"));
-        kubectl.arg("--server").arg(format!("https://{}:10250", self.state.subnet.node(index)));
+        kubectl.arg("--server").arg(self.kubelet_server(index));
         Ok(kubectl)
+    }
+
+    /// A command that runs `words` in `pod` on `node` and forwards its port, with the administrator's token, straight at the
+    /// kubelet; `program` is `connect`, which says what it tells.
+    pub fn kubelet_connect(&self, node: &str, program: &Path, pod: &str, words: &[&str]) -> Result<Command> {
+        let index = self.check(node)?;
+        let mut connect = Command::new(program);
+        connect.arg(self.node_file(node, "admin.kubeconfig")).arg(self.kubelet_server(index));
+        connect.arg(format!("{}/{pod}/main", objects::POD_NAMESPACE)).arg(objects::POD_PORT.to_string());
+        connect.args(words);
+        Ok(connect)
+    }
+
+    fn kubelet_server(&self, index: u8) -> String {
+        format!("https://{}:10250", self.state.subnet.node(index))
     }
 
     /// What the node's clients have asked its hub since the hub's log began, in order.
