@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::lab::{
-    Assets, CompareOptions, Cut, Delay, HubKind, Lab, LabError, NodePart, Nodes, Slow, Status, UpOptions,
-    Way, all_programs, build_judges, cache_root,
+    Assets, Certificate, CompareOptions, Cut, Delay, HubKind, HubOptions, Lab, LabError, NodePart, Nodes,
+    Slow, Status, UpOptions, Way, all_programs, build_judges, cache_root,
 };
 
 mod help;
@@ -159,6 +159,22 @@ enum LabCommand {
         /// Which part of it
         #[arg(value_enum)]
         part: NodePart,
+        /// Of a hub: so many seconds is its clock ahead of the machine's, until it is started again
+        #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+        clock_offset: Option<i64>,
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// Put a new certificate in the place of a node's, which holds as long as you say; nothing is restarted
+    Renew {
+        /// The node's name
+        node: String,
+        /// Which certificate
+        #[arg(value_enum)]
+        certificate: Certificate,
+        /// How long it holds from now
+        #[arg(long, value_name = "SECONDS", default_value_t = 31_536_000)]
+        seconds: u64,
         #[command(flatten)]
         dir: Dir,
     },
@@ -328,9 +344,11 @@ fn run_lab(command: LabCommand) -> Result<(), LabError> {
             say(&format!("healed: {node}"));
             Ok(())
         }
-        LabCommand::Restart { node, part, dir } => {
-            Lab::open(&dir.dir)?.restart(&node, part)?;
-            say(&format!("restarted: the {} of {node} is ready", word(part)));
+        LabCommand::Restart { node, part, clock_offset, dir } => restart(&dir, &node, part, clock_offset),
+        LabCommand::Renew { node, certificate, seconds, dir } => {
+            let lifetime = std::time::Duration::from_secs(seconds);
+            let end = Lab::open(&dir.dir)?.renew(&node, certificate, lifetime)?;
+            say(&format!("renewed: it ends at {end}"));
             Ok(())
         }
         LabCommand::Kill { node, part, dir } => {
@@ -362,6 +380,19 @@ fn slow(dir: &Dir, node: &str, slow: &Slow) -> Result<(), LabError> {
     let words: Vec<String> = slow.rate.clone().into_iter().chain(delay).collect();
     let (words, dir) = (words.join(", "), lab.dir().display());
     say(&format!("slow: {node}, {words} each way; `eyot lab heal {node} --dir {dir}` ends it"));
+    Ok(())
+}
+
+fn restart(dir: &Dir, node: &str, part: NodePart, clock_offset: Option<i64>) -> Result<(), LabError> {
+    let lab = Lab::open(&dir.dir)?;
+    match (part, clock_offset) {
+        (_, None) => lab.restart(node, part)?,
+        (NodePart::Hub, Some(clock_offset)) => {
+            lab.restart_hub(node, &HubOptions { clock_offset, ..HubOptions::default() })?;
+        }
+        _ => return Err(LabError::Invalid("only a hub has a --clock-offset".to_owned())),
+    }
+    say(&format!("restarted: the {} of {node} is ready", word(part)));
     Ok(())
 }
 

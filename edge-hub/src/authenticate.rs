@@ -18,13 +18,12 @@ use edge_hub_core::{
     access::AccessKey,
     authentication::{
         AcceptedTokens, BoundObjects, OfflinePolicy, Presence, PresentedToken, SignatureVerdict, TokenHash,
-        decide_offline,
+        decide_offline, is_bootstrap_token,
     },
     clock::Now,
     collection::Lookup,
     identity::{Details, Principal},
     jwt::{Jwt, KeySet, MAX_TOKEN_BYTES},
-    link::LinkState,
     record::RecordChange,
     review::{
         AcceptedToken, TokenVerdict, access_verdict, subject_access_review, token_review, token_verdict,
@@ -40,6 +39,7 @@ use tokio::sync::Semaphore;
 use x509_parser::certificate::X509Certificate;
 
 use crate::{
+    expiry::Validity,
     hub::{Hub, lock},
     signature,
     store::BlobClass,
@@ -53,6 +53,8 @@ const UNKNOWN_REVIEWS: usize = 8;
 /// How long a review may take.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REVIEW_BYTES: usize = 256 * 1024;
+/// When a kubelet that wants to join asks again. After ten times it says why in its log, and begins anew.
+const JOINING_RETRY_SECONDS: u32 = 2;
 /// How often the issuer's keys are read again.
 const KEYS_EVERY: Duration = Duration::from_mins(30);
 /// Pause after a failed read of the keys.
@@ -112,35 +114,6 @@ impl Peer {
             (false, None) => Self::Foreign(name.to_owned()),
             (false, Some(why)) => Self::Invalid(why),
         }
-    }
-}
-
-/// The time in which a certificate is in force, on the wall clock; both ends belong to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Validity {
-    from_unix: Duration,
-    until_unix: Duration,
-}
-
-impl Validity {
-    fn of(certificate: &X509Certificate<'_>) -> Self {
-        let seconds = |timestamp: i64| Duration::from_secs(u64::try_from(timestamp).unwrap_or(0));
-        let validity = certificate.validity();
-        Self {
-            from_unix: seconds(validity.not_before.timestamp()),
-            until_unix: seconds(validity.not_after.timestamp()),
-        }
-    }
-
-    fn holds(&self, unix: Duration) -> bool {
-        self.from_unix <= unix && unix <= self.until_unix
-    }
-
-    /// Whether a cut excuses that it does not hold: it ended during the cut, so that nobody could renew it, or it has
-    /// not begun, by a clock that nobody could set right.
-    fn is_excused(&self, link: LinkState, unix: Duration) -> bool {
-        let LinkState::Cut { since_unix } = link else { return false };
-        unix < self.from_unix || since_unix <= self.until_unix
     }
 }
 
@@ -254,6 +227,14 @@ fn unauthorized(hint: &str) -> Status {
     let mut status = Status::unauthorized();
     status.message = format!("{} ({hint})", status.message);
     status
+}
+
+/// What a kubelet gets that has no certificate yet. It does nothing but wait, unlike one that runs, so that it may be
+/// told how long to.
+fn joining_must_wait() -> Status {
+    let text =
+        "the API server is cut off: only it can judge a bootstrap token; this node can join when it is back";
+    Status::service_unavailable(text).with_retry_after(JOINING_RETRY_SECONDS)
 }
 
 impl Hub {
@@ -380,6 +361,9 @@ impl Hub {
     }
 
     fn token_principal_offline(&self, token: &str, hash: TokenHash) -> Result<Principal, Status> {
+        if is_bootstrap_token(token) {
+            return Err(joining_must_wait());
+        }
         let jwt = Jwt::parse(token).ok();
         let accepted = lock(&self.authenticator.accepted).held(hash).cloned();
         let (verdict, policy) = {

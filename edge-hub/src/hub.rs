@@ -33,6 +33,7 @@ use crate::{
     cell::Cell,
     clock::{Clock, random},
     config::Config,
+    expiry::Certificates,
     filters::{Filters, inputs_key},
     metrics::Metrics,
     overlay::Overlay,
@@ -59,6 +60,8 @@ pub struct Hub {
     pub config: Config,
     /// The clock.
     pub clock: Clock,
+    /// The hub's own certificates.
+    pub certificates: Certificates,
     /// The way to the cloud.
     pub upstream: Upstream,
     /// Is the cloud there?
@@ -122,13 +125,15 @@ pub struct Parts {
     pub shutdown: Shutdown,
     /// The clock.
     pub clock: Clock,
+    /// The hub's own certificates.
+    pub certificates: Certificates,
 }
 
 impl Hub {
     /// Restores what the store gave back. Nothing runs yet.
     #[must_use]
     pub fn new(parts: Parts, recovered: Recovered) -> Arc<Self> {
-        let Parts { config, upstream, authenticator, store, metrics, shutdown, clock } = parts;
+        let Parts { config, upstream, authenticator, store, metrics, shutdown, clock, certificates } = parts;
         let last_contact = recovered
             .collections
             .iter()
@@ -139,6 +144,7 @@ impl Hub {
         let link = watch::Sender::new(LinkState::Cut { since_unix: last_contact });
         let hub = Arc::new(Self {
             clock,
+            certificates,
             upstream,
             link,
             cells: Mutex::default(),
@@ -236,6 +242,7 @@ impl Hub {
         tokio::spawn(crate::store_care::run(Arc::clone(self)));
         tokio::spawn(crate::filters::run(Arc::clone(self)));
         tokio::spawn(crate::overlay::run(Arc::clone(self)));
+        tokio::spawn(crate::expiry::run(Arc::clone(self)));
     }
 
     /// Own Node and own Pods: what the hub needs itself to know which tokens belong here.

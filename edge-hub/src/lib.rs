@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod decode;
 pub mod documents;
+pub mod expiry;
 pub mod filters;
 pub mod hub;
 pub mod metrics;

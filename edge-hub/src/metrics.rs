@@ -48,6 +48,10 @@ pub struct Metrics {
     pub store_lag_milliseconds: Gauge,
     /// Bytes of the store on disk.
     pub store_bytes: Gauge,
+    /// When the certificate ends that clients see, in seconds since 1970; 0 if that cannot be read.
+    pub serving_certificate_end: Gauge,
+    /// When the node's certificate ends that the cloud sees, in seconds since 1970; 0 if that cannot be read.
+    pub credential_end: Gauge,
 }
 
 impl Metrics {
@@ -90,6 +94,16 @@ impl Metrics {
         let lag = metrics.store_lag_milliseconds.clone();
         hub.register("store_lag_milliseconds", "Age of the oldest change that is not on disk", lag);
         hub.register("store_bytes", "Bytes of the store on disk", metrics.store_bytes.clone());
+        hub.register(
+            "serving_certificate_end_unix_seconds",
+            "When the certificate ends that clients see",
+            metrics.serving_certificate_end.clone(),
+        );
+        hub.register(
+            "credential_end_unix_seconds",
+            "When the node's certificate ends that the cloud sees",
+            metrics.credential_end.clone(),
+        );
         metrics
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     certificate::{self, CertificateError},
     clock::Clock,
     config::{Config, ConfigError},
+    expiry::Certificates,
     hub::{Hub, Parts},
     metrics::Metrics,
     server,
@@ -60,6 +61,9 @@ struct Arguments {
     /// Check the settings and the files that they name, print what is wrong, and exit.
     #[arg(long)]
     check_config: bool,
+    /// For tests: the hub takes the time to be so many seconds later than the machine says, or earlier.
+    #[arg(long, value_name = "SECONDS", hide = true, default_value_t = 0, allow_negative_numbers = true)]
+    clock_offset: i64,
 }
 
 /// Why the hub could not start or had to stop.
@@ -143,7 +147,11 @@ fn start(arguments: &Arguments) -> Result<(), RunError> {
     let shutdown = Shutdown::new(GRACE);
     let outcome = runtime.block_on(async {
         shutdown.on_signal()?;
-        run(config, shutdown).await
+        if arguments.clock_offset != 0 {
+            let seconds = arguments.clock_offset;
+            tracing::warn!(seconds, "FOR TESTS ONLY: the clock is shifted; what ends with time ends wrong");
+        }
+        run(config, Clock::shifted(arguments.clock_offset), shutdown).await
     });
     // A disk that hangs must not keep the process: systemd has a new one to start.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -151,7 +159,7 @@ fn start(arguments: &Arguments) -> Result<(), RunError> {
 }
 
 fn check(config: &Config) -> Result<(), RunError> {
-    upstream_tls(config)?;
+    upstream_tls(config, ReloadingResolver::new(config.file.credential.clone())?)?;
     tls::load_roots(config.client_ca())?;
     if let Some(serving) = &config.file.serving {
         ReloadingResolver::new(serving.clone())?;
@@ -162,29 +170,24 @@ fn check(config: &Config) -> Result<(), RunError> {
     Ok(())
 }
 
-fn upstream_tls(config: &Config) -> Result<TlsSettings, TlsError> {
+fn upstream_tls(config: &Config, credential: Arc<ReloadingResolver>) -> Result<TlsSettings, TlsError> {
     let roots = tls::load_roots(&config.file.api_server_ca)?;
-    let credential = ReloadingResolver::new(config.file.credential.clone())?;
-    let mut node = tls::client_config(roots.clone(), Some(credential))?;
+    let mut node = tls::client_config(roots.clone(), Some(Arc::clone(&credential) as _))?;
     let mut bearer = tls::client_config(roots, None)?;
     for settings in [&mut node, &mut bearer] {
         settings.alpn_protocols = vec![b"h2".to_vec()];
     }
-    Ok(TlsSettings { node: Arc::new(node), bearer: Arc::new(bearer) })
+    Ok(TlsSettings { node: Arc::new(node), bearer: Arc::new(bearer), credential })
 }
 
-fn serving_files(config: &Config) -> Result<CertificateFiles, CertificateError> {
+fn serving_files(config: &Config, clock: Clock) -> Result<CertificateFiles, CertificateError> {
     if let Some(files) = &config.file.serving {
         return Ok(files.clone());
     }
     let mut addresses: Vec<IpAddr> = config.file.listen.iter().map(std::net::SocketAddr::ip).collect();
     addresses.push(IpAddr::from([127, 0, 0, 1]));
-    certificate::ensure_serving(
-        &config.own_pki(),
-        &config.file.node_name,
-        &addresses,
-        time::OffsetDateTime::now_utc(),
-    )
+    let now = time::OffsetDateTime::UNIX_EPOCH + clock.now().unix;
+    certificate::ensure_serving(&config.own_pki(), &config.file.node_name, &addresses, now)
 }
 
 /// What a node cannot start its pods without.
@@ -220,19 +223,23 @@ fn open_store(config: &Config) -> Result<(Store, crate::store::Recovered), RunEr
     Ok(Store::open_after(&options, PREDECESSOR_LIMIT, waiting)?)
 }
 
-/// Runs a hub until `shutdown` drains. The caller owns the runtime and the signals.
+/// Runs a hub by `clock` until `shutdown` drains. The caller owns the runtime and the signals.
 ///
 /// # Errors
 /// [`RunError`] when it cannot start.
-pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
+pub async fn run(config: Config, clock: Clock, shutdown: Shutdown) -> Result<(), RunError> {
     let started = std::time::Instant::now();
     let mut registry = daemon_metrics::registry("edge-hub", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(&mut registry);
-    let tls_upstream = upstream_tls(&config)?;
-    let resolver = ReloadingResolver::new(serving_files(&config)?)?;
+    let certificates = Certificates {
+        serving: ReloadingResolver::new(serving_files(&config, clock)?)?,
+        credential: ReloadingResolver::new(config.file.credential.clone())?,
+    };
+    let tls_upstream = upstream_tls(&config, Arc::clone(&certificates.credential))?;
     let client_roots = tls::load_roots(config.client_ca())?;
     let verifier = tls::client_verifier(client_roots)?;
-    let acceptor = TlsAcceptor::from(Arc::new(tls::tolerant_server_config(resolver, Arc::clone(&verifier))?));
+    let serving = Arc::clone(&certificates.serving);
+    let acceptor = TlsAcceptor::from(Arc::new(tls::tolerant_server_config(serving, Arc::clone(&verifier))?));
     let admin_socket = config.file.admin_socket.clone();
     let listen = config.file.listen.clone();
 
@@ -240,7 +247,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let parts = Parts {
         upstream: Upstream::new(config.servers.clone(), tls_upstream),
         authenticator: Authenticator::new(verifier),
-        clock: Clock::start(),
+        clock,
+        certificates,
         config,
         store,
         metrics,

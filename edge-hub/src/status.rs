@@ -1,9 +1,12 @@
 //! What a person asks a hub first: is the cloud there, what is held, how old is it.
 
+use std::time::Duration;
+
 use edge_hub_core::link::LinkState;
+use proto_daemon::tls::ReloadingResolver;
 use serde_json::json;
 
-use crate::{hub::Hub, reflect::Label};
+use crate::{expiry::Validity, hub::Hub, reflect::Label};
 
 /// /status as JSON text.
 #[must_use]
@@ -61,9 +64,22 @@ pub fn render(hub: &Hub) -> String {
         "collections": collections,
         "filters": filters,
         "store": store,
+        "certificates": {
+            "serving": certificate(now.unix, &hub.certificates.serving),
+            "credential": certificate(now.unix, &hub.certificates.credential),
+        },
         "overlaidPods": hub.overlay.pods(),
     })
     .to_string()
+}
+
+fn certificate(unix: Duration, certificate: &ReloadingResolver) -> serde_json::Value {
+    let Some(validity) = Validity::of_pair(&certificate.current()) else { return serde_json::Value::Null };
+    json!({
+        "endsUnixSeconds": validity.until_unix.as_secs(),
+        "secondsLeft": validity.until_unix.saturating_sub(unix).as_secs(),
+        "inForce": validity.holds(unix),
+    })
 }
 
 /// Brings the gauges up to date; counters need no help.
@@ -84,6 +100,11 @@ pub fn refresh_gauges(hub: &Hub) {
     hub.metrics.object_bytes.set(number(bytes));
     hub.metrics.store_lag_milliseconds.set(number(store.lag.as_millis()));
     hub.metrics.store_bytes.set(number(store.bytes_on_disk));
+    let end = |pair: &ReloadingResolver| {
+        Validity::of_pair(&pair.current()).map_or(0, |validity| number(validity.until_unix.as_secs()))
+    };
+    hub.metrics.serving_certificate_end.set(end(&hub.certificates.serving));
+    hub.metrics.credential_end.set(end(&hub.certificates.credential));
 }
 
 fn number<T: TryInto<i64>>(value: T) -> i64 {

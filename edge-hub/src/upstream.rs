@@ -24,6 +24,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use proto_daemon::tls::ReloadingResolver;
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::ServerName;
 use tokio::{net::TcpStream, task::JoinSet};
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -96,13 +98,29 @@ pub struct TlsSettings {
     pub node: Arc<rustls::ClientConfig>,
     /// No certificate, ALPN h2.
     pub bearer: Arc<rustls::ClientConfig>,
+    /// The node certificate that `node` shows; it follows its files.
+    pub credential: Arc<ReloadingResolver>,
 }
 
 struct Connection {
     sender: http2::SendRequest<Body>,
+    /// The node's certificate as it was shown; none on a connection for bearer tokens.
+    shown: Option<Arc<CertifiedKey>>,
     streams: Arc<AtomicUsize>,
     /// The socket once more, to shut it: hyper's own tasks keep a connection alive for the streams that are open.
     socket: std::net::TcpStream,
+}
+
+impl Connection {
+    /// Whether it speaks for the node by this certificate. The API server judges a certificate anew with each request,
+    /// so that one which was shown by a former certificate ends with that.
+    fn shows(&self, certificate: Option<&CertifiedKey>) -> bool {
+        self.shown.as_ref().map(|shown| &shown.cert) == certificate.map(|current| &current.cert)
+    }
+
+    fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
 }
 
 #[derive(Default)]
@@ -199,6 +217,8 @@ impl Upstream {
             Credential::Node => &self.tls.node,
             Credential::Bearer(_) => &self.tls.bearer,
         };
+        // Before the handshake: if it is renewed in between, the connection counts as old and is soon replaced.
+        let shown = self.certificate(credential);
         let stream = self.connect(config).await?;
         let socket = stream.get_ref().0.as_fd().try_clone_to_owned();
         let socket = socket.map_err(|error| UpstreamError::Unreachable(error.to_string()))?.into();
@@ -220,7 +240,12 @@ impl Upstream {
         let (sender, connection) =
             builder.handshake(TokioIo::new(stream)).await.map_err(UpstreamError::Lost)?;
         let task = tokio::spawn(connection);
-        Ok((Connection { sender, streams: Arc::default(), socket }, task))
+        Ok((Connection { sender, shown, streams: Arc::default(), socket }, task))
+    }
+
+    /// The certificate that a new connection for `credential` shows.
+    fn certificate(&self, credential: &Credential) -> Option<Arc<CertifiedKey>> {
+        (*credential == Credential::Node).then(|| self.tls.credential.current())
     }
 
     /// Connects to the first server that answers, the preferred one with a head start.
@@ -262,14 +287,17 @@ impl Upstream {
 
     /// An open connection with room for one more stream.
     fn pooled(&self, credential: &Credential) -> Option<(http2::SendRequest<Body>, StreamGuard)> {
+        let certificate = self.certificate(credential);
+        let is_current = |connection: &Connection| connection.shows(certificate.as_deref());
         self.pool(|pools| {
             let pool = match credential {
                 Credential::Node => &mut pools.node,
                 Credential::Bearer(_) => &mut pools.bearer,
             };
-            pool.retain(|connection| !connection.sender.is_closed());
+            // What runs on a connection of a former certificate may end in peace; nothing new begins there.
+            pool.retain(|each| !each.sender.is_closed() && (is_current(each) || each.streams() > 0));
             pool.iter()
-                .find(|connection| connection.streams.load(Ordering::Relaxed) < STREAMS_PER_CONNECTION)
+                .find(|each| is_current(each) && each.streams() < STREAMS_PER_CONNECTION)
                 .map(|connection| (connection.sender.clone(), StreamGuard::new(&connection.streams)))
         })
     }

@@ -13,8 +13,8 @@ use time::{Duration, OffsetDateTime};
 
 use super::error::{LabError, Result};
 
-/// How long every certificate of a lab holds.
-const LIFETIME: Duration = Duration::days(365);
+/// How long the certificates of a lab hold, where nobody asks for another end.
+pub(crate) const LIFETIME: Duration = Duration::days(365);
 
 /// A certificate and its key as files in PEM.
 #[derive(Debug, Clone)]
@@ -68,14 +68,19 @@ impl Authority {
     /// Makes a new authority and writes it as `FOLDER/ca.crt` and `FOLDER/ca.key`.
     pub(crate) fn create(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).map_err(LabError::io("create", folder))?;
-        let mut params = params("eyot-lab-ca", &[]);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages =
-            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        let params = authority_params();
         let key = KeyPair::generate()?;
         let pem = params.self_signed(&key)?.pem();
         KeyPairFiles::at(folder, "ca").write(&pem, &key.serialize_pem())?;
         Ok(Authority { issuer: Issuer::new(params, key), pem })
+    }
+
+    /// The authority that [`Authority::create`] left in `folder`.
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
+        let files = KeyPairFiles::at(folder, "ca");
+        let read = |path: &Path| fs::read_to_string(path).map_err(LabError::io("read", path));
+        let key = KeyPair::from_pem(&read(&files.key)?)?;
+        Ok(Authority { issuer: Issuer::new(authority_params(), key), pem: read(&files.certificate)? })
     }
 
     /// The authority's certificate in PEM.
@@ -85,10 +90,22 @@ impl Authority {
 
     /// Signs a new key for `subject` and writes both files.
     pub(crate) fn issue(&self, subject: &Subject<'_>, files: &KeyPairFiles) -> Result<()> {
+        self.issue_for(subject, files, LIFETIME).map(drop)
+    }
+
+    /// As [`Authority::issue`], for a certificate that holds for `lifetime` from now; returns its end.
+    pub(crate) fn issue_for(
+        &self,
+        subject: &Subject<'_>,
+        files: &KeyPairFiles,
+        lifetime: Duration,
+    ) -> Result<OffsetDateTime> {
         let mut params = match subject {
             Subject::Client { user, groups } => params(user, groups),
             Subject::Server { name, .. } => params(name, &[]),
         };
+        let end = OffsetDateTime::now_utc() + lifetime;
+        params.not_after = end;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.use_authority_key_identifier_extension = true;
         match subject {
@@ -103,8 +120,17 @@ impl Authority {
         }
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        files.write(&certificate.pem(), &key.serialize_pem())
+        files.write(&certificate.pem(), &key.serialize_pem())?;
+        Ok(end)
     }
+}
+
+fn authority_params() -> CertificateParams {
+    let mut params = params("eyot-lab-ca", &[]);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params
 }
 
 /// Makes the key that signs ServiceAccount tokens: `FOLDER/service-account.key` and `.pub`, both PEM.

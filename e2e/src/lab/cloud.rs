@@ -202,6 +202,9 @@ impl Cloud<'_> {
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",
             "--anonymous-auth=false",
+            "--enable-bootstrap-token-auth",
+            // A pod's token ends when it says so, and not a year later.
+            "--service-account-extend-token-expiration=false",
             // There is one API server at a fixed address; no lease has to say so.
             "--endpoint-reconciler-type=none",
             // Otherwise logs and exec look the node's name up in DNS.

@@ -234,6 +234,11 @@ fn forget_rules(namespace: &str) -> Result<()> {
 
 /// Starts everything of the node in the order of a boot and does not wait for the cloud, which may be away.
 pub(super) fn power_on(lab: &Lab, node: &str) -> Result<()> {
+    power_on_as(lab, node, false)
+}
+
+/// As [`power_on`]; with `joining` the kubelet has no certificate and asks for one.
+pub(super) fn power_on_as(lab: &Lab, node: &str, joining: bool) -> Result<()> {
     let namespace = lab.names.node(node);
     if lab.state.hub == super::HubKind::EdgeHub {
         lab.hub_of(node, &namespace)?.start(&lab.program())?;
@@ -243,7 +248,11 @@ pub(super) fn power_on(lab: &Lab, node: &str) -> Result<()> {
     }
     let machine = lab.node_of(node, &namespace)?;
     machine.start_containerd()?;
-    machine.start_kubelet()?;
+    if joining {
+        machine.start_joining_kubelet()?
+    } else {
+        machine.start_kubelet()?
+    }
     let agents = lab.agents_of(node, &namespace)?;
     super::agents::Agent::ALL.iter().try_for_each(|agent| agents.start(*agent))
 }
@@ -258,12 +267,16 @@ pub(super) fn reboot(lab: &Lab, node: &str) -> Result<()> {
 /// A reboot with an empty disk: only configuration and credentials are left.
 pub(super) fn reinstall(lab: &Lab, node: &str) -> Result<()> {
     let _lock = state::lock_node(&lab.dir, node)?;
+    erase(lab, node)?;
+    power_on(lab, node)
+}
+
+/// Powers the node off and empties its disk.
+pub(super) fn erase(lab: &Lab, node: &str) -> Result<()> {
     power_off(lab, node)?;
     let folder = lab.dir.join("nodes").join(node);
-    for written in ["hub-state", "kubelet", "containerd", "cni-addresses", "pod-logs"] {
-        remove_folder(&folder.join(written))?;
-    }
-    power_on(lab, node)
+    let written = ["hub-state", "kubelet", "containerd", "cni-addresses", "pod-logs"];
+    written.iter().try_for_each(|written| remove_folder(&folder.join(written)))
 }
 
 #[cfg(test)]

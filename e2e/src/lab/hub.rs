@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::certificates::{Authority, KeyPairFiles, Subject};
+use super::certificates::{Authority, KeyPairFiles, LIFETIME, Subject};
 use super::error::{LabError, Result};
 use super::objects::ADMIN_USER;
 use super::probe;
@@ -56,13 +56,31 @@ impl Hub<'_> {
         self.folder().join("hub.sock")
     }
 
-    /// Makes the hub's serving certificate and its configuration; the node's certificate must exist.
-    pub(crate) fn prepare(&self, authority: &Authority, api_server: &str, pki: &Path) -> Result<()> {
-        let serving = KeyPairFiles::at(&self.folder(), "hub");
+    fn serving(&self) -> KeyPairFiles {
+        KeyPairFiles::at(&self.folder(), "hub")
+    }
+
+    /// Makes a serving certificate that holds for `lifetime`; returns its end.
+    pub(crate) fn issue_serving(
+        &self,
+        authority: &Authority,
+        lifetime: time::Duration,
+    ) -> Result<time::OffsetDateTime> {
         let addresses: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), self.address.into()];
         let name = format!("edge-hub-{}", self.node);
         let subject = Subject::Server { name: &name, dns: &["localhost", self.node], addresses: &addresses };
-        authority.issue(&subject, &serving)?;
+        authority.issue_for(&subject, &self.serving(), lifetime)
+    }
+
+    /// Makes the hub's serving certificate and its configuration; the node's certificate must exist.
+    pub(crate) fn prepare(&self, authority: &Authority, api_server: &str, pki: &Path) -> Result<()> {
+        self.issue_serving(authority, LIFETIME)?;
+        self.configure(api_server, pki, false)
+    }
+
+    /// Writes the hub's configuration. `deny_expired` refuses what ended while cut; the default serves it.
+    pub(crate) fn configure(&self, api_server: &str, pki: &Path, deny_expired: bool) -> Result<()> {
+        let serving = self.serving();
         let credential = KeyPairFiles::at(&self.folder(), "node");
         let config = json!({
             "nodeName": self.node,
@@ -74,7 +92,7 @@ impl Hub<'_> {
             "serving": { "certificate": serving.certificate, "key": serving.key },
             "stateDirectory": self.folder().join("hub-state"),
             "adminSocket": self.admin_socket(),
-            "offline": { "admit": [ADMIN_USER] },
+            "offline": { "admit": [ADMIN_USER], "expiredToken": if deny_expired { "deny" } else { "serve" } },
             // Each request of the node's clients has its line, and each answer one that says how long it took: that is the
             // lab's recording.
             "log": { "format": "text", "level": "info,edge_hub::request=debug,edge_hub::answer=debug" },
@@ -85,7 +103,16 @@ impl Hub<'_> {
 
     /// Starts the hub; `program` is the `eyot` program, which holds the hub as a hidden command.
     pub(crate) fn start(&self, program: &Path) -> Result<()> {
-        let arguments = vec!["hub".to_owned(), "--config".to_owned(), self.config().display().to_string()];
+        self.start_shifted(program, 0)
+    }
+
+    /// As [`Hub::start`], with a clock that is `offset` seconds ahead.
+    pub(crate) fn start_shifted(&self, program: &Path, offset: i64) -> Result<()> {
+        let mut arguments =
+            vec!["hub".to_owned(), "--config".to_owned(), self.config().display().to_string()];
+        if offset != 0 {
+            arguments.push(format!("--clock-offset={offset}"));
+        }
         self.processes
             .start(Start {
                 name: &self.process(),
@@ -105,5 +132,11 @@ impl Hub<'_> {
     /// Whether the hub is ready now; the error is its own answer.
     pub(crate) fn ready(&self) -> std::result::Result<(), String> {
         probe::unix(&self.admin_socket(), "/readyz")
+    }
+
+    /// What the hub says of itself.
+    pub(crate) fn status(&self) -> Result<serde_json::Value> {
+        let answer = probe::unix_body(&self.admin_socket(), "/status").map_err(LabError::Invalid)?;
+        serde_json::from_str(&answer).map_err(|error| LabError::Invalid(format!("/status: {error}")))
     }
 }

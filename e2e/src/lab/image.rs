@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::error::{LabError, Result};
-use super::objects::{POD_IMAGE, POD_PROGRAM, SANDBOX_IMAGE};
+use super::objects::{POD_IMAGE, POD_PROGRAM, SANDBOX_IMAGE, UNUSED_IMAGE};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -23,14 +23,21 @@ pub(super) fn is_there() -> bool {
     !PROGRAM.is_empty()
 }
 
-/// Writes both images into one OCI archive at `path`.
-pub(crate) fn write_archive(path: &Path) -> Result<()> {
+/// The images of a lab's pods: (name, what its container runs).
+pub(crate) const PODS: &[(&str, [&str; 2])] =
+    &[(POD_IMAGE, [POD_PROGRAM, "serve"]), (SANDBOX_IMAGE, [POD_PROGRAM, "pause"])];
+
+/// An image that no pod uses.
+pub(crate) const UNUSED: &[(&str, [&str; 2])] = &[(UNUSED_IMAGE, [POD_PROGRAM, "unused"])];
+
+/// Writes `images` into one OCI archive at `path`.
+pub(crate) fn write_archive(path: &Path, images: &[(&str, [&str; 2])]) -> Result<()> {
     let layer = layer(PROGRAM).map_err(LabError::io("write", path))?;
     let mut blobs = Blobs::default();
     let layer_descriptor = blobs.add(LAYER, layer);
     let diff_id = layer_descriptor["digest"].clone();
     let mut manifests = Vec::new();
-    for (name, command) in [(POD_IMAGE, [POD_PROGRAM, "serve"]), (SANDBOX_IMAGE, [POD_PROGRAM, "pause"])] {
+    for (name, command) in images {
         let config = json!({
             "architecture": architecture(),
             "os": "linux",
@@ -134,7 +141,7 @@ mod tests {
     fn every_descriptor_of_the_archive_leads_to_the_bytes_it_names() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("images.tar");
-        write_archive(&path).expect("archive");
+        write_archive(&path, PODS).expect("archive");
 
         let mut files = BTreeMap::new();
         let mut archive = tar::Archive::new(fs::File::open(&path).expect("written"));

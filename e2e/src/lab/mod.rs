@@ -11,6 +11,7 @@ mod compare;
 mod control_group;
 mod delay;
 mod error;
+mod expiry;
 mod fault;
 mod history;
 mod hub;
@@ -40,13 +41,14 @@ pub use assets::{Assets, MissingAssets, all_programs, cache_root};
 pub use compare::{CompareOptions, Row, compare, table};
 pub use delay::{Delay, Link, run_delay};
 pub use error::{LabError, Result};
+pub use expiry::{Certificate, HubOptions};
 pub use fault::{Cut, Slow, Way};
 pub use informers::{Board, CacheName, Collection, Informers, Told};
-pub use judge::{Judge, build_judges, locate_judges};
+pub use judge::{Judge, build_judges, locate_connect, locate_judges};
 pub use node::Container;
 pub use process::wait_until;
 pub use request::{Answer, Request, Shape, shapes};
-pub use requirements::{judges_or_skip, missing, real_or_skip, skip};
+pub use requirements::{connect_or_skip, judges_or_skip, missing, real_or_skip, skip};
 pub use shared::{ClaimedLab, ClaimedNode};
 pub use state::HubKind;
 pub use status::{NodeStatus, ProcessStatus, Status};
@@ -357,6 +359,16 @@ impl Lab {
         self.node_of(node, &self.names.node(node))?.containers()
     }
 
+    /// Gives `node` an image that no pod uses, `eyot.io/lab/unused:1`, for its kubelet to collect.
+    pub fn import_unused_image(&self, node: &str) -> Result<()> {
+        self.node_of(node, &self.names.node(node))?.import_unused_image()
+    }
+
+    /// The names of the images on `node`, asked of its containerd.
+    pub fn images(&self, node: &str) -> Result<Vec<String>> {
+        self.node_of(node, &self.names.node(node))?.images()
+    }
+
     /// Kills the main container of `pod` on `node` with SIGKILL; its kubelet starts it again.
     pub fn kill_pod(&self, node: &str, pod: &str) -> Result<()> {
         self.node_of(node, &self.names.node(node))?.kill_pod(pod)
@@ -378,8 +390,23 @@ impl Lab {
         let index = self.check(node)?;
         let mut kubectl = Command::new(self.state.assets.path("kubectl")?);
         kubectl.env_remove("KUBECONFIG").arg("--kubeconfig").arg(self.node_file(node, "admin.kubeconfig"));
-        kubectl.arg("--server").arg(format!("https://{}:10250", self.state.subnet.node(index)));
+        kubectl.arg("--server").arg(self.kubelet_server(index));
         Ok(kubectl)
+    }
+
+    /// A command that runs `words` in `pod` on `node` and forwards its port, with the administrator's token, straight at the
+    /// kubelet; `program` is `connect`, which says what it tells.
+    pub fn kubelet_connect(&self, node: &str, program: &Path, pod: &str, words: &[&str]) -> Result<Command> {
+        let index = self.check(node)?;
+        let mut connect = Command::new(program);
+        connect.arg(self.node_file(node, "admin.kubeconfig")).arg(self.kubelet_server(index));
+        connect.arg(format!("{}/{pod}/main", objects::POD_NAMESPACE)).arg(objects::POD_PORT.to_string());
+        connect.args(words);
+        Ok(connect)
+    }
+
+    fn kubelet_server(&self, index: u8) -> String {
+        format!("https://{}:10250", self.state.subnet.node(index))
     }
 
     /// What the node's clients have asked its hub since the hub's log began, in order.

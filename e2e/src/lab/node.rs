@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use super::assets::Assets;
-use super::certificates::{Authority, KeyPairFiles, Subject};
+use super::certificates::{Authority, KeyPairFiles, LIFETIME, Subject};
 use super::command::run;
 use super::error::{LabError, Result};
 use super::network::Subnet;
@@ -60,9 +60,14 @@ pub(crate) fn image_archive(dir: &Path) -> PathBuf {
     dir.join("images").join("lab.tar")
 }
 
-/// Makes the image archive.
+fn unused_image_archive(dir: &Path) -> PathBuf {
+    dir.join("images").join("unused.tar")
+}
+
+/// Makes the image archives.
 pub(crate) fn prepare_images(dir: &Path) -> Result<()> {
-    image::write_archive(&image_archive(dir))
+    image::write_archive(&image_archive(dir), image::PODS)?;
+    image::write_archive(&unused_image_archive(dir), image::UNUSED)
 }
 
 impl Node<'_> {
@@ -84,6 +89,22 @@ impl Node<'_> {
         format!("{}.kubelet", self.name)
     }
 
+    fn serving(&self) -> KeyPairFiles {
+        KeyPairFiles::at(&self.folder(), "kubelet-serving")
+    }
+
+    /// Makes a certificate for the kubelet's own port that holds for `lifetime`; returns its end.
+    pub(crate) fn issue_serving(
+        &self,
+        authority: &Authority,
+        lifetime: time::Duration,
+    ) -> Result<time::OffsetDateTime> {
+        let addresses = self.subnet.node_addresses(self.index);
+        let name = format!("system:node:{}", self.name);
+        let subject = Subject::Server { name: &name, dns: &[self.name], addresses: &addresses };
+        authority.issue_for(&subject, &self.serving(), lifetime)
+    }
+
     /// Writes the configuration of containerd, CNI and kubelet, and makes the kubelet's serving certificate.
     pub(crate) fn prepare(&self, authority: &Authority, pki: &Path) -> Result<()> {
         let folder = self.folder();
@@ -91,11 +112,8 @@ impl Node<'_> {
             let path = folder.join(part);
             fs::create_dir_all(&path).map_err(LabError::io("create", &path))?;
         }
-        let serving = KeyPairFiles::at(&folder, "kubelet-serving");
-        let addresses = self.subnet.node_addresses(self.index);
-        let name = format!("system:node:{}", self.name);
-        authority
-            .issue(&Subject::Server { name: &name, dns: &[self.name], addresses: &addresses }, &serving)?;
+        self.issue_serving(authority, LIFETIME)?;
+        let serving = self.serving();
         let control_group = control_group::create(self.lab_id, self.name)?;
         for (file, content) in [
             ("containerd.toml", self.containerd_config()),
@@ -131,34 +149,69 @@ impl Node<'_> {
             Ok(())
         })?;
         if !images.contains(SANDBOX_IMAGE) {
-            let archive = image_archive(self.dir).display().to_string();
-            self.ctr(&["-n", "k8s.io", "images", "import", &archive])?;
+            self.import(&image_archive(self.dir))?;
+            // They come from no registry: one that was collected would never come back.
+            for (name, _) in image::PODS {
+                self.ctr(&["-n", "k8s.io", "images", "label", name, "io.cri-containerd.pinned=pinned"])?;
+            }
         }
         Ok(())
     }
 
+    fn import(&self, archive: &Path) -> Result<()> {
+        let archive = archive.display().to_string();
+        self.ctr(&["-n", "k8s.io", "images", "import", &archive]).map(drop)
+    }
+
+    /// Gives the node an image that no pod uses and nobody has pinned.
+    pub(crate) fn import_unused_image(&self) -> Result<()> {
+        self.import(&unused_image_archive(self.dir))
+    }
+
+    /// The names of the images that containerd has.
+    pub(crate) fn images(&self) -> Result<Vec<String>> {
+        let listed = self.ctr(&["-n", "k8s.io", "images", "list", "-q"])?;
+        Ok(listed.lines().filter(|name| !name.starts_with("sha256:")).map(str::to_owned).collect())
+    }
+
     /// Starts the kubelet; returns when its own health check answers.
     pub(crate) fn start_kubelet(&self) -> Result<()> {
+        let kubeconfig = self.folder().join("kubelet.kubeconfig");
+        self.launch_kubelet(vec![format!("--kubeconfig={}", kubeconfig.display())])?;
+        self.processes.wait_ready(&self.kubelet_process(), KUBELET_LIMIT, || self.healthy())
+    }
+
+    /// Starts a kubelet that has no certificate and asks for one by `bootstrap.kubeconfig`. Until it has one it answers
+    /// no health check, so that nothing is waited for.
+    pub(crate) fn start_joining_kubelet(&self) -> Result<()> {
         let folder = self.folder();
-        let name = self.kubelet_process();
+        self.launch_kubelet(vec![
+            format!("--bootstrap-kubeconfig={}", folder.join("bootstrap.kubeconfig").display()),
+            format!("--kubeconfig={}", folder.join("kubelet/joined.kubeconfig").display()),
+            "--rotate-certificates".to_owned(),
+        ])
+    }
+
+    fn launch_kubelet(&self, mut arguments: Vec<String>) -> Result<()> {
+        let folder = self.folder();
         let node_ip: Vec<String> =
             self.subnet.node_addresses(self.index).iter().map(IpAddr::to_string).collect();
-        self.processes.start(Start {
-            name: &name,
+        arguments.extend([
+            format!("--config={}", folder.join("kubelet.yaml").display()),
+            format!("--root-dir={}", folder.join("kubelet").display()),
+            format!("--cert-dir={}", folder.join("kubelet/pki").display()),
+            format!("--hostname-override={}", self.name),
+            format!("--node-ip={}", node_ip.join(",")),
+            "--v=2".to_owned(),
+        ]);
+        let start = Start {
+            name: &self.kubelet_process(),
             namespace: self.namespace,
             program: self.assets.path("kubelet")?,
-            arguments: vec![
-                format!("--config={}", folder.join("kubelet.yaml").display()),
-                format!("--kubeconfig={}", folder.join("kubelet.kubeconfig").display()),
-                format!("--root-dir={}", folder.join("kubelet").display()),
-                format!("--cert-dir={}", folder.join("kubelet/pki").display()),
-                format!("--hostname-override={}", self.name),
-                format!("--node-ip={}", node_ip.join(",")),
-                "--v=2".to_owned(),
-            ],
+            arguments,
             environment: vec![("PATH".to_owned(), self.search_path())],
-        })?;
-        self.processes.wait_ready(&name, KUBELET_LIMIT, || self.healthy())
+        };
+        self.processes.start(start).map(drop)
     }
 
     /// Whether the kubelet's own health check says ok; it listens in the node's namespace only.
@@ -331,8 +384,10 @@ state = {state}
             "failCgroupV1": false,
             "failSwapOn": false,
             "enforceNodeAllocatable": [],
-            // Images come from no registry: one that was collected would never come back.
-            "imageGCHighThresholdPercent": 100,
+            // When it starts and every five minutes the kubelet collects each image that no container uses and nobody
+            // has pinned, however young.
+            "imageMinimumGCAge": "1ns",
+            "imageMaximumGCAge": "2ns",
             "evictionHard": { "memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
             "makeIPTablesUtilChains": false,
         });

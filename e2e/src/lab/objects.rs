@@ -25,8 +25,14 @@ pub(crate) const POD_IMAGE: &str = "eyot.io/lab/pod:1";
 /// The image of every pod's sandbox, from the same archive.
 pub(crate) const SANDBOX_IMAGE: &str = "eyot.io/lab/pause:1";
 
+/// An image that no pod uses: the kubelet's to collect.
+pub(crate) const UNUSED_IMAGE: &str = "eyot.io/lab/unused:1";
+
 /// The program inside these images.
 pub(crate) const POD_PROGRAM: &str = "/eyot-pod";
+
+/// The start of the names of the roles by which requests for node certificates are approved.
+const NODE_CERTIFICATES: &str = "system:certificates.k8s.io:certificatesigningrequests";
 
 /// The namespace of the ServiceAccounts of kube-proxy and CoreDNS.
 pub(crate) const SYSTEM_NAMESPACE: &str = "kube-system";
@@ -169,6 +175,10 @@ fn lab_accounts() -> Vec<Value> {
             ],
         }),
         binding("eyot-lab-coredns", "eyot-lab-coredns", &service_account(SYSTEM_NAMESPACE, "coredns")),
+        // As kubeadm has it: who joins by a bootstrap token gets a client certificate, and nodes renew their own.
+        binding("eyot-lab-join", "system:node-bootstrapper", &group("system:bootstrappers")),
+        binding("eyot-lab-first", &format!("{NODE_CERTIFICATES}:nodeclient"), &group("system:bootstrappers")),
+        binding("eyot-lab-next", &format!("{NODE_CERTIFICATES}:selfnodeclient"), &group("system:nodes")),
     ]
 }
 
@@ -222,6 +232,33 @@ fn account(namespace: &str, name: &str) -> Value {
 
 fn service_account(namespace: &str, name: &str) -> Value {
     json!({ "kind": "ServiceAccount", "namespace": namespace, "name": name })
+}
+
+fn group(name: &str) -> Value {
+    json!({ "kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": name })
+}
+
+/// The Secret that the bootstrap token `ID.SECRET` is judged by until `end`.
+pub(crate) fn bootstrap_token(id: &str, secret: &str, end: time::OffsetDateTime) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "bootstrap.kubernetes.io/token",
+        "metadata": { "name": format!("bootstrap-token-{id}"), "namespace": SYSTEM_NAMESPACE },
+        "stringData": {
+            "token-id": id,
+            "token-secret": secret,
+            "usage-bootstrap-authentication": "true",
+            "expiration": rfc3339(end),
+        },
+    })
+}
+
+/// To the second, as Kubernetes writes times.
+fn rfc3339(time: time::OffsetDateTime) -> String {
+    let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
+    let (hour, minute, second) = (time.hour(), time.minute(), time.second());
+    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 fn binding(name: &str, role: &str, subject: &Value) -> Value {

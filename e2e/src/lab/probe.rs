@@ -17,6 +17,11 @@ const LARGEST_ANSWER: u64 = 64 * 1024;
 
 /// Whether GET `path` over the unix socket `socket` answers 200; the error is the answer.
 pub(crate) fn unix(socket: &Path, path: &str) -> Result<(), String> {
+    unix_body(socket, path).map(drop)
+}
+
+/// The body of the answer 200 to GET `path` over the unix socket `socket`; the error is any other answer.
+pub(crate) fn unix_body(socket: &Path, path: &str) -> Result<String, String> {
     let asked = || {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(LIMIT))?;
@@ -43,7 +48,7 @@ pub(crate) fn inside(namespace: &str, address: SocketAddr, path: &str) -> Result
         })?;
         thread.join().expect("the thread only does IO, whose errors it returns")
     };
-    judge(path, asked())
+    judge(path, asked()).map(drop)
 }
 
 fn get(mut stream: impl Read + Write, path: &str) -> std::io::Result<String> {
@@ -54,10 +59,11 @@ fn get(mut stream: impl Read + Write, path: &str) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-fn judge(path: &str, answer: std::io::Result<String>) -> Result<(), String> {
+fn judge(path: &str, answer: std::io::Result<String>) -> Result<String, String> {
     let answer = answer.map_err(|error| format!("GET {path}: {error}"))?;
     if answer.starts_with("HTTP/1.") && answer.split_whitespace().nth(1) == Some("200") {
-        return Ok(());
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+        return Ok(body.unwrap_or_default());
     }
     Err(format!("GET {path}: {}", answer.replace("\r\n", "\n").trim()))
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use super::assets::{Assets, CONTROL_PLANE, MissingAssets, NODE};
 use super::error::Result;
 use super::image;
-use super::judge::{Judge, locate_judges};
+use super::judge::{Judge, locate_connect, locate_judges};
 
 /// The system's tools that every lab calls, and the package that most distributions have them in.
 const TOOLS: [(&str, &str); 4] =
@@ -51,7 +51,20 @@ pub fn real_or_skip(name: &str, kubelets: bool) -> Option<Assets> {
 /// As [`real_or_skip`] without kubelets, and the judges of every client-go version.
 pub fn judges_or_skip(name: &str) -> Option<Vec<Judge>> {
     real_or_skip(name, false)?;
-    let why = match locate_judges() {
+    found_or_skip(name, locate_judges())
+}
+
+/// As [`real_or_skip`] with kubelets, and the program that connects into pods.
+pub fn connect_or_skip(name: &str) -> Option<Judge> {
+    real_or_skip(name, true)?;
+    found_or_skip(name, locate_connect())?.pop()
+}
+
+fn found_or_skip(
+    name: &str,
+    found: Result<std::result::Result<Vec<Judge>, Vec<&'static str>>>,
+) -> Option<Vec<Judge>> {
+    let why = match found {
         Ok(Ok(judges)) => return Some(judges),
         Ok(Err(missing)) => MissingAssets(missing).to_string(),
         Err(error) => error.to_string(),

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::agents::Agent;
 use super::assets::{Assets, CONTROL_PLANE, NODE};
-use super::certificates::{Authority, KeyPairFiles, Subject};
+use super::certificates::{Authority, LIFETIME};
 use super::cloud::Cloud;
 use super::command::run;
 use super::error::{LabError, Result};
@@ -18,7 +18,7 @@ use super::kubeconfig::{self, Credential};
 use super::network::{self, Families, Names, Subnet};
 use super::objects;
 use super::state::{self, HubKind, State};
-use super::{Lab, node, requirements, samples, sweep};
+use super::{Lab, expiry, node, requirements, samples, sweep};
 
 /// The most nodes that a lab may have; the addresses of a /24 are the limit.
 const MOST_NODES: u8 = 200;
@@ -258,7 +258,7 @@ fn make_pods(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority) -> Result<()> 
 }
 
 /// The URL by which the components of a node reach the API.
-fn server(lab: &Lab, cloud: &Cloud<'_>) -> String {
+pub(super) fn server(lab: &Lab, cloud: &Cloud<'_>) -> String {
     match lab.state.hub {
         HubKind::EdgeHub => Hub::server(),
         HubKind::None => cloud.server(),
@@ -270,16 +270,10 @@ fn node_files(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, node: &str) -
     let folder = lab.dir.join("nodes").join(node);
     fs::create_dir_all(&folder).map_err(LabError::io("create", &folder))?;
     let server = server(lab, cloud);
-    let certificate = KeyPairFiles::at(&folder, "node");
-    let user = format!("system:node:{node}");
-    authority.issue(&Subject::Client { user: &user, groups: &["system:nodes"] }, &certificate)?;
+    expiry::issue_node_certificate(&folder, node, &server, authority, LIFETIME)?;
     let admin = objects::token(cloud.kubectl()?, "eyot-lab", "admin", None, TOKEN_SECONDS)?;
-    for (file, credential) in [
-        ("kubelet.kubeconfig", Credential::Certificate(&certificate)),
-        ("admin.kubeconfig", Credential::Token(&admin)),
-    ] {
-        kubeconfig::write(&folder.join(file), &server, authority.pem(), "default", &credential)?;
-    }
+    let credential = Credential::Token(&admin);
+    kubeconfig::write(&folder.join("admin.kubeconfig"), &server, authority.pem(), "default", &credential)?;
     let agents = Agent::ALL.iter().filter(|_| lab.state.kubelets);
     for agent in agents {
         let token = objects::token(

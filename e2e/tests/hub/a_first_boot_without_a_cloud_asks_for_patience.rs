@@ -42,3 +42,20 @@ fn lists_and_watches_get_429_until_the_cloud_was_seen_and_the_rest_503() {
         }
     });
 }
+
+#[test]
+fn a_kubelet_that_is_to_join_is_told_to_wait() {
+    run(async {
+        let mut rig = Rig::new();
+        rig.cloud.set_all_links(LinkState::BlackHole).await;
+        rig.start_hub().await;
+        let joining = rig.stranger().with_token("abcdef.0123456789abcdef");
+        let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+        let answer = joining.send("POST", path, "", bytes::Bytes::new()).await.unwrap();
+        assert_eq!(answer.status(), 503, "only the cloud can judge a bootstrap token");
+        assert_eq!(answer.headers()[RETRY_AFTER], "2");
+        let other = rig.stranger().with_token("abcdef.0123");
+        assert_eq!(other.send("POST", path, "", bytes::Bytes::new()).await.unwrap().status(), 401);
+        rig.stop_hub().await;
+    });
+}

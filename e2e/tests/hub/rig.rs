@@ -14,6 +14,7 @@ use e2e::cloud::client::{Client, WatchStream};
 use e2e::cloud::model::{Gvr, RequestRecord, Rule};
 use e2e::cloud::pki::{Authority, Identity};
 use e2e::cloud::{CloudControl, LinkState};
+use edge_hub::clock::Clock;
 use edge_hub::config::Config;
 use http::header::USER_AGENT;
 use http_body_util::{BodyExt as _, Empty};
@@ -217,7 +218,7 @@ impl Rig {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 tokio::select! {
-                    result = edge_hub::run::run(config, drain) => result.expect("the hub starts"),
+                    result = edge_hub::run::run(config, Clock::start(), drain) => result.expect("the hub starts"),
                     _ = killed => {}
                 }
             });

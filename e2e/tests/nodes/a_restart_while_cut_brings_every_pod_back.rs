@@ -45,11 +45,30 @@ fn restarted(test: &str, pods_end: bool, restart: impl FnOnce(&Stage)) {
     assert_eq!(stage.running(NODE), held, "healing ends no pod");
 }
 
+/// Whether the kubelet has no container to remove. It looks at all of them when it collects images at its start, and
+/// where one of them goes at that moment it puts the collection off, for five minutes.
+fn nothing_to_remove(stage: &Stage) -> bool {
+    let (pods, containers) = (stage.pods_on(NODE), stage.containers(NODE).unwrap_or_default());
+    let dead = |pod: &String| containers.iter().filter(|each| each.pod == *pod && !each.running).count();
+    containers.iter().all(|each| pods.contains(&each.pod)) && pods.iter().all(|pod| dead(pod) <= 1)
+}
+
 #[test]
 fn of_the_kubelet() {
     restarted("of_the_kubelet", false, |stage| {
+        let images = stage.images(NODE).expect("containerd answers");
+        stage.import_unused_image(NODE).expect("imported");
+        assert!(stage.images(NODE).expect("containerd answers").len() > images.len(), "one more");
+        stage.promised(LIMIT, "no container is to be removed", || nothing_to_remove(stage));
         stage.kill(NODE, NodePart::Kubelet).expect("killed");
         stage.restart(NODE, NodePart::Kubelet).expect("healthy while cut");
+        // It collects images when it starts; what the pods need is held.
+        let mut left = Vec::new();
+        stage.promised(LIMIT, "the kubelet collects what no pod uses", || {
+            left = stage.images(NODE).unwrap_or_default();
+            !left.is_empty() && !left.iter().any(|name| name.contains("unused"))
+        });
+        assert_eq!(left, images);
     });
 }
 
@@ -82,6 +101,8 @@ fn of_containerd() {
 #[test]
 fn of_the_whole_node() {
     restarted("of_the_whole_node", true, |stage| {
+        let images = stage.images(NODE).expect("containerd answers");
         stage.reboot(NODE).expect("the kubelet is healthy while cut");
+        assert_eq!(stage.images(NODE).expect("containerd answers"), images);
     });
 }

@@ -156,6 +156,12 @@ impl Stage {
         finish(self.kubelet_kubectl(node).expect("kubectl").args(["get", "--raw", path]))
     }
 
+    /// As [`Stage::kubelet_get`], whatever certificate the kubelet shows.
+    pub(crate) fn kubelet_get_unverified(&self, node: &str, path: &str) -> Result<String, String> {
+        let flag = "--insecure-skip-tls-verify";
+        finish(self.kubelet_kubectl(node).expect("kubectl").args([flag, "get", "--raw", path]))
+    }
+
     /// POSTs an empty body to the kubelet's own port.
     pub(crate) fn kubelet_post(&self, node: &str, path: &str) -> Result<String, String> {
         finish(self.kubelet_kubectl(node).expect("kubectl").args([

@@ -1,13 +1,36 @@
 //! While the cloud is away a node does its work: pods run on and come back, names resolve, Services reach pods of other
 //! nodes, watches go on, and whoever the cloud allowed to may read logs and run commands at the kubelet's own port.
 
-use e2e::lab::Nodes;
+use std::collections::BTreeMap;
+
+use e2e::lab::{Judge, Nodes, connect_or_skip};
+use serde_json::Value;
 
 use crate::stage::{LIMIT, NODE, OTHER, Stage};
 use crate::watch::Watch;
 
+/// A line there and back by each way into the pod that client-go has, and the pod's page through a forwarded port, at the
+/// kubelet's own port, as unmodified clients do it.
+fn assert_connections(stage: &Stage, connect: &Judge, pod: &str) {
+    let words = ["/eyot-pod", "cat", "/dev/stdin"];
+    let mut command = stage.kubelet_connect(NODE, &connect.program, pod, &words).expect("connect");
+    let output = command.output().expect("it runs");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    let read = |line: &str| serde_json::from_str::<Value>(line).expect("JSON");
+    let ways: BTreeMap<String, Value> =
+        told.lines().map(read).map(|it| (it["way"].to_string(), it)).collect();
+    for way in ["spdy", "websocket", "kubectl"] {
+        assert_eq!(ways[&format!("{way:?}")]["output"], "a line\n", "{told}");
+    }
+    let page = &ways["\"portforward\""]["output"];
+    assert!(page.as_str().is_some_and(|page| page.contains(pod)), "{told}");
+    assert!(ways.values().all(|it| it["error"] == ""), "{told}");
+}
+
 #[test]
 fn while_cut_a_node_stays_of_use() {
+    let Some(connect) = connect_or_skip("while_cut_a_node_stays_of_use") else { return };
     let Some(stage) = Stage::claim("while_cut_a_node_stays_of_use") else { return };
     let (web, agent) = (stage.pod_of("web", NODE), stage.pod_of("agent", NODE));
     let other = stage.pod_of("web", OTHER);
@@ -18,6 +41,7 @@ fn while_cut_a_node_stays_of_use() {
     let run = format!("/run/default/{web}/main?cmd=/eyot-pod%20resolve%20web");
     stage.kubelet_get(NODE, &logs).expect("logs before the cut");
     stage.kubelet_post(NODE, &run).expect("a command before the cut");
+    assert_connections(&stage, &connect, &web);
 
     stage.cut(&Nodes::from(NODE)).expect("cut");
     let before = stage.running(NODE);
@@ -53,6 +77,7 @@ fn while_cut_a_node_stays_of_use() {
     assert!(stage.kubelet_get(NODE, &logs).expect("logs while cut").contains(&web));
     let resolved = stage.kubelet_post(NODE, &run).expect("a command while cut");
     assert_eq!(resolved.trim(), address.trim());
+    assert_connections(&stage, &connect, &web);
     let refused = stage.kubelet_get(NODE, "/stats/summary").expect_err("never asked about before the cut");
     assert!(refused.contains("Authorization error"), "{refused}");
 

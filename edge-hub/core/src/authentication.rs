@@ -176,6 +176,15 @@ fn ended(now: Now, expires_seconds: Option<u64>) -> bool {
     expires_seconds.is_some_and(|end| Duration::from_secs(end).saturating_add(LEEWAY) < now.unix)
 }
 
+/// Whether this is a bootstrap token (`bootstrap.kubernetes.io/token`: six letters or digits, a dot, sixteen more), by
+/// which a kubelet asks for its first certificate. Only the API server holds the Secret that it is judged by.
+pub fn is_bootstrap_token(token: &str) -> bool {
+    let is_part = |part: &str, length| {
+        part.len() == length && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    token.split_once('.').is_some_and(|(id, secret)| is_part(id, 6) && is_part(secret, 16))
+}
+
 /// What the shell found when it verified the signature.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum SignatureVerdict {
@@ -371,6 +380,21 @@ mod tests {
     use super::*;
 
     const NOON: u64 = 1_795_521_600;
+
+    #[test]
+    fn a_bootstrap_token_is_known_by_its_form() {
+        assert!(is_bootstrap_token("abcdef.0123456789abcdef"));
+        for other in [
+            "",
+            "abcdef",
+            "abcdef.0123456789abcde",
+            "ABCDEF.0123456789abcdef",
+            "a.b.c",
+            "abcdef.0123456789abcdef.",
+        ] {
+            assert!(!is_bootstrap_token(other), "{other}");
+        }
+    }
 
     fn at(monotonic: u64, unix: u64) -> Now {
         Now { monotonic: Duration::from_secs(monotonic), unix: Duration::from_secs(unix) }

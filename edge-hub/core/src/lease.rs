@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto_kube::gvr::GroupVersionResource;
-use proto_kube::media_type::Encoding;
+use proto_kube::list::{encode_document, split_document};
+use proto_kube::media_type::{Encoding, Format};
 use proto_kube::request_info::{ResourceRequest, Verb};
+use proto_kube::transcode::to_json;
 use serde::{Deserialize, Serialize};
 
 use crate::body::{BodyError, Document, NAME, NAMESPACE, Path, RESOURCE_VERSION};
@@ -38,6 +40,22 @@ pub struct LeaseBody {
     pub encoding: Encoding,
     /// The whole body.
     pub body: Bytes,
+}
+
+impl LeaseBody {
+    /// The same Lease in JSON, for a client that does not read protobuf; as it is, if it is JSON or cannot be read.
+    #[must_use]
+    pub fn into_json(self) -> Self {
+        let text = |body: &Bytes| {
+            let (type_meta, raw) = split_document(Format::PROTOBUF, body).ok()?;
+            let item = to_json(&type_meta, &raw, MAX_LEASE_BYTES).ok()?;
+            Some(encode_document(Format::JSON, &type_meta, &item))
+        };
+        match (self.encoding, text(&self.body)) {
+            (Encoding::Protobuf, Some(body)) => Self { encoding: Encoding::Json, body },
+            _ => self,
+        }
+    }
 }
 
 /// The newest renewal, to be sent to the API server with this node's credential.
@@ -251,6 +269,11 @@ mod tests {
         let (answer, _) = keeper.renew(at(0), Encoding::Protobuf, body.clone()).expect("the Lease");
         assert_eq!(answer, LeaseBody { encoding: Encoding::Protobuf, body });
         assert_eq!(keeper.renewed(), Some(Duration::from_secs(1_795_521_600)));
+        let json = answer.into_json();
+        let parsed: serde_json::Value = serde_json::from_slice(&json.body).expect("JSON");
+        assert_eq!((json.encoding, &parsed["kind"]), (Encoding::Json, &"Lease".into()));
+        assert_eq!(parsed["spec"]["renewTime"], "2026-11-24T12:00:00.000000Z");
+        assert_eq!(json.clone().into_json(), json);
     }
 
     #[test]

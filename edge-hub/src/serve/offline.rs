@@ -2,11 +2,12 @@
 
 use edge_hub_core::{
     access::{Access, AccessKey},
+    lease::LeaseBody,
     offline::{Held, OfflineAnswer, decide},
 };
 use http::{Response, StatusCode, header};
 use proto_kube::{
-    media_type::{Encoding, Format},
+    media_type::{Acceptable, Encoding, Form, Format},
     request_info::{RequestInfo, ResourceRequest, Verb},
     status::Status,
 };
@@ -98,7 +99,8 @@ impl Call {
     fn local_lease(&self, request: &ResourceRequest) -> Response<Body> {
         let mut keeper = lock(&self.hub.lease);
         if request.verb == Verb::Get {
-            return match keeper.get() {
+            let lease = keeper.get();
+            return match if self.wants_json() { lease.map(LeaseBody::into_json) } else { lease } {
                 Some(lease) => made(StatusCode::OK, lease.encoding, lease.body),
                 None => answer::refuse(&forward::cut_off("the node's Lease was never seen")),
             };
@@ -111,6 +113,13 @@ impl Call {
             }
             Err(error) => answer::refuse(&forward::cut_off(&format!("the Lease cannot be kept: {error}"))),
         }
+    }
+
+    /// Whether the client wants JSON before protobuf: a person with kubectl, not the kubelet.
+    fn wants_json(&self) -> bool {
+        let acceptable = Acceptable::parse(self.header(header::ACCEPT), self.header(header::USER_AGENT));
+        let first = |formats: &[Format]| formats.iter().find(|format| format.form == Form::Object).copied();
+        acceptable.is_ok_and(|acceptable| first(acceptable.formats()) == Some(Format::JSON))
     }
 
     /// A token that the API server made before the cut; none is ever made here.
