@@ -173,6 +173,8 @@ fn check(config: &Config) -> Result<(), RunError> {
 fn upstream_tls(config: &Config, credential: Arc<ReloadingResolver>) -> Result<TlsSettings, TlsError> {
     let roots = tls::load_roots(&config.file.api_server_ca)?;
     let mut node = tls::client_config(roots.clone(), Some(Arc::clone(&credential) as _))?;
+    // A resumed session shows no certificate: the server takes the client for whoever began it, by the former one.
+    node.resumption = rustls::client::Resumption::disabled();
     let mut bearer = tls::client_config(roots, None)?;
     for settings in [&mut node, &mut bearer] {
         settings.alpn_protocols = vec![b"h2".to_vec()];
