@@ -37,6 +37,13 @@ fn up(dir: &Path) -> Lab {
     Lab::up(&options).expect("a lab comes up")
 }
 
+/// What the hub itself has to say, at the end of its log: the folder goes with the test.
+fn hub_log(lab: &Lab) -> String {
+    let log = std::fs::read_to_string(lab.dir().join(format!("logs/{NODE}.hub.log"))).unwrap_or_default();
+    let own: Vec<&str> = log.lines().filter(|line| !line.contains("edge_hub::request")).collect();
+    own[own.len().saturating_sub(60)..].join("\n")
+}
+
 /// Looks until `holds` and returns how long that took; panics with `what` when it does not within `limit`.
 fn promised(limit: Duration, what: &str, holds: impl FnMut() -> bool) -> Duration {
     let started = Instant::now();
@@ -158,7 +165,7 @@ fn inside<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 
 
 /// What the DNS server answers for the Service's name over IPv6, asked by the pod `from` of `node`.
 fn resolved_over_ipv6(lab: &Lab, node: &str, from: &str) -> String {
-    let resolved = lab.run_in_pod(node, from, &["resolve6", "web", DNS_SERVER]).expect("an answer");
+    let resolved = lab.run_in_pod(node, from, &["resolve6", "web", DNS_SERVER]).unwrap_or_default();
     resolved.trim().to_owned()
 }
 
@@ -169,8 +176,10 @@ fn everything_works(lab: &Lab, services: &[String]) {
         let (target, addresses) = pods(lab, "agent", to).remove(0);
         assert_eq!(addresses.len(), 2, "{addresses:?}");
         for address in addresses {
-            let page = fetch(lab, from, &agent, &format!("{}:8080", host(&address)));
-            assert!(page.contains(&target), "{from} to {address}: {page}");
+            // Nobody has asked whether it listens yet: it has no readiness probe.
+            promised(LIMIT, &format!("{from} reaches {address}"), || {
+                fetch(lab, from, &agent, &format!("{}:8080", host(&address))).contains(&target)
+            });
         }
         for (service, (_, _, resolve)) in services.iter().zip(FAMILIES) {
             for node in [NODE, OTHER] {
@@ -179,10 +188,12 @@ fn everything_works(lab: &Lab, services: &[String]) {
                     fetch(lab, from, &agent, &host(service)).contains(&web)
                 });
             }
-            let resolved = lab.run_in_pod(from, &agent, &[resolve, "web"]).expect("the name has an address");
-            assert_eq!(resolved.trim(), service);
+            promised(LIMIT, "the name has the Service's address", || {
+                let resolved = lab.run_in_pod(from, &agent, &[resolve, "web"]).unwrap_or_default();
+                resolved.trim() == service
+            });
         }
-        assert_eq!(resolved_over_ipv6(lab, from, &agent), services[1]);
+        promised(LIMIT, "names resolve over IPv6", || resolved_over_ipv6(lab, from, &agent) == services[1]);
     }
 }
 
@@ -221,7 +232,7 @@ fn both_families_follow_a_pod_while_cut() {
         serde_json::from_value(service["spec"]["clusterIPs"].clone()).expect("addresses");
     assert_eq!(services.len(), 2, "{services:?}");
     everything_works(&lab, &services);
-    assert_eq!(reaches_cloud(&lab), [true; 2]);
+    promised(LIMIT, "the node reaches the cloud by both families", || reaches_cloud(&lab) == [true; 2]);
 
     let (web, before) = pods(&lab, "web", NODE).remove(0);
     let (agent, _) = pods(&lab, "agent", NODE).remove(0);
@@ -237,7 +248,7 @@ fn both_families_follow_a_pod_while_cut() {
             fetch(&lab, NODE, &agent, &host(service)).contains(&web)
         });
     }
-    assert_eq!(resolved_over_ipv6(&lab, NODE, &agent), services[1], "names resolve while cut");
+    promised(LIMIT, "names resolve while cut", || resolved_over_ipv6(&lab, NODE, &agent) == services[1]);
     assert!(lab.is_cut(NODE).expect("nft answers"), "all of this happened while cut");
     let ((family, ..), moved) = (FAMILIES[1], &now[1]);
     assert!(!of_cloud(&lab, family).contains(moved), "the cloud does not know yet");
@@ -258,6 +269,6 @@ fn both_families_follow_a_pod_while_cut() {
         .filter(|request| request.is_list() && agents.contains(&request.program()))
         .map(|request| format!("{} {}", request.program(), request.uri))
         .collect();
-    assert_eq!(lists, [""; 0], "no client lists again");
+    assert!(lists.is_empty(), "no client lists again: {lists:#?}\n{}", hub_log(&lab));
     Lab::down(&dir).expect("down");
 }
