@@ -361,6 +361,26 @@ proptest! {
     }
 }
 
+/// A client that was told all of a relist, but stands at the version of its last event, is told of new inputs before
+/// what came after them.
+#[test]
+fn new_inputs_are_told_before_what_came_after_them_though_the_relist_before_was_read_to_its_end() {
+    let ops = [
+        Op::Write(0, 1),
+        Op::Read(1, 1),
+        Op::Inputs(0, 1),
+        Op::Relist(vec![(0, 0), (1, 2)]),
+        Op::Read(1, 2),
+        Op::Inputs(1, 2),
+        Op::Write(0, 0),
+        Op::Read(1, 2),
+        Op::Cut(1),
+    ];
+    for format in [Format::JSON, Format::PROTOBUF] {
+        run(World::new(slices(), format, 2), &ops);
+    }
+}
+
 /// The words of a stream: type, name and version.
 fn words(client: &mut Client, world: &World) -> Vec<String> {
     let mut words = Vec::new();

@@ -306,9 +306,16 @@ impl WatchView {
         let epochs = collection.epochs().filter(|_| !self.is_ahead && self.is_outdated(collection));
         let Some(epochs) = epochs else { return Ok(false) };
         let ring = collection.ring();
-        if ring.jump_over(self.position).is_some() && ring.get(self.cursor).is_some() {
-            // Amid the events of a relist no state is known; they came before the change.
-            return Ok(false);
+        if let Some(jump) = ring.jump_over(self.position) {
+            match ring.get(self.cursor) {
+                // Amid the events of a relist no state is known; they came before the change.
+                Some(event) if event.resource_version <= jump.to => return Ok(false),
+                // What comes next is not before the change. The client was told all of the relist, and stands at its
+                // end.
+                Some(_) => self.position = jump.to,
+                None if self.cursor == ring.next_sequence() => self.position = jump.to,
+                None => {}
+            }
         }
         let mut former = std::mem::take(&mut self.doubts);
         former.extend(self.lens.inputs().cloned());
