@@ -28,6 +28,8 @@ enum Fault {
     Panic,
     Error,
     Sync,
+    /// Of its end.
+    Hang,
 }
 
 /// Like many an engine: what was not synced is lost when it is closed.
@@ -95,6 +97,17 @@ impl Engine for Memory {
     }
 }
 
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if due(&self.folder, &[Fault::Hang]).is_some() {
+            // As sled does after a write that failed.
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+}
+
 fn open(directory: &Path) -> (Store, edge_hub::store::Recovered) {
     Store::open(StoreOptions { engine: open_memory, ..options(directory) }).expect("the store opens")
 }
@@ -120,6 +133,29 @@ fn a_panic_or_an_error_in_the_middle_of_a_batch_loses_nothing() {
         assert!(pods.complete && !pods.rolled_back, "{:?}", found.quarantined);
         assert_eq!(state_of(pods), history.state);
     }
+}
+
+#[test]
+fn an_engine_that_cannot_even_be_closed_holds_nothing_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        engine: open_memory,
+        open_timeout: std::time::Duration::from_millis(50),
+        ..options(directory.path())
+    };
+    let (store, _) = Store::open(options).expect("the store opens");
+    let mut history = History::new(500);
+    for _ in 0..3 {
+        break_next(directory.path(), Fault::Error);
+        break_next(directory.path(), Fault::Hang);
+        store.apply(&spec("pods"), history.advance());
+        store.flush().wait().unwrap();
+    }
+    store.close().unwrap();
+    let (_store, found) = open(directory.path());
+    let pods = recovered(&found, &spec("pods"));
+    assert!(pods.complete && !pods.rolled_back, "{:?}", found.quarantined);
+    assert_eq!(state_of(pods), history.state);
 }
 
 #[test]

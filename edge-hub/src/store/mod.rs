@@ -21,7 +21,7 @@
 //! its own. So the engine is trusted for nothing but keeping bytes. Beyond this reach only a rollback of the whole
 //! directory, and a kill together with damage to the very last journal frame, which looks like its torn end.
 //!
-//! Layout of the directory: `lock`, `key-check`, `reserve` (2 MiB to be able to open a full disk), `boot-snapshot`
+//! Layout of the directory: `lock`, `key-check`, `reserve` (6 MiB to be able to open a full disk), `boot-snapshot`
 //! (the node-critical set), `engine/{db/,journal}`, `quarantine-N/` (at most two former engines).
 
 pub mod engine;

@@ -270,13 +270,22 @@ pub(super) fn reopen(options: &StoreOptions) -> Result<Live, EngineError> {
     open_engine(options).map(|(live, scan)| Live { index: scan.index, ..live })
 }
 
+/// Closes an engine, which writes once more: after a failed write it may panic, or never come back. Then it is left to
+/// itself with its file, which whoever opens next finds taken and gives up.
+pub(super) fn close(live: Live, options: &StoreOptions) -> Result<(), EngineError> {
+    in_thread(options.open_timeout, move || {
+        drop(live);
+        Ok(())
+    })
+}
+
 fn in_thread<T: Send + 'static>(
     timeout: Duration,
     run: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
 ) -> Result<T, EngineError> {
     let (sender, receiver) = mpsc::sync_channel(1);
     std::thread::Builder::new()
-        .name("store-open".into())
+        .name("store-engine".into())
         .spawn(move || {
             // The receiver is gone when this took too long; what was opened is then closed again.
             drop(sender.send(guarded(run)));
@@ -284,7 +293,7 @@ fn in_thread<T: Send + 'static>(
         .map_err(|error| EngineError::Broken(error.to_string()))?;
     receiver
         .recv_timeout(timeout)
-        .unwrap_or_else(|_| Err(EngineError::Broken("it did not open in time".into())))
+        .unwrap_or_else(|_| Err(EngineError::Broken("it did not answer in time".into())))
 }
 
 fn open_and_scan(opener: EngineOpener, key: &AtRestKey, folder: &Path) -> Result<(Live, Scan), EngineError> {

@@ -1,4 +1,4 @@
-//! A file that only takes up room: sled cannot even open its file on a full disk, so 2 MiB are held for that moment.
+//! A file that only takes up room: sled cannot even open its file on a full disk, so 6 MiB are held for that moment.
 //! And the look at how much room there is, for sled is best not told of a full disk: it panics, or never answers.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 use super::seal;
 
 const NAME: &str = "reserve";
-const BYTES: usize = 2 << 20;
+const BYTES: usize = 6 << 20;
 
 /// The reserve of a store directory.
 #[derive(Debug)]

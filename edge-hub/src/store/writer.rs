@@ -41,10 +41,14 @@ const RETRY: Duration = Duration::from_secs(1);
 const AMPLIFICATION: u64 = 4;
 /// By so much sled's file grows; whatever is written needs this much room.
 const SEGMENT: u64 = 1 << 19;
-/// Room that a commit leaves alone: three of sled's segments, so that sled never meets the end of the disk.
-const GUARD: u64 = 3 * SEGMENT;
-/// The same while the reserve is used up: two segments.
-const LAST_GUARD: u64 = 2 * SEGMENT;
+/// Without this much nothing at all is written: sled begins a segment when one is full, and rewrites whole nodes of its
+/// tree, large values and all, for the smallest change: a batch of 150 kB was seen to take 1.8 MB. It must never meet the
+/// end of the disk: it panics then, or never answers.
+const LEAST_ROOM: u64 = 5 * SEGMENT;
+/// Room that a commit leaves alone while the reserve is used up: dropping what is evictable may still be written then.
+const LAST_GUARD: u64 = 6 * SEGMENT;
+/// Room that a commit leaves alone.
+const GUARD: u64 = 7 * SEGMENT;
 /// What goes first when there is no room, in this order.
 const EVICTABLE: [BlobClass; 3] = [BlobClass::Event, BlobClass::Discovery, BlobClass::Single];
 
@@ -172,7 +176,7 @@ impl Writer {
     fn settle(&mut self) {
         let garbage = std::mem::take(&mut self.garbage);
         if std::mem::take(&mut self.repair) {
-            let repaired = self.write_group(|live, codec, emit| {
+            let repaired = self.write_group(0, |live, codec, emit| {
                 garbage.into_iter().for_each(&mut *emit);
                 live.stage_repair(codec, emit)
             });
@@ -256,19 +260,22 @@ impl Writer {
             return Err(CommitError::Full(format!("{room} bytes of room where {needed} are needed")));
         }
         let lost = std::mem::take(&mut self.lost);
-        let done = self.write_group(|index, codec, emit| index.stage(codec, group, &lost, emit));
+        let done = self.write_group(0, |index, codec, emit| index.stage(codec, group, &lost, emit));
         self.lost = lost;
         done
     }
 
-    /// Stages a group, makes it durable in the journal, and brings it into the engine.
+    /// Stages a group, makes it durable in the journal, and brings it into the engine, if there is room for `spare`
+    /// bytes beside what sled may take.
     fn write_group(
         &mut self,
+        spare: u64,
         stage: impl FnOnce(&Index, &Codec, &mut dyn FnMut(Op)) -> Result<Delta, SealError>,
     ) -> Result<(), CommitError> {
         let room = self.reserve.room();
-        if room < SEGMENT {
-            return Err(CommitError::Full(format!("{room} bytes of room")));
+        let needed = LEAST_ROOM + spare;
+        if room < needed {
+            return Err(CommitError::Full(format!("{room} bytes of room where {needed} are needed")));
         }
         if !self.ensure_engine() {
             return Err(CommitError::Other("the engine is not open".into()));
@@ -433,14 +440,13 @@ impl Writer {
         self.live.is_some()
     }
 
-    /// Closes the engine, which writes and may panic once more, and remembers what it held.
+    /// Closes the engine and remembers what it held.
     fn drop_engine(&mut self) {
         if let Some(live) = self.live.take() {
             self.known = live.index.specs().cloned().collect();
-            drop(guarded(|| {
-                drop(live);
-                Ok(())
-            }));
+            if let Err(error) = recovery::close(live, &self.options) {
+                self.shared.note(|health| health.last_error = Some(format!("closing the engine: {error}")));
+            }
         }
     }
 

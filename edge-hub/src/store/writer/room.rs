@@ -4,6 +4,12 @@ use std::{io, time::Instant};
 
 use super::{CommitError, EVICTABLE, GUARD, Group, RETRY, Writer};
 
+/// Bytes that deleting so many records may take, in the journal and in the engine together.
+fn deletions(records: usize) -> u64 {
+    const EACH: u64 = 256;
+    EACH.saturating_mul(records as u64)
+}
+
 impl Writer {
     /// Tries again with the reserve given back, then with evictable data dropped, a class at a time.
     pub(super) fn commit_in_small_room(
@@ -32,7 +38,8 @@ impl Writer {
             EVICTABLE.into_iter().find(|class| live.index.blobs.keys().any(|place| place.0 == *class));
         let dropped = if let Some(class) = class {
             self.dropped.push(class);
-            self.write_group(|index, codec, emit| index.stage_drop_class(codec, class, emit))
+            let keys = live.index.blobs.keys().filter(|place| place.0 == class).count();
+            self.write_group(deletions(keys), |index, codec, emit| index.stage_drop_class(codec, class, emit))
         } else {
             let critical = self.options.critical;
             let victim = live
@@ -43,11 +50,13 @@ impl Writer {
                 .max_by_key(|(_, collection)| {
                     collection.records.values().map(|entry| entry.length).sum::<usize>()
                 })
-                .map(|(id, collection)| (*id, collection.generation.spec.clone()));
-            let Some((id, spec)) = victim else { return false };
+                .map(|(id, collection)| {
+                    (*id, collection.generation.spec.clone(), deletions(collection.records.len()))
+                });
+            let Some((id, spec, bytes)) = victim else { return false };
             self.shared.want([spec.clone()], &[]);
             self.lost.insert(spec);
-            self.write_group(|index, codec, emit| index.stage_drop_collection(codec, id, emit))
+            self.write_group(bytes, |index, codec, emit| index.stage_drop_collection(codec, id, emit))
         };
         self.evictions += 1;
         let evictions = self.evictions;
