@@ -89,7 +89,10 @@ impl Driver {
             self.cell.change(|inner| inner.phase = Phase::Retired);
             return self.cell.attention.notified().await;
         }
-        self.wait_for_link().await;
+        if self.wait_for_link().await {
+            // The next turn knows whether it is a pause that somebody new may end.
+            return;
+        }
         let Some((principal, credential)) = self.cell.best_sponsor() else {
             return self.await_sponsor().await;
         };
@@ -113,10 +116,11 @@ impl Driver {
         }
     }
 
-    async fn wait_for_link(&mut self) {
+    /// Returns whether there was anything to wait for.
+    async fn wait_for_link(&mut self) -> bool {
         let mut link = self.hub.link.subscribe();
         if link.borrow_and_update().is_connected() {
-            return;
+            return false;
         }
         // While cut a collection keeps its phase: what it holds is served with its age.
         while !link.borrow_and_update().is_connected() {
@@ -134,6 +138,7 @@ impl Driver {
                 () = self.cell.attention.notified() => {}
             }
         }
+        true
     }
 
     /// The link stands, and nobody pays: after a restart the credentials of those who did are gone. Whoever reads here

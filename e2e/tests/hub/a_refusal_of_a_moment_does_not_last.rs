@@ -21,7 +21,6 @@ fn what_a_client_was_given_in_the_end_is_there_while_cut() {
             rig.cloud.fault(RequestMatch::any().resource("configmaps"), 1, refusal);
             let mut informer = Informer::new(rig.pod());
             informer.until(&[("a", "1"), ("b", "1")]).await;
-            // The client's own stream comes from the cloud and stays; the hub's own comes beside it.
             eventually(async || {
                 let status = rig.status().await;
                 let held = status["collections"].as_array().cloned().unwrap_or_default();
@@ -33,10 +32,13 @@ fn what_a_client_was_given_in_the_end_is_there_while_cut() {
             })
             .await;
             rig.cut(LinkState::Refused).await;
-            informer.disconnect();
-            informer.until(&[("a", "1"), ("b", "1")]).await;
             let (status, list) = rig.pod().get(&format!("{CONFIG_MAPS}?resourceVersion=0")).await.unwrap();
             assert_eq!((status, list["items"].as_array().map(Vec::len)), (200, Some(2)), "{list}");
+            // And its stream is the hub's: it goes on where it was.
+            rig.heal().await;
+            rig.put("a", "2");
+            informer.until(&[("a", "2"), ("b", "1")]).await;
+            assert_eq!(informer.full_syncs, 1, "no second list");
             rig.stop_hub().await;
         }
     });

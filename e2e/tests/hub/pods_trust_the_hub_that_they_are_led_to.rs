@@ -103,6 +103,11 @@ fn what_is_written_back_holds_the_clusters_authorities_only() {
             assert_eq!((status, certificates(&answer)), (200, both.clone()), "{media}: {answer}");
             assert_eq!(in_cloud(), CLUSTER, "{method} {media}");
         }
+        // Whoever writes the same text elsewhere means it.
+        let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hub-ca"}, "data": {"ca.crt": own}});
+        let (status, answer) =
+            kubelet.call("POST", CONFIG_MAPS, "application/json", &other).await.expect("an answer");
+        assert_eq!((status, certificates(&answer)), (201, own), "{answer}");
     });
 }
 

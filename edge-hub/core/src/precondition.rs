@@ -172,6 +172,9 @@ fn places<'a>(kind: WriteBody, part: &Part, text: &'a [u8]) -> Result<Vec<&'a [u
             }
         }
     }
+    // A member that stands twice leads to the same place by several ways, and not in order.
+    found.sort_by_key(|place| offset_in(text, place));
+    found.dedup_by_key(|place| offset_in(text, place));
     Ok(found)
 }
 
@@ -303,6 +306,29 @@ mod tests {
                     let _ = named_versions(kind, encoding, &envelope("v1", "Any", &bytes));
                 }
             }
+        }
+
+        #[test]
+        fn members_that_stand_twice_and_anywhere_are_each_exchanged_once(
+            members in proptest::collection::vec(
+                prop_oneof![
+                    Just(r#""path":"""#), Just(r#""path":"/metadata""#), Just(r#""path":"/data""#),
+                    Just(r#""path":"/metadata/resourceVersion""#), Just(r#""path":"/data/ca.crt""#),
+                    Just(r#""value":"7""#), Just(r#""value":{"resourceVersion":"7","ca.crt":"7"}"#),
+                    Just(r#""value":{"metadata":{"resourceVersion":"7"},"data":{"ca.crt":"7"}}"#),
+                ],
+                0..7,
+            ),
+        ) {
+            let body = format!("[{{{}}}]", members.join(","));
+            let written = replaced(WriteBody::JsonPatch, Encoding::Json, body.as_bytes());
+            prop_assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&written).is_ok());
+            prop_assert_eq!(written.len(), body.len());
+            let kind = WriteBody::JsonPatch;
+            let again = named_versions(kind, Encoding::Json, &written).expect("JSON");
+            prop_assert!(again.iter().all(|version| &**version == "5"));
+            let stripped = without_own_authority(kind, Encoding::Json, body.as_bytes(), "7").expect("JSON");
+            prop_assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&stripped).is_ok());
         }
     }
 }

@@ -174,25 +174,28 @@ impl Call {
 
     /// The cloud itself answered a LIST or WATCH. Where it had refused the hub the same a moment ago - the API server's
     /// own picture of who may read what a new pod names lags behind the pod - its newer word holds, and the collection is
-    /// fetched now: the client has what it asked for and will not ask again, and the next cut may come first.
-    fn learn_of_collection(&self, request: &ResourceRequest, status: StatusCode) {
-        let Ok(options) = ListOptions::for_request(request, self.query()) else { return };
-        let Ok(formats) = self.formats(request, options.include_object) else { return };
-        let (Some(shown), None) = (formats.first(), &request.subresource) else { return };
+    /// fetched now: the client has what it asked for and will not ask again, and the next cut may come first. Returns
+    /// whether that is so.
+    fn learn_of_collection(&self, request: &ResourceRequest, status: StatusCode) -> bool {
+        let Ok(options) = ListOptions::for_request(request, self.query()) else { return false };
+        let Ok(formats) = self.formats(request, options.include_object) else { return false };
+        let (Some(shown), None) = (formats.first(), &request.subresource) else { return false };
         let wanted = read::spec(request, &options, self.hub.held_for(&request.gvr, *shown));
         let access = collection_access(&wanted, request.verb);
         if status == StatusCode::FORBIDDEN {
             self.hub.record_access(&self.principal, &access, false);
-            return;
+            return false;
         }
         // The hub may have been refused the one when the client was given the other.
         let is_refused = |verb| self.may(&collection_access(&wanted, verb)) == Some(false);
-        if status.is_success() && [Verb::List, Verb::Watch].into_iter().any(is_refused) {
-            self.hub.record_access(&self.principal, &access, true);
-            if let Some(cell) = self.hub.cell_or_new(&wanted) {
-                cell.sponsor(&self.principal, self.credential.clone(), self.hub.clock.now().monotonic);
-            }
+        let is_news = self.may(&access) != Some(true);
+        if !status.is_success() || !is_news || ![Verb::List, Verb::Watch].into_iter().any(is_refused) {
+            return false;
         }
+        self.hub.record_access(&self.principal, &access, true);
+        let Some(cell) = self.hub.cell_or_new(&wanted) else { return false };
+        cell.sponsor(&self.principal, self.credential.clone(), self.hub.clock.now().monotonic);
+        true
     }
 
     /// Passed on, and nothing of it is kept.
@@ -238,10 +241,15 @@ impl Call {
                 if self.writes_own_csi_node(&request) {
                     return self.keep_written_csi_node(response).await;
                 }
-                if matches!(request.verb, Verb::List | Verb::Watch) {
-                    self.learn_of_collection(&request, response.status());
-                } else {
+                if !matches!(request.verb, Verb::List | Verb::Watch) {
                     self.learn_of_write(&resource_access(&request), response.status());
+                } else if self.learn_of_collection(&request, response.status())
+                    && request.verb == Verb::Watch
+                    && !std::mem::replace(&mut self.went_back, true)
+                {
+                    // A stream of the cloud's would end with the link; from the collection it does not.
+                    drop(response);
+                    return Box::pin(self.list_or_watch(request)).await;
                 }
                 if request.verb == Verb::Delete && response.status().is_success() {
                     forget_single(&self.hub, self.head.uri.path());

@@ -52,6 +52,8 @@ pub struct Call {
     body: Bytes,
     /// What this client is shown of the resource that it asks for.
     chain: Chain,
+    /// It was passed on and came back to be answered from a collection after all; that happens once.
+    went_back: bool,
 }
 
 impl Call {
@@ -130,7 +132,7 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
         }
         Err(error) => return answer::refuse(&Status::bad_request(error.to_string())),
     };
-    let call = Call { hub, principal, credential, head, body, chain };
+    let call = Call { hub, principal, credential, head, body, chain, went_back: false };
     slot::hold(call.route(info).await, slot)
 }
 

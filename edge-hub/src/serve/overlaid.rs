@@ -6,10 +6,12 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use edge_hub_core::{
     collection::Origin,
+    filter::ROOT_CERTIFICATES,
     precondition::{WriteBody, named_versions, with_versions, without_own_authority},
 };
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header, request::Parts};
 use proto_kube::{
+    list::split_document,
     list_options::{GetOptions, ListOptions, VersionMatch},
     media_type::{Encoding, Form, Format},
     object::{ObjectKey, scan},
@@ -45,7 +47,14 @@ pub(super) fn without_own_version_in_query(
             let Some(version) = version.filter(|version| own(*version)) else { return Ok(()) };
             (version, &["resourceVersion"])
         }
-        Verb::List | Verb::Watch | Verb::DeleteCollection => {
+        // Without a body the parameter is a precondition: no object has that version in the cloud.
+        Verb::Delete | Verb::DeleteCollection => {
+            return match version_parameter(head.uri.query()).is_some_and(own) {
+                true => Err(shown_otherwise(request)),
+                false => Ok(()),
+            };
+        }
+        Verb::List | Verb::Watch => {
             let Ok(options) = ListOptions::for_request(request, head.uri.query()) else { return Ok(()) };
             let Ok(Some(version)) = options.parsed_rv() else { return Ok(()) };
             if !own(version) {
@@ -68,6 +77,18 @@ pub(super) fn without_own_version_in_query(
     head.uri =
         without(&head.uri, left_out).ok_or_else(|| Status::expired(version, version.saturating_add(1)))?;
     Ok(())
+}
+
+fn version_parameter(query: Option<&str>) -> Option<u64> {
+    let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    pairs.find(|(name, _)| name == "resourceVersion").and_then(|(_, version)| version.parse().ok())
+}
+
+/// What a write is told that depends on a state of the hub's own.
+fn shown_otherwise(request: &ResourceRequest) -> Status {
+    let name = request.name.as_deref().unwrap_or_default();
+    let why = "the object was shown as this node has it; the cloud has another state";
+    Status::conflict(&request.gvr, name, why)
 }
 
 impl Call {
@@ -117,11 +138,7 @@ impl Call {
             }
             match self.clouds_version(request, version).await {
                 Some(other) => others.insert(text, other),
-                None => {
-                    let name = request.name.as_deref().unwrap_or_default();
-                    let why = "the object was shown as this node has it; the cloud has another state";
-                    return Err(Status::conflict(&request.gvr, name, why));
-                }
+                None => return Err(shown_otherwise(request)),
             };
         }
         Ok(others)
@@ -189,7 +206,15 @@ impl Call {
         };
         // What cannot be read the cloud cannot read either.
         let Ok(body) = self.readable_body(&media) else { return };
-        if let Ok(stripped) = without_own_authority(kind, self.body_encoding(), &body, authority)
+        let encoding = self.body_encoding();
+        let is_shown_with_it = match &request.name {
+            Some(name) => &**name == ROOT_CERTIFICATES,
+            None => name_of(encoding, &body).is_some_and(|name| &*name == ROOT_CERTIFICATES),
+        };
+        if !is_shown_with_it {
+            return;
+        }
+        if let Ok(stripped) = without_own_authority(kind, encoding, &body, authority)
             && stripped != *body
         {
             self.body = stripped.into();
@@ -203,6 +228,13 @@ impl Call {
     fn readable_body(&self, media: &str) -> Result<Bytes, Status> {
         if media.contains("yaml") { json_of_yaml(&self.body) } else { Ok(self.body.clone()) }
     }
+}
+
+/// The name of an object that is to be created.
+fn name_of(encoding: Encoding, body: &Bytes) -> Option<Box<str>> {
+    let format = Format { encoding, form: Form::Object };
+    let (_, raw): (_, Bytes) = split_document(format, body).ok()?;
+    Some(scan(format, &raw).ok()?.name.into())
 }
 
 /// What the body of a request is, if it writes.

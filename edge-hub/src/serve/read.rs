@@ -122,8 +122,7 @@ impl Call {
         }
         loop {
             let wanted = spec(request, options, self.hub.held_for(&request.gvr, shown));
-            let access = collection_access(&wanted, request.verb);
-            if self.may(&access) == Some(false) || self.hub.is_uncacheable(&wanted) {
+            if self.is_the_clouds(&wanted, request.verb) {
                 return Found::Forward;
             }
             let covering = self.hub.covering(&wanted);
@@ -186,6 +185,13 @@ impl Call {
                 }
             }
         }
+    }
+
+    /// Whether only the cloud can answer: it is known to refuse, or nothing of it can be kept. Without a right to watch
+    /// nothing can be kept either, and to try again would cost a request each time.
+    fn is_the_clouds(&self, wanted: &CollectionSpec, verb: Verb) -> bool {
+        let is_denied = |verb| self.may(&collection_access(wanted, verb)) == Some(false);
+        is_denied(verb) || is_denied(Verb::Watch) || self.hub.is_uncacheable(wanted)
     }
 
     /// Counts as a reader; pays for the upstream watch only where it may read all of it.

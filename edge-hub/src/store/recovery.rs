@@ -273,7 +273,8 @@ pub(super) fn reopen(options: &StoreOptions) -> Result<Live, EngineError> {
 /// Closes an engine, which writes once more: after a failed write it may panic, or never come back. Then it is left to
 /// itself with its file, which whoever opens next finds taken and gives up.
 pub(super) fn close(live: Live, options: &StoreOptions) -> Result<(), EngineError> {
-    in_thread(options.open_timeout, move || {
+    // Less than an opening: together they must not look like a writer that hangs.
+    in_thread(options.open_timeout / 3, move || {
         drop(live);
         Ok(())
     })

@@ -11,7 +11,7 @@ use std::{
 use super::seal;
 
 const NAME: &str = "reserve";
-const BYTES: usize = 6 << 20;
+pub(super) const BYTES: usize = 6 << 20;
 
 /// The reserve of a store directory.
 #[derive(Debug)]

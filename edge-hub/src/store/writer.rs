@@ -103,6 +103,8 @@ pub(super) struct Writer {
     evictions: u64,
     /// Classes of blobs that were dropped for want of space, to be asked for when there is some.
     dropped: Vec<BlobClass>,
+    /// Collections that were, to be asked for at the same time.
+    dropped_collections: Vec<CollectionSpec>,
     full: bool,
     lock: File,
 }
@@ -134,6 +136,7 @@ impl Writer {
             last_snapshot: None,
             evictions: 0,
             dropped: Vec::new(),
+            dropped_collections: Vec::new(),
             full: false,
             lock: opened.lock,
             options,

@@ -210,7 +210,8 @@ impl ReloadingResolver {
     fn refresh(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let stamps = Stamp::of_pair(&self.files);
-        if stamps.is_some() && stamps == seen.taken {
+        // What was refused is looked at again when it has changed: a writer may be between its two files.
+        if stamps.is_some() && stamps == seen.taken || seen.refused == Some(stamps) {
             return;
         }
         match certified_key(&self.files) {
@@ -222,13 +223,11 @@ impl ReloadingResolver {
                 *current = Arc::new(fresh);
                 *seen = Seen { taken: stamps, refused: None };
             }
-            // `taken` stays as it was, so the next handshake tries again: a writer may be between its two files.
-            Err(error) if seen.refused != Some(stamps) => {
+            Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::warn!(%error, cause, "certificate not renewed; the last good one stays in use");
                 seen.refused = Some(stamps);
             }
-            Err(_) => {}
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::{io, time::Instant};
 
-use super::{CommitError, EVICTABLE, GUARD, Group, RETRY, Writer};
+use super::{CommitError, EVICTABLE, GUARD, Group, LEAST_ROOM, RETRY, Writer};
+use crate::store::reserve;
 
 /// Bytes that deleting so many records may take, in the journal and in the engine together.
 fn deletions(records: usize) -> u64 {
@@ -37,16 +38,22 @@ impl Writer {
         let class =
             EVICTABLE.into_iter().find(|class| live.index.blobs.keys().any(|place| place.0 == *class));
         let dropped = if let Some(class) = class {
-            self.dropped.push(class);
             let keys = live.index.blobs.keys().filter(|place| place.0 == class).count();
-            self.write_group(deletions(keys), |index, codec, emit| index.stage_drop_class(codec, class, emit))
+            let done = self.write_group(deletions(keys), |index, codec, emit| {
+                index.stage_drop_class(codec, class, emit)
+            });
+            if done.is_ok() && !self.dropped.contains(&class) {
+                self.dropped.push(class);
+            }
+            done
         } else {
-            let critical = self.options.critical;
+            let (critical, room) = (self.options.critical, self.reserve.room());
             let victim = live
                 .index
                 .collections
                 .iter()
                 .filter(|(_, collection)| !critical(&collection.generation.spec))
+                .filter(|(_, collection)| LEAST_ROOM + deletions(collection.records.len()) <= room)
                 .max_by_key(|(_, collection)| {
                     collection.records.values().map(|entry| entry.length).sum::<usize>()
                 })
@@ -54,13 +61,20 @@ impl Writer {
                     (*id, collection.generation.spec.clone(), deletions(collection.records.len()))
                 });
             let Some((id, spec, bytes)) = victim else { return false };
-            self.shared.want([spec.clone()], &[]);
-            self.lost.insert(spec);
-            self.write_group(bytes, |index, codec, emit| index.stage_drop_collection(codec, id, emit))
+            let done =
+                self.write_group(bytes, |index, codec, emit| index.stage_drop_collection(codec, id, emit));
+            if done.is_ok() {
+                // Asked for again when there is room, or it would come back at once.
+                self.lost.insert(spec.clone());
+                self.dropped_collections.push(spec);
+            }
+            done
         };
-        self.evictions += 1;
-        let evictions = self.evictions;
-        self.shared.note(|health| health.evicted = evictions);
+        if dropped.is_ok() {
+            self.evictions += 1;
+            let evictions = self.evictions;
+            self.shared.note(|health| health.evicted = evictions);
+        }
         dropped.is_ok()
     }
 
@@ -76,14 +90,18 @@ impl Writer {
     pub(super) fn take_reserve(&mut self) {
         self.space_check = None;
         let taken = match self.reserve.room() {
-            room if room < 2 * GUARD => Err(io::Error::from(io::ErrorKind::StorageFull)),
+            // Taken, it must leave more than what commits leave alone, or the next one would want it back.
+            room if room < reserve::BYTES as u64 + 2 * GUARD => {
+                Err(io::Error::from(io::ErrorKind::StorageFull))
+            }
             _ => self.reserve.take(),
         };
         match taken {
             Ok(()) => {
                 self.full = false;
                 self.shared.note(|health| health.full = false);
-                self.shared.want([], &std::mem::take(&mut self.dropped));
+                let collections = std::mem::take(&mut self.dropped_collections);
+                self.shared.want(collections, &std::mem::take(&mut self.dropped));
             }
             Err(error) => {
                 self.use_reserve();
