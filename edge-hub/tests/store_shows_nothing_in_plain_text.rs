@@ -35,7 +35,11 @@ fn no_canary_is_found_on_disk() {
     let scan = || {
         let mut bytes = 0;
         for path in files(directory.path()) {
-            let text = fs::read(&path).unwrap();
+            let text = match fs::read(&path) {
+                // The open store has just replaced it; what took its place is found by the scan after the end.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                text => text.unwrap(),
+            };
             bytes += text.len();
             assert!(!text.windows(CANARY.len()).any(|window| window == CANARY), "{}", path.display());
         }

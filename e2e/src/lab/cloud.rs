@@ -42,6 +42,8 @@ pub(crate) struct Cloud<'a> {
     pub(crate) namespace: &'a str,
     /// The lab's addresses; everybody reaches the API server by the cloud's first one.
     pub(crate) subnet: Subnet,
+    /// Whether the nodes have kubelets.
+    pub(crate) whole_nodes: bool,
     /// The binaries.
     pub(crate) assets: &'a Assets,
     /// The lab's process table.
@@ -203,14 +205,17 @@ impl Cloud<'_> {
             "--allow-privileged=true",
             "--anonymous-auth=false",
             "--enable-bootstrap-token-auth",
-            // A pod's token ends when it says so, and not a year later.
-            "--service-account-extend-token-expiration=false",
             // There is one API server at a fixed address; no lease has to say so.
             "--endpoint-reconciler-type=none",
             // Otherwise logs and exec look the node's name up in DNS.
             "--kubelet-preferred-address-types=InternalIP",
         ];
         let mut arguments: Vec<String> = flags.map(str::to_owned).into();
+        if self.whole_nodes {
+            // A pod's token ends when it says so, and not a year later. Without kubelets the defaults are what is of
+            // interest.
+            arguments.push("--service-account-extend-token-expiration=false".to_owned());
+        }
         let families = self.subnet.families();
         arguments.push(format!("--bind-address={}", families.any_address()));
         arguments.push(format!("--service-cluster-ip-range={}", families.service_networks()));

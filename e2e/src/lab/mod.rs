@@ -453,6 +453,7 @@ impl Lab {
             dir: &self.dir,
             namespace,
             subnet: self.state.subnet,
+            whole_nodes: self.state.kubelets,
             assets: &self.state.assets,
             processes: &self.processes,
         }
