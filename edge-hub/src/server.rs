@@ -171,12 +171,11 @@ async fn connection(
         let guest = Arc::clone(&guest);
         move |request: Request<Incoming>| {
             let (hub, guest) = (Arc::clone(&hub), Arc::clone(&guest));
-            let asked = serve::Asked::of(&request);
-            let (clock, began) = (hub.clock, hub.clock.now().monotonic);
+            let asked = serve::Asked::of(&request, hub.clock);
             async move {
                 let response = serve::respond(hub, &guest, request).await;
                 if let Some(asked) = asked {
-                    asked.answered(&response, clock.now().monotonic.saturating_sub(began));
+                    asked.answered(&response);
                 }
                 Ok::<_, std::convert::Infallible>(response)
             }

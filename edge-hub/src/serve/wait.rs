@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::{Request, Response, header};
 
+use crate::clock::Clock;
+
 /// The target of these lines in the log.
 const TARGET: &str = "edge_hub::answer";
 
@@ -12,11 +14,14 @@ pub struct Asked {
     method: String,
     path: String,
     agent: String,
+    clock: Clock,
+    /// On the monotonic clock.
+    since: Duration,
 }
 
 impl Asked {
     /// `None` where nobody wants to know: then it costs nothing.
-    pub fn of<B>(request: &Request<B>) -> Option<Self> {
+    pub fn of<B>(request: &Request<B>, clock: Clock) -> Option<Self> {
         if !tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
             return None;
         }
@@ -25,14 +30,17 @@ impl Asked {
             method: request.method().as_str().to_owned(),
             path: request.uri().path().to_owned(),
             agent: agent.unwrap_or_default().to_owned(),
+            clock,
+            since: clock.now().monotonic,
         })
     }
 
-    /// Writes the line; `waited` is the time from the request's head to the answer's.
-    pub fn answered<B>(self, response: &Response<B>, waited: Duration) {
+    /// Writes the line: how long it is since the request's head.
+    pub fn answered<B>(self, response: &Response<B>) {
+        let Self { method, path, agent, clock, since } = self;
+        let waited = clock.now().monotonic.saturating_sub(since);
         let microseconds = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
         let status = response.status().as_u16();
-        let Self { method, path, agent } = self;
         tracing::debug!(target: TARGET, ?method, ?path, ?agent, status, microseconds);
     }
 }
