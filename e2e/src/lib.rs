@@ -5,3 +5,4 @@ pub mod cli;
 pub mod cloud;
 pub mod demo;
 pub mod lab;
+pub mod random;

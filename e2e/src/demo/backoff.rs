@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::plan::Random;
+use crate::random::Random;
 
 const FIRST: Duration = Duration::from_millis(800);
 const LONGEST: Duration = Duration::from_secs(30);
@@ -20,7 +20,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     pub(super) fn new(seed: u64) -> Self {
-        Self { next: FIRST, last: None, random: Random(seed) }
+        Self { next: FIRST, last: None, random: Random::new(seed) }
     }
 
     /// The next wait.

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::random::Random;
+
 /// How many Services (and as many EndpointSlices) the cloud holds at the start.
 pub(super) const SERVICES: u32 = 40;
 /// How many pods each node has at the start.
@@ -68,28 +70,6 @@ pub(super) enum Kind {
     Node,
 }
 
-/// `SplitMix64`: small, and the same on every machine.
-pub(super) struct Random(pub(super) u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number in `from..to`.
-    pub(super) fn within(&mut self, from: u64, to: u64) -> u64 {
-        from + self.next() % (to - from).max(1)
-    }
-
-    fn index(&mut self, len: usize) -> usize {
-        usize::try_from(self.next() % len.max(1) as u64).unwrap_or(0)
-    }
-}
-
 /// The objects that stand at the moment, so that only these are removed.
 struct Standing {
     services: Vec<u32>,
@@ -100,7 +80,7 @@ struct Standing {
 /// The steps in order of time. Per mille of the length: 80-160 streams break, 200-280 the nodes are cut one after the
 /// other, 420-560 a hub and a client restart, 720-790 the links heal; objects change at 30-690 and 880-1000.
 pub(super) fn plan(seed: u64, nodes: usize, length_ms: u64) -> Vec<Step> {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let at = |random: &mut Random, from: u64, to: u64| random.within(from * length_ms, to * length_ms) / 1000;
     let mut steps = Vec::new();
     for node in 0..nodes {

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use e2e::lab::{Nodes, wait_until};
+use e2e::random::Random;
 
 use crate::stage::{LIMIT, NODE, Stage, full_length};
 use crate::watchers::Watchers;
@@ -15,29 +16,16 @@ const SEED: u64 = 20_261_126;
 /// In this cut informers start that were not there before.
 const STARTS_CUT: usize = 5;
 
-/// A small generator of well-mixed numbers (SplitMix64): the same seed, the same story.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ mixed >> 31) % limit
-    }
-}
-
 /// One change of the cloud, at random.
 fn churn(stage: &Stage, random: &mut Random) {
-    let mark = random.below(u64::MAX);
-    match random.below(4) {
-        0 => {
-            drop(stage.cloud(&format!("scale deployment web -n default --replicas={}", 2 + random.below(3))))
-        }
+    let mark = random.within(0, u64::MAX);
+    match random.within(0, 4) {
+        0 => drop(
+            stage.cloud(&format!("scale deployment web -n default --replicas={}", 2 + random.within(0, 3))),
+        ),
         1 => {
             let web: Vec<_> = stage.pods().into_iter().filter(|pod| pod.app == "web" && pod.wanted).collect();
-            let picked = usize::try_from(random.below(web.len().max(1) as u64)).expect("a small number");
+            let picked = usize::try_from(random.within(0, web.len().max(1) as u64)).expect("a small number");
             if let Some(pod) = web.get(picked) {
                 stage.cloud(&format!("delete pod {} -n default --wait=false --ignore-not-found", pod.name));
             }
@@ -71,7 +59,7 @@ fn ten_cuts_under_churn_end_where_the_cloud_is() {
     watchers.start_on_node("lives-through");
     let before = stage.pods();
     let running = stage.running(NODE);
-    let mut random = Random(SEED);
+    let mut random = Random::new(SEED);
     let began = Instant::now();
     for step in 0..if full_length() { 100 } else { 10 } {
         stage.cut(&Nodes::from(NODE)).expect("cut");
@@ -79,12 +67,12 @@ fn ten_cuts_under_churn_end_where_the_cloud_is() {
             watchers.start_on_node("started-while-cut");
         }
         churn(&stage, &mut random);
-        let length = Duration::from_millis(500 + 250 * random.below(10));
+        let length = Duration::from_millis(500 + 250 * random.within(0, 10));
         // Nothing is waited for: this is how long the link is gone.
         assert!(!wait_until(length, || false));
         stage.heal(&Nodes::All).expect("healed");
         churn(&stage, &mut random);
-        assert!(!wait_until(Duration::from_millis(250 * random.below(8)), || false));
+        assert!(!wait_until(Duration::from_millis(250 * random.within(0, 8)), || false));
     }
     eprintln!("seed {SEED}: the cuts took {:?}", began.elapsed());
     let took = stage.promised(LIMIT, "the lab settles", || stage.is_settled());

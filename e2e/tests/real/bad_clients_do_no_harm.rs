@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
 use super::client::{Answer, Client, Door, kubeconfig, text, tls};
-use super::random_request::Random;
+use e2e::random::Random;
 
 /// Connections of one flood, as far as this process may hold them.
 const FLOOD: usize = 10_000;
@@ -183,7 +183,7 @@ async fn wrong_but_polite(scene: &Scene<'_>) {
 async fn garbage(scene: &Scene<'_>) {
     let random = &mut Random::new(7);
     for (number, mut stream) in scene.door.connect_many(300).into_iter().enumerate() {
-        let noise: Vec<u8> = (0..random.below(4096)).map(|_| random.next().to_le_bytes()[0]).collect();
+        let noise: Vec<u8> = (0..random.index(4096)).map(|_| random.next().to_le_bytes()[0]).collect();
         let bytes = GARBAGE.get(number % 8).copied().unwrap_or(&noise);
         // The hub may have closed already: that is an answer, too.
         let _ = stream.write_all(bytes);

@@ -3,32 +3,15 @@
 
 use std::fmt::Write as _;
 
-/// Small, fast and good enough to draw requests (SplitMix64).
-pub(crate) struct Random(u64);
+use e2e::random::Random;
 
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Random(seed)
-    }
+/// Draws from `of`.
+fn pick<T: Copy>(random: &mut Random, of: &[T]) -> T {
+    of[random.index(of.len())]
+}
 
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).expect("a remainder is below its bound")
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-
-    fn percent(&mut self, chance: usize) -> bool {
-        self.below(100) < chance
-    }
+fn percent(random: &mut Random, chance: usize) -> bool {
+    random.index(100) < chance
 }
 
 /// What a request is, for the comparison of its answers.
@@ -208,7 +191,7 @@ const HEADERS: [(&str, &str); 6] = [
 /// The request number `number` of the run `seed`.
 pub(crate) fn draw(seed: u64, number: u64) -> RandomRequest {
     let random = &mut Random::new(seed ^ number.wrapping_mul(0x2545_f491_4f6c_dd1d));
-    let mut request = match random.below(100) {
+    let mut request = match random.index(100) {
         0..44 => get(random),
         44..78 => list(random),
         78..83 => watch(random),
@@ -216,13 +199,13 @@ pub(crate) fn draw(seed: u64, number: u64) -> RandomRequest {
         89..95 => subresource(random),
         _ => dry_write(random),
     };
-    let mut accept = random.pick(&ACCEPTS);
+    let mut accept = pick(random, &ACCEPTS);
     if accept == METADATA_LIST && request.shape != Shape::List {
         accept = METADATA;
     }
     request.headers.push(("accept", accept));
-    if random.percent(3) {
-        request.headers.push(random.pick(&HEADERS));
+    if percent(random, 3) {
+        request.headers.push(pick(random, &HEADERS));
     }
     request
 }
@@ -234,46 +217,46 @@ fn read(shape: Shape, path: String) -> RandomRequest {
 fn collection(random: &mut Random, kind: &Kind, prefix: &str) -> String {
     let prefix = format!("{}{prefix}", kind.prefix);
     // A quarter asks for all namespaces at once.
-    if !kind.namespaced || random.percent(25) {
+    if !kind.namespaced || percent(random, 25) {
         return format!("{prefix}/{}", kind.plural);
     }
-    format!("{prefix}/namespaces/{}/{}", random.pick(&NAMESPACES), kind.plural)
+    format!("{prefix}/namespaces/{}/{}", pick(random, &NAMESPACES), kind.plural)
 }
 
 fn object(random: &mut Random) -> String {
-    let kind = &KINDS[random.below(KINDS.len())];
-    let name = if random.percent(90) { random.pick(kind.names) } else { "no-such-name" };
+    let kind = &KINDS[random.index(KINDS.len())];
+    let name = if percent(random, 90) { pick(random, kind.names) } else { "no-such-name" };
     if !kind.namespaced {
         return format!("{}/{}/{name}", kind.prefix, kind.plural);
     }
-    format!("{}/namespaces/{}/{}/{name}", kind.prefix, random.pick(&NAMESPACES), kind.plural)
+    format!("{}/namespaces/{}/{}/{name}", kind.prefix, pick(random, &NAMESPACES), kind.plural)
 }
 
 fn get(random: &mut Random) -> RandomRequest {
     let mut path = object(random);
-    if random.percent(50) {
+    if percent(random, 50) {
         path.push_str("?resourceVersion=0");
-    } else if random.percent(4) {
+    } else if percent(random, 4) {
         path.push_str("?resourceVersion=abc");
     }
     read(Shape::Get, path)
 }
 
 fn options(random: &mut Random, path: &mut String) {
-    if random.percent(40) {
-        write!(path, "&{}", random.pick(&SELECTORS)).expect("a String takes everything");
+    if percent(random, 40) {
+        write!(path, "&{}", pick(random, &SELECTORS)).expect("a String takes everything");
     }
 }
 
 fn list(random: &mut Random) -> RandomRequest {
-    let kind = &KINDS[random.below(KINDS.len())];
+    let kind = &KINDS[random.index(KINDS.len())];
     let mut path = collection(random, kind, "");
     path.push('?');
-    if random.percent(65) {
-        path.push_str(random.pick(&VERSIONS));
+    if percent(random, 65) {
+        path.push_str(pick(random, &VERSIONS));
     }
     options(random, &mut path);
-    match random.below(100) {
+    match random.index(100) {
         0..2 => path.push_str("&continue=bm90IG91cnM"),
         2..4 => path.push_str("&sendInitialEvents=true"),
         4..6 => path.push_str("&limit=minus-one"),
@@ -283,12 +266,12 @@ fn list(random: &mut Random) -> RandomRequest {
 }
 
 fn watch(random: &mut Random) -> RandomRequest {
-    let kind = &KINDS[random.below(KINDS.len())];
+    let kind = &KINDS[random.index(KINDS.len())];
     // The older form with /watch/ in the path means the same.
-    let older = random.percent(15);
+    let older = percent(random, 15);
     let mut path = collection(random, kind, if older { "/watch" } else { "" });
     path.push_str(if older { "?timeoutSeconds=1" } else { "?watch=true&timeoutSeconds=1" });
-    match random.below(10) {
+    match random.index(10) {
         0..3 => path.push_str("&resourceVersion=0"),
         3 => path.push_str("&resourceVersion=1"),
         4 => path.push_str("&resourceVersion=abc"),
@@ -302,11 +285,11 @@ fn watch(random: &mut Random) -> RandomRequest {
 }
 
 fn place(random: &mut Random) -> RandomRequest {
-    read(Shape::Other, random.pick(&PLACES).to_owned())
+    read(Shape::Other, pick(random, &PLACES).to_owned())
 }
 
 fn subresource(random: &mut Random) -> RandomRequest {
-    let subresource = random.pick(&["status", "log", "scale", "exec", "token", "proxy", "no-such-part"]);
+    let subresource = pick(random, &["status", "log", "scale", "exec", "token", "proxy", "no-such-part"]);
     let path = format!("{}/{subresource}", object(random));
     read(Shape::Other, path)
 }
@@ -315,8 +298,8 @@ fn subresource(random: &mut Random) -> RandomRequest {
 fn dry_write(random: &mut Random) -> RandomRequest {
     let json = ("content-type", "application/json");
     let merge = ("content-type", "application/merge-patch+json");
-    let namespace = random.pick(&NAMESPACES);
-    let (method, path, header, body) = match random.below(5) {
+    let namespace = pick(random, &NAMESPACES);
+    let (method, path, header, body) = match random.index(5) {
         0 => (
             "POST",
             format!("{CORE}/namespaces/{namespace}/configmaps"),

@@ -64,19 +64,6 @@ impl std::fmt::Display for Delay {
     }
 }
 
-/// A series of numbers that looks random (SplitMix64): the same for the same seed.
-#[derive(Debug)]
-pub(crate) struct Chance(pub(crate) u64);
-
-impl Chance {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-}
-
 /// Items under way, by when they are due; those due at the same instant in the order in which they came.
 #[derive(Debug)]
 pub(crate) struct Held<T> {

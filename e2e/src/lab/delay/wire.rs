@@ -12,9 +12,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 
 use super::Link;
-use super::held::{Chance, Delay, Held};
+use super::held::{Delay, Held};
 use super::queue::Queue;
 use crate::lab::network;
+use crate::random::Random;
 
 /// How long no packet must have come before the process may end: one may be on its way into the queue still when the
 /// rule that sends it there has gone.
@@ -32,7 +33,7 @@ pub(super) fn run(link: &Link, delay: Delay) -> io::Result<()> {
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     let seed = std::process::id();
     let mut wire =
-        Wire { ways: bind(link)?, delay: Some(delay), chance: Chance(seed.into()), held: Held::new() };
+        Wire { ways: bind(link)?, delay: Some(delay), chance: Random::new(seed.into()), held: Held::new() };
     while signals.read_signal()?.is_none() {
         wire.turn(Some(&signals), None)?;
     }
@@ -62,7 +63,7 @@ struct Wire {
     ways: [Queue; 2],
     /// `None`: what comes goes on at once.
     delay: Option<Delay>,
-    chance: Chance,
+    chance: Random,
     /// The way and the number of each packet under way.
     held: Held<(usize, u32)>,
 }
