@@ -1,15 +1,13 @@
 //! The history that etcd keeps: compacted on demand, through etcd's own JSON gateway.
 
-use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::Path;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 use super::error::{LabError, Result};
+use super::network;
 
 /// Where etcd listens inside the cloud's namespace.
 const ETCD: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 2379);
@@ -27,12 +25,10 @@ pub(super) fn compact(namespace: &str) -> Result<()> {
 
 /// One POST to etcd, from inside `namespace`; the JSON body of its answer.
 fn ask(namespace: &str, path: &str, body: &Value) -> Result<Value> {
-    let file = Path::new("/run/netns").join(namespace);
     let (path, body) = (path.to_owned(), body.to_string());
-    // A namespace belongs to a thread, so this one is given up afterwards.
-    let exchange = std::thread::spawn(move || exchange(&file, &path, &body));
-    let text =
-        exchange.join().expect("the exchange returns its errors").map_err(LabError::io("ask", "etcd"))?;
+    let text = network::in_namespace(namespace, move || exchange(&path, &body))
+        .and_then(|exchange| exchange.join().expect("the exchange returns its errors"))
+        .map_err(LabError::io("ask", "etcd"))?;
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     if !head.starts_with("HTTP/1.0 200") && !head.starts_with("HTTP/1.1 200") {
         return Err(LabError::Invalid(format!("etcd refuses: {text}")));
@@ -40,8 +36,7 @@ fn ask(namespace: &str, path: &str, body: &Value) -> Result<Value> {
     serde_json::from_str(body).map_err(|error| LabError::Invalid(format!("etcd: no JSON: {error}")))
 }
 
-fn exchange(namespace: &Path, path: &str, body: &str) -> std::io::Result<String> {
-    setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET)?;
+fn exchange(path: &str, body: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(ETCD)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     // HTTP/1.0: the answer comes whole and the connection ends.

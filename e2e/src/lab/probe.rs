@@ -1,13 +1,12 @@
 //! Asking a process of the lab how it is: one plain HTTP GET over a unix socket, or over TCP inside a namespace.
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns};
+use super::network;
 
 /// How long a local process may take to answer.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -34,17 +33,12 @@ pub(crate) fn unix_body(socket: &Path, path: &str) -> Result<String, String> {
 /// Whether GET `path` at `address` inside the network namespace `namespace` answers 200; the error is the answer.
 pub(crate) fn inside(namespace: &str, address: SocketAddr, path: &str) -> Result<(), String> {
     let asked = || {
-        let namespace = File::open(Path::new("/run/netns").join(namespace))?;
-        // A thread of its own, because only a whole thread can change its namespace.
-        let thread = std::thread::Builder::new().spawn({
-            let path = path.to_owned();
-            move || {
-                setns(namespace, CloneFlags::CLONE_NEWNET)?;
-                let stream = TcpStream::connect_timeout(&address, LIMIT)?;
-                stream.set_read_timeout(Some(LIMIT))?;
-                stream.set_write_timeout(Some(LIMIT))?;
-                get(stream, &path)
-            }
+        let path = path.to_owned();
+        let thread = network::in_namespace(namespace, move || {
+            let stream = TcpStream::connect_timeout(&address, LIMIT)?;
+            stream.set_read_timeout(Some(LIMIT))?;
+            stream.set_write_timeout(Some(LIMIT))?;
+            get(stream, &path)
         })?;
         thread.join().expect("the thread only does IO, whose errors it returns")
     };
