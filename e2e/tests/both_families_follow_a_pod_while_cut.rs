@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use e2e::lab::{Lab, Nodes, UpOptions, real_or_skip, wait_until};
+use e2e::lab::{Lab, Nodes, UpOptions, in_namespace, real_or_skip, wait_until};
 use serde_json::Value;
 
 /// Turns a hang into a failure, where nothing shorter is promised.
@@ -20,11 +20,8 @@ const DNS_SERVER: &str = "fd00:10:96::a";
 const NODE: &str = "node-1";
 const OTHER: &str = "node-2";
 
-/// The families as EndpointSlices, nft's tables and the lab's pods call them.
-const FAMILIES: [(&str, &str, &str); 2] = [("IPv4", "ip", "resolve"), ("IPv6", "ip6", "resolve6")];
-
-const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices?labelSelector=%21service.kubernetes.io%2Fheadless\
-                      &resourceVersion=0&timeoutSeconds=1&watch=true";
+/// How a pod asks for a name's address of each family.
+const RESOLVE: [&str; 2] = ["resolve", "resolve6"];
 
 fn up(dir: &Path) -> Lab {
     let options = UpOptions {
@@ -59,18 +56,16 @@ fn cloud(lab: &Lab, words: &str) -> Value {
     serde_json::from_slice(&output.stdout).expect("kubectl writes JSON")
 }
 
-/// The names and addresses of the pods of `app` on `node`.
-fn pods(lab: &Lab, app: &str, node: &str) -> Vec<(String, Vec<String>)> {
+/// The names and addresses of the pods of `app` on `node`; IPv4 first.
+fn pods(lab: &Lab, app: &str, node: &str) -> Vec<(String, Vec<IpAddr>)> {
     let words = format!("get pods -n default -l app={app} --field-selector spec.nodeName={node}");
     let list = cloud(lab, &words)["items"].as_array().cloned().unwrap_or_default();
-    let texts = |list: &Value, key: &str| -> Vec<String> {
-        let each = list.as_array().into_iter().flatten();
-        each.filter_map(|item| item[key].as_str().map(str::to_owned)).collect()
-    };
     list.iter()
         .map(|pod| {
             let name = pod["metadata"]["name"].as_str().expect("a name").to_owned();
-            (name, texts(&pod["status"]["podIPs"], "ip"))
+            let listed = pod["status"]["podIPs"].as_array().into_iter().flatten();
+            let addresses = listed.filter_map(|each| each["ip"].as_str()?.parse().ok());
+            (name, addresses.collect())
         })
         .collect()
 }
@@ -80,58 +75,20 @@ fn fetch(lab: &Lab, node: &str, from: &str, target: &str) -> String {
     lab.run_in_pod(node, from, &["fetch", target]).unwrap_or_default()
 }
 
-fn host(address: &str) -> String {
-    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
-}
-
-/// The ready addresses behind the Service `web` of one family in slices.
-fn ready(slices: impl IntoIterator<Item = Value>, family: &str) -> Vec<String> {
-    let slices = slices.into_iter().filter(|slice| slice["addressType"] == family);
-    let endpoints = slices.flat_map(|slice| slice["endpoints"].as_array().cloned().unwrap_or_default());
-    let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true);
-    let mut addresses: Vec<String> =
-        ready.filter_map(|endpoint| endpoint["addresses"][0].as_str().map(str::to_owned)).collect();
-    addresses.sort();
-    addresses
-}
-
-/// The same as the hub tells kube-proxy's user, by the very question that kube-proxy asks.
-fn told(lab: &Lab, family: &str) -> Vec<String> {
-    let mut kubectl = lab.node_kubectl(NODE, "kube-proxy.kubeconfig").expect("kubectl");
-    let output = kubectl.args(["get", "--raw", SLICES]).output().expect("kubectl starts");
-    let mut slices = std::collections::BTreeMap::new();
-    let events = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
-    for event in events.map_while(Result::ok) {
-        let object = event["object"].clone();
-        if object["metadata"]["labels"]["kubernetes.io/service-name"] == "web" {
-            let name = object["metadata"]["name"].to_string();
-            slices.insert(name, (event["type"] != "DELETED").then_some(object));
-        }
+/// The address as a URL has it.
+fn host(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
     }
-    ready(slices.into_values().flatten(), family)
 }
 
-fn of_cloud(lab: &Lab, family: &str) -> Vec<String> {
-    let list = cloud(lab, "get endpointslices -n default -l kubernetes.io/service-name=web");
-    ready(list["items"].as_array().cloned().unwrap_or_default(), family)
+fn told(lab: &Lab) -> Vec<IpAddr> {
+    lab.endpoints_told(NODE, "web").expect("the hub answers")
 }
 
-/// Whether kube-proxy of the node sends the Service's traffic of one family to this address.
-fn is_in_rules(lab: &Lab, table: &str, address: &str) -> bool {
-    let mut nft = lab.command(NODE, "nft").expect("a command in the node's namespace");
-    let output = nft.args(["list", "table", table, "kube-proxy"]).output().expect("nft starts");
-    let rules = String::from_utf8_lossy(&output.stdout).into_owned();
-    rules.lines().any(|line| line.contains(" dnat ") && line.contains(&format!(" {address} . ")))
-}
-
-/// The pod's own addresses, by the file that the kubelet gives each of its containers; IPv4 first.
-fn own_addresses(lab: &Lab, pod: &str) -> Vec<String> {
-    let hosts = lab.run_in_pod(NODE, pod, &["cat", "/etc/hosts"]).unwrap_or_default();
-    let lines = hosts.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let own = lines.filter(|words| words.get(1) == Some(&pod)).map(|words| words[0].to_owned());
-    let mut own: Vec<String> = own.collect();
-    own.sort_by_key(|address| address.contains(':'));
-    own
+fn is_in_rules(lab: &Lab, address: IpAddr) -> bool {
+    lab.kube_proxy_sends_to(NODE, address).expect("nft answers")
 }
 
 /// Whether the API server takes connections from the node at its address of either family.
@@ -146,21 +103,11 @@ fn reaches_cloud(lab: &Lab) -> [bool; 2] {
     let mut segments = own.segments();
     segments[7] = 1;
     let connect = |address: IpAddr| {
-        inside(&node.namespace, move || {
-            TcpStream::connect_timeout(&SocketAddr::from((address, 6443)), Duration::from_secs(2)).is_ok()
-        })
+        let target = SocketAddr::from((address, 6443));
+        let connect = move || TcpStream::connect_timeout(&target, Duration::from_secs(2)).map(drop);
+        in_namespace(&node.namespace, connect).is_ok()
     };
     [connect(cloud), connect(segments.into())]
-}
-
-/// Runs `work` in a network namespace: only a whole thread can change its own.
-fn inside<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let namespace = std::fs::File::open(Path::new("/run/netns").join(namespace)).expect("it is there");
-    let thread = std::thread::spawn(move || {
-        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).expect("root may enter it");
-        work()
-    });
-    thread.join().expect("the work ends well")
 }
 
 /// What the DNS server answers for the Service's name over IPv6, asked by the pod `from` of `node`.
@@ -170,7 +117,7 @@ fn resolved_over_ipv6(lab: &Lab, node: &str, from: &str) -> String {
 }
 
 /// Pods of both nodes reach each other, and the Service and its name work.
-fn everything_works(lab: &Lab, services: &[String]) {
+fn everything_works(lab: &Lab, services: &[IpAddr]) {
     for (from, to) in [(NODE, OTHER), (OTHER, NODE)] {
         let (agent, _) = pods(lab, "agent", from).remove(0);
         let (target, addresses) = pods(lab, "agent", to).remove(0);
@@ -178,42 +125,44 @@ fn everything_works(lab: &Lab, services: &[String]) {
         for address in addresses {
             // Nobody has asked whether it listens yet: it has no readiness probe.
             promised(LIMIT, &format!("{from} reaches {address}"), || {
-                fetch(lab, from, &agent, &format!("{}:8080", host(&address))).contains(&target)
+                fetch(lab, from, &agent, &format!("{}:8080", host(address))).contains(&target)
             });
         }
-        for (service, (_, _, resolve)) in services.iter().zip(FAMILIES) {
+        for (service, resolve) in services.iter().zip(RESOLVE) {
             for node in [NODE, OTHER] {
                 let (web, _) = pods(lab, "web", node).remove(0);
                 promised(LIMIT, "the Service reaches its pods of every node", || {
-                    fetch(lab, from, &agent, &host(service)).contains(&web)
+                    fetch(lab, from, &agent, &host(*service)).contains(&web)
                 });
             }
             promised(LIMIT, "the name has the Service's address", || {
                 let resolved = lab.run_in_pod(from, &agent, &[resolve, "web"]).unwrap_or_default();
-                resolved.trim() == service
+                resolved.trim() == service.to_string()
             });
         }
-        promised(LIMIT, "names resolve over IPv6", || resolved_over_ipv6(lab, from, &agent) == services[1]);
+        promised(LIMIT, "names resolve over IPv6", || {
+            resolved_over_ipv6(lab, from, &agent) == services[1].to_string()
+        });
     }
 }
 
 /// Kills the sandbox of `web` while cut and returns its new addresses, when hub and kube-proxy know them.
-fn moves_while_cut(lab: &Lab, web: &str, before: &[String]) -> Vec<String> {
+fn moves_while_cut(lab: &Lab, web: &str, before: &[IpAddr]) -> Vec<IpAddr> {
     lab.kill_sandbox(NODE, web).expect("it runs");
     let mut now = Vec::new();
     let took = promised(LIMIT, "the pod comes back at other addresses", || {
-        now = own_addresses(lab, web);
+        now = lab.own_addresses(NODE, web);
         now.len() == 2 && now.iter().all(|address| !before.contains(address))
     });
     eprintln!(
         "a pod whose sandbox was killed ran again after {took:?}, at {now:?} and no longer at {before:?}"
     );
     promised(LIMIT, "the hub tells both new addresses", || {
-        FAMILIES.iter().zip(&now).all(|((family, ..), address)| told(lab, family).contains(address))
+        let told = told(lab);
+        now.iter().all(|address| told.contains(address))
     });
     let took = promised(FOLLOWS_WITHIN, "the rules of kube-proxy follow in both families", || {
-        let mut moves = FAMILIES.iter().zip(now.iter().zip(before));
-        moves.all(|((_, table, _), (new, old))| is_in_rules(lab, table, new) && !is_in_rules(lab, table, old))
+        now.iter().zip(before).all(|(new, old)| is_in_rules(lab, *new) && !is_in_rules(lab, *old))
     });
     eprintln!("kube-proxy followed {took:?} after the hub had told it, at most");
     now
@@ -228,7 +177,7 @@ fn both_families_follow_a_pod_while_cut() {
     let dir = folder.path().join("lab");
     let lab = up(&dir);
     let service = cloud(&lab, "get service web -n default");
-    let services: Vec<String> =
+    let services: Vec<IpAddr> =
         serde_json::from_value(service["spec"]["clusterIPs"].clone()).expect("addresses");
     assert_eq!(services.len(), 2, "{services:?}");
     everything_works(&lab, &services);
@@ -236,8 +185,8 @@ fn both_families_follow_a_pod_while_cut() {
 
     let (web, before) = pods(&lab, "web", NODE).remove(0);
     let (agent, _) = pods(&lab, "agent", NODE).remove(0);
-    for ((_, table, _), address) in FAMILIES.iter().zip(&before) {
-        promised(LIMIT, "kube-proxy knows the pod", || is_in_rules(&lab, table, address));
+    for address in &before {
+        promised(LIMIT, "kube-proxy knows the pod", || is_in_rules(&lab, *address));
     }
     let asked = lab.requests(NODE).expect("the hub has a log").len();
     lab.cut(&Nodes::from(NODE)).expect("cut");
@@ -245,22 +194,24 @@ fn both_families_follow_a_pod_while_cut() {
     let now = moves_while_cut(&lab, &web, &before);
     for service in &services {
         promised(LIMIT, "the Service reaches the pod at its new address", || {
-            fetch(&lab, NODE, &agent, &host(service)).contains(&web)
+            fetch(&lab, NODE, &agent, &host(*service)).contains(&web)
         });
     }
-    promised(LIMIT, "names resolve while cut", || resolved_over_ipv6(&lab, NODE, &agent) == services[1]);
+    promised(LIMIT, "names resolve while cut", || {
+        resolved_over_ipv6(&lab, NODE, &agent) == services[1].to_string()
+    });
     assert!(lab.is_cut(NODE).expect("nft answers"), "all of this happened while cut");
-    let ((family, ..), moved) = (FAMILIES[1], &now[1]);
-    assert!(!of_cloud(&lab, family).contains(moved), "the cloud does not know yet");
+    let of_cloud = || lab.endpoints_in_cloud("web").expect("the cloud answers");
+    let known = of_cloud();
+    assert!(now.iter().all(|address| !known.contains(address)), "the cloud does not know yet: {known:?}");
 
     lab.heal(&Nodes::All).expect("healed");
-    for ((family, table, _), address) in FAMILIES.iter().zip(&now) {
-        promised(LIMIT, "the cloud's word is the hub's", || {
-            let of_cloud = of_cloud(&lab, family);
-            of_cloud.contains(address) && of_cloud.len() == 2 && of_cloud == told(&lab, family)
-        });
-        assert!(is_in_rules(&lab, table, address));
-    }
+    promised(LIMIT, "the cloud's word is the hub's", || {
+        let of_cloud = of_cloud();
+        // Two pods have two addresses each.
+        of_cloud.len() == 4 && now.iter().all(|address| of_cloud.contains(address)) && of_cloud == told(&lab)
+    });
+    assert!(now.iter().all(|address| is_in_rules(&lab, *address)));
     everything_works(&lab, &services);
     let requests = lab.requests(NODE).expect("the hub has a log");
     let agents = ["kube-proxy", "kubelet", "coredns"];

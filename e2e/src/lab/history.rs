@@ -27,7 +27,6 @@ pub(super) fn compact(namespace: &str) -> Result<()> {
 fn ask(namespace: &str, path: &str, body: &Value) -> Result<Value> {
     let (path, body) = (path.to_owned(), body.to_string());
     let text = network::in_namespace(namespace, move || exchange(&path, &body))
-        .and_then(|exchange| exchange.join().expect("the exchange returns its errors"))
         .map_err(LabError::io("ask", "etcd"))?;
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     if !head.starts_with("HTTP/1.0 200") && !head.starts_with("HTTP/1.1 200") {

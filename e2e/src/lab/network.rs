@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::Command;
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
@@ -317,16 +318,21 @@ pub(crate) fn set(namespace: &str, setting: &str, value: &str) -> Result<()> {
     run(inside(namespace).args(["tee", &format!("/proc/sys/{setting}")]), value).map(drop)
 }
 
-/// Runs `work` on a thread inside the network namespace: only a whole thread can change its namespace.
-pub(crate) fn in_namespace<T: Send + 'static>(
+/// Does `work` inside a network namespace, such as one of [`super::NodeStatus`], and returns what came of it. Sockets made
+/// there stay there.
+///
+/// Errors: no such namespace; no right to enter it; those of `work`. A panic of `work` is the caller's.
+pub fn in_namespace<T: Send + 'static>(
     namespace: &str,
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> std::io::Result<JoinHandle<std::io::Result<T>>> {
+) -> std::io::Result<T> {
     let namespace = File::open(Path::new("/run/netns").join(namespace))?;
-    thread::Builder::new().spawn(move || {
+    // Only a whole thread can change its namespace.
+    let thread = thread::Builder::new().spawn(move || {
         setns(namespace, CloneFlags::CLONE_NEWNET)?;
         work()
-    })
+    })?;
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// A command that runs its further arguments inside `namespace`.

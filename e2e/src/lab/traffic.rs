@@ -239,23 +239,24 @@ fn judge(counted: &LinkTraffic, headers: u64) -> std::result::Result<LinkTraffic
 /// Sends the known bytes from the cloud to the node; returns when both have closed.
 fn transfer(cloud: &str, address: IpAddr, node: &str) -> std::io::Result<()> {
     let (sender, port) = std::sync::mpsc::channel();
-    let server = in_namespace(cloud, move || {
+    let cloud = cloud.to_owned();
+    let serve = move || {
         let listener = TcpListener::bind((address, 0))?;
         // The other end has gone only if it failed, which is then its error to tell.
         let _ = sender.send(listener.local_addr()?.port());
         let (mut stream, _) = listener.accept()?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.write_all(&vec![0; KNOWN])
-    })?;
+    };
+    let server = std::thread::spawn(move || in_namespace(&cloud, serve));
     let port = port.recv_timeout(PATIENCE).map_err(std::io::Error::other)?;
-    let client = in_namespace(node, move || {
+    in_namespace(node, move || {
         let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address, port)), PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut received = Vec::new();
         stream.read_to_end(&mut received)?;
         if received.len() == KNOWN { Ok(()) } else { Err(std::io::Error::other("the transfer broke off")) }
     })?;
-    client.join().expect("the thread only does IO, whose errors it returns")?;
     server.join().expect("the thread only does IO, whose errors it returns")
 }
 

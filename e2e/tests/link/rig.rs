@@ -1,15 +1,13 @@
 //! A lab of links that nothing sends over by itself, and what tests send: datagrams with numbers, from any of its
 //! namespaces to any other, by either family of addresses.
 
-use std::fs::File;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use e2e::lab::{Delay, HubKind, Lab, Nodes, Slow, UpOptions};
-use nix::sched::{CloneFlags, setns};
+use e2e::lab::{Delay, HubKind, Lab, Nodes, Slow, UpOptions, in_namespace};
 
 /// Turns a hang into a failure.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -108,14 +106,9 @@ fn first_of_network(node: IpAddr) -> IpAddr {
     IpAddr::from(segments)
 }
 
-/// Runs `work` in a network namespace: only a whole thread can change its own.
+/// Does `work` in a network namespace.
 pub(crate) fn inside<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let namespace = File::open(Path::new("/run/netns").join(namespace)).expect("it is there");
-    let thread = std::thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may enter it");
-        work()
-    });
-    thread.join().expect("the work ends well")
+    in_namespace(namespace, move || Ok(work())).expect("root may enter it")
 }
 
 /// A socket in `to`, and one in `from` that sends to it.

@@ -1,23 +1,22 @@
 //! Plain HTTP/2 clients of the lab: the same principal at the node's hub, from inside the node's network namespace, and
 //! straight at the API server; and what the API server's audit log says of both.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use e2e::lab::{ClaimedNode, Lab};
+use e2e::lab::{ClaimedNode, Lab, in_namespace};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use nix::sched::{CloneFlags, setns};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 use serde_json::{Value, json};
@@ -35,7 +34,7 @@ const ATTEMPTS: usize = 5;
 pub(crate) struct Door {
     address: SocketAddr,
     /// The network namespace to connect from; none is this process's own.
-    namespace: Option<PathBuf>,
+    namespace: Option<String>,
 }
 
 impl Door {
@@ -50,8 +49,7 @@ impl Door {
         let found = status.nodes.iter().find(|known| known.name == name).expect("a node of the lab");
         let kubeconfig = kubeconfig(&lab.node_file(name, "admin.kubeconfig"));
         let server = text(&kubeconfig, "/clusters/0/cluster/server");
-        let namespace = Path::new("/run/netns").join(&found.namespace);
-        Door { address: address_of(&server), namespace: Some(namespace) }
+        Door { address: address_of(&server), namespace: Some(found.namespace.clone()) }
     }
 
     /// The API server, beside every hub and every cut.
@@ -63,14 +61,13 @@ impl Door {
     pub(crate) fn connect_many(&self, count: usize) -> Vec<TcpStream> {
         let Door { address, namespace } = self.clone();
         let connect = move || {
-            if let Some(path) = namespace {
-                let file = File::open(path).expect("the namespace stands while the lab does");
-                setns(file, CloneFlags::CLONE_NEWNET).expect("root may enter a namespace");
-            }
-            (0..count).map_while(|_| TcpStream::connect_timeout(&address, PATIENCE).ok()).collect()
+            Ok((0..count).map_while(|_| TcpStream::connect_timeout(&address, PATIENCE).ok()).collect())
         };
-        // A namespace belongs to a thread: this one ends, its sockets stay where they were made.
-        std::thread::spawn(connect).join().expect("connecting does not panic")
+        match namespace {
+            Some(namespace) => in_namespace(&namespace, connect),
+            None => connect(),
+        }
+        .expect("the namespace stands while the lab does, and root may enter it")
     }
 
     /// One TCP connection.

@@ -52,9 +52,7 @@ pub(super) fn run(link: &Link, delay: Delay) -> io::Result<()> {
 fn bind(link: &Link) -> io::Result<[Queue; 2]> {
     let at = |namespace: &str| {
         let queue = link.queue;
-        network::in_namespace(namespace, move || Queue::bind(queue))?
-            .join()
-            .expect("the thread only does IO, whose errors it returns")
+        network::in_namespace(namespace, move || Queue::bind(queue))
     };
     Ok([at(&link.node)?, at(&link.cloud)?])
 }
