@@ -4,13 +4,13 @@
 use bytes::Bytes;
 use e2e::cloud::LinkState;
 use e2e::cloud::client::Client;
-use e2e::cloud::model::RequestRecord;
+use e2e::cloud::model::{Fault, RequestMatch, RequestRecord};
 use http::{HeaderName, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use crate::endpoints_follow_the_kubelet_while_cut::{SLICES, World, addresses, pod_status, slices};
-use crate::rig::{Informer, run};
+use crate::rig::{Informer, POD_USER, run};
 
 const JSON: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";
@@ -222,6 +222,13 @@ fn after_a_restart_what_the_former_hub_told_conflicts_and_what_the_cloud_says_do
             assert_eq!((status, &answer["reason"]), (409, &json!("Conflict")), "{media}");
         }
         let rig = &overlaid.world.rig;
+        for fault in [Fault::Status { code: 500, retry_after: None }, Fault::Reset, Fault::Truncate] {
+            let asked = RequestMatch::verb("get").resource("endpointslices").user(POD_USER);
+            rig.cloud.fault(asked, 1, fault.clone());
+            let (method, media, body) = &writes("web", &held)[0];
+            let (status, answer) = overlaid.send(method, "web", media, body).await;
+            assert_eq!(status, 503, "nobody knows yet whether another was faster: {fault:?}: {answer}");
+        }
         assert!(!rig.cloud.records_since(mark).iter().any(is_write), "the cloud was asked");
         // The cloud's versions rise into those that the former hub might have given out: they are the cloud's.
         let told = version(&held);

@@ -19,7 +19,7 @@ use proto_kube::{
     status::Status,
 };
 
-use super::Call;
+use super::{Call, forward::lost};
 use crate::{hub::Hub, upstream::full};
 
 /// How long the cloud may take to say which version it has of one object.
@@ -96,7 +96,7 @@ impl Call {
     ///
     /// # Errors
     /// As [`without_own_version_in_query`]; to a write 409, as if another had been faster: its client reads the
-    /// object again and finds the cloud's version.
+    /// object again and finds the cloud's version; 503 when the cloud is needed for that and does not answer.
     pub(super) async fn without_own_versions(&mut self, request: &ResourceRequest) -> Result<(), Status> {
         without_own_version_in_query(&self.hub, &mut self.head, request)?;
         self.without_own_authority(request);
@@ -136,7 +136,7 @@ impl Call {
             if others.contains_key(&text) || !self.hub.overlay.made_up(&request.gvr, version) {
                 continue;
             }
-            match self.clouds_version(request, version).await {
+            match self.clouds_version(request, version).await? {
                 Some(other) => others.insert(text, other),
                 None => return Err(shown_otherwise(request)),
             };
@@ -145,30 +145,36 @@ impl Call {
     }
 
     /// What the cloud calls the state that the client was shown under this version; `None` if it has another now.
-    async fn clouds_version(&self, request: &ResourceRequest, version: u64) -> Option<u64> {
-        let name = request.name.clone()?;
+    ///
+    /// # Errors
+    /// As [`Call::ask_version`].
+    async fn clouds_version(&self, request: &ResourceRequest, version: u64) -> Result<Option<u64>, Status> {
+        let Some(name) = request.name.clone() else { return Ok(None) };
         let key = ObjectKey { namespace: request.namespace.clone().unwrap_or_default(), name };
         let mut is_amended = false;
         for cell in self.hub.cells().iter().filter(|cell| cell.spec.gvr == request.gvr) {
             match cell.with(|inner| inner.collection.upstream_of(&key, version)) {
-                Origin::Upstream(other) => return Some(other),
+                Origin::Upstream(other) => return Ok(Some(other)),
                 Origin::Amended => is_amended = true,
                 Origin::Unknown => {}
             }
         }
         if is_amended {
-            return None;
+            return Ok(None);
         }
         // No collection knows it. It may be the cloud's all the same: versions that a former process might have given
         // out are known as ranges only.
-        self.ask_version(request).await.filter(|current| *current == version)
+        Ok(self.ask_version(request).await?.filter(|current| *current == version))
     }
 
-    /// The cloud's version of one object now, asked as this client.
-    async fn ask_version(&self, request: &ResourceRequest) -> Option<u64> {
+    /// The cloud's version of one object now, asked as this client; `None` if the cloud shows this client none.
+    ///
+    /// # Errors
+    /// 503 when the cloud cannot say now: nobody knows yet whether another was faster.
+    async fn ask_version(&self, request: &ResourceRequest) -> Result<Option<u64>, Status> {
         let path = request.gvr.path(request.namespace.as_deref(), request.name.as_deref(), None);
         let mut builder = Request::builder().method(Method::GET).uri(path);
-        let headers = builder.headers_mut()?;
+        let Some(headers) = builder.headers_mut() else { return Ok(None) };
         headers.clone_from(&self.head.headers);
         super::forward::strip_hop_headers(headers);
         for name in [
@@ -181,13 +187,22 @@ impl Call {
             headers.remove(name);
         }
         headers.insert(header::ACCEPT, HeaderValue::from_static(METADATA.accept_object()));
-        let question = builder.body(full(Bytes::new())).ok()?;
-        let answer = self.hub.upstream.send(&self.credential, question, ASK_TIMEOUT).await.ok()?;
-        if answer.status() != StatusCode::OK {
-            return None;
+        let Ok(question) = builder.body(full(Bytes::new())) else { return Ok(None) };
+        let answer = self.hub.upstream.send(&self.credential, question, ASK_TIMEOUT).await;
+        let answer = answer.map_err(|error| lost(&error))?;
+        let status = answer.status();
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            let why = format!("the cloud does not say which version it has of the object: {status}");
+            return Err(Status::service_unavailable(why));
         }
-        let (_, object) = self.read_answer_of(answer, MAX_METADATA_BYTES).await?;
-        scan(METADATA, &object).ok()?.resource_version.parse().ok()
+        if status != StatusCode::OK {
+            return Ok(None);
+        }
+        let answer = self.read_answer_of(answer, MAX_METADATA_BYTES).await;
+        let object = answer.as_ref().and_then(|(_, object)| scan(METADATA, object).ok());
+        let version = object.and_then(|object| object.resource_version.parse().ok());
+        // Half an answer is none.
+        version.map(Some).ok_or_else(|| Status::service_unavailable("the answer of the cloud broke off"))
     }
 }
 
