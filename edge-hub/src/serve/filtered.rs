@@ -40,9 +40,12 @@ fn is_write(verb: Verb) -> bool {
     !verb.is_read()
 }
 
-/// Whether the write changes nothing, so that its answer is only a look at the object.
-fn is_dry_run(query: Option<&str>) -> bool {
-    form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(name, _)| name == "dryRun")
+/// Whether the write surely changes nothing, so that its answer is only a look at the object. A deletion that has a body
+/// is told by that alone; whether it says `dryRun` does not matter: the answer to a deletion that happened shows less.
+fn is_dry_run(verb: Verb, query: Option<&str>, body: &[u8]) -> bool {
+    let ignores_query = matches!(verb, Verb::Delete | Verb::DeleteCollection) && !body.is_empty();
+    let mut parameters = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    !ignores_query && parameters.any(|(name, _)| name == "dryRun")
 }
 
 impl Call {
@@ -168,7 +171,7 @@ impl Call {
 
     /// Whether the request changed something, which its answer must not deny.
     fn has_happened(&self, request: &ResourceRequest) -> bool {
-        is_write(request.verb) && !is_dry_run(self.query())
+        is_write(request.verb) && !is_dry_run(request.verb, self.query(), &self.body)
     }
 
     async fn list_filtered(
@@ -262,4 +265,20 @@ fn done(code: StatusCode) -> Response<Body> {
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16(),
     });
     answer::made(code, Format::JSON, status.to_string().into(), answer::Staleness(None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deletion_with_a_body_is_not_taken_for_a_dry_run_by_its_address() {
+        let query = Some("propagationPolicy=Background&dryRun=All");
+        let options = br#"{"kind":"DeleteOptions","apiVersion":"v1"}"#;
+        assert!(is_dry_run(Verb::Delete, query, b""));
+        assert!(!is_dry_run(Verb::Delete, query, options));
+        assert!(!is_dry_run(Verb::DeleteCollection, query, options));
+        assert!(is_dry_run(Verb::Update, query, options));
+        assert!(!is_dry_run(Verb::Update, Some("fieldManager=dryRun"), options));
+    }
 }
