@@ -10,7 +10,7 @@ use bytes::Bytes;
 use edge_hub::store::{BlobClass, Store, StoreOptions, engine::EngineOpener, open_sled};
 use edge_hub_core::collection::{Change, CollectionSpec};
 use proptest::prelude::*;
-use stores::{State, blob, object, spec, state_of, tombstone, watermark};
+use stores::{State, blob, noise, object, spec, state_of, tombstone, watermark};
 
 #[derive(Clone, Debug)]
 enum Call {
@@ -38,6 +38,11 @@ fn call() -> impl Strategy<Value = Call> {
 
 type Contents = (Vec<(CollectionSpec, State, bool)>, BTreeMap<String, Bytes>);
 
+/// Every other one packs.
+fn raw(version: u64, size: usize) -> Bytes {
+    if version.is_multiple_of(20) { noise(version, size) } else { Bytes::from(vec![7; size]) }
+}
+
 fn contents(engine: EngineOpener, calls: &[(bool, Call)]) -> Contents {
     let directory = tempfile::tempdir().unwrap();
     let open = || {
@@ -49,7 +54,7 @@ fn contents(engine: EngineOpener, calls: &[(bool, Call)]) -> Contents {
     for (pods, call) in calls {
         version += 10;
         let collection = spec(if *pods { "pods" } else { "nodes" });
-        let raw = |size: u32| Bytes::from(vec![u8::try_from(version % 251).unwrap(); size as usize]);
+        let raw = |size: u32| raw(version, size as usize);
         let mut changes = match call {
             Call::Put(name, size) => vec![Change::Put(object(&name.to_string(), version, raw(*size)))],
             Call::Delete(name) => vec![Change::Delete(tombstone(&name.to_string(), version))],
@@ -95,7 +100,7 @@ fn model(calls: &[(bool, Call)]) -> Contents {
     let mut version = 0;
     for (pods, call) in calls {
         version += 10;
-        let raw = |size: u32| Bytes::from(vec![u8::try_from(version % 251).unwrap(); size as usize]);
+        let raw = |size: u32| raw(version, size as usize);
         if let Call::Blob(name, size) = call {
             match size {
                 Some(size) => blobs.insert(name.to_string(), raw(*size)),

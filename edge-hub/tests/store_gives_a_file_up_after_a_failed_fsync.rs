@@ -15,7 +15,7 @@ use edge_hub::store::{
     engine::{Engine, EngineError, Op},
 };
 use edge_hub_core::collection::Change;
-use stores::{History, blob, object, options, recovered, spec, state_of, watermark};
+use stores::{History, blob, noise, object, options, recovered, spec, state_of, watermark};
 
 type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -171,7 +171,7 @@ fn after_a_failed_fsync_everything_is_asked_for_again() {
     let (store, _) = open(directory.path());
     break_next(directory.path(), Fault::Sync);
     // Enough for a checkpoint, whose fsync then fails.
-    let big = Bytes::from(vec![1; 2 << 20]);
+    let big = noise(1, 2 << 20);
     store.apply(
         &pods,
         vec![Change::Put(object("a", 2, "two")), Change::Put(object("big", 2, big)), watermark(2)],

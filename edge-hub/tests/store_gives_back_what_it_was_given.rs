@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use edge_hub::store::{BlobClass, Refill};
 use edge_hub_core::collection::Change;
-use stores::{History, State, blob, envelope, object, open, recovered, spec, state_of, tombstone, watermark};
+use stores::{
+    History, State, blob, envelope, noise, object, open, recovered, spec, state_of, tombstone, watermark,
+};
 
 #[test]
 fn a_long_history_comes_back_as_its_last_state() {
@@ -105,9 +107,9 @@ fn a_collection_is_complete_only_once_it_has_a_watermark() {
 fn big_objects_and_blobs_grow_and_shrink() {
     let directory = tempfile::tempdir().unwrap();
     let sizes = [5 << 20, 10, 70_000, 65_536, 65_535, 1 << 20, 0];
-    for size in sizes {
+    for (size, packs) in sizes.into_iter().flat_map(|size| [(size, false), (size, true)]) {
         let (store, _) = open(directory.path());
-        let raw = Bytes::from(vec![0x5a; size]);
+        let raw = if packs { Bytes::from(vec![0x5a; size]) } else { noise(1, size) };
         store.apply(&spec("secrets"), vec![Change::Put(object("big", 1, raw.clone())), watermark(1)]);
         store.put(blob(BlobClass::Discovery, "openapi"), raw.clone());
         store.put(blob(BlobClass::Token, "gone"), raw.clone());

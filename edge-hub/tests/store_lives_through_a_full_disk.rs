@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use edge_hub::store::{BlobClass, Store};
-use stores::{History, blob, open, recovered, spec, state_of};
+use stores::{History, blob, noise, open, recovered, spec, state_of};
 
 /// A small file system of its own; `None` where that is not allowed.
 struct SmallDisk(PathBuf);
@@ -83,15 +83,15 @@ fn a_disk_that_fills_up_and_empties_again_needs_no_restart() {
     let (store, _) = open(&directory);
     store.put(blob(BlobClass::Token, "t"), Bytes::from_static(b"token"));
     for number in 0..20 {
-        store.put(blob(BlobClass::Event, &format!("{number}")), Bytes::from(vec![1; 10_000]));
+        store.put(blob(BlobClass::Event, &format!("{number}")), noise(number, 10_000));
     }
     store.apply(&spec("pods"), history.advance());
     store.flush().wait().unwrap();
     disk.fill(16);
     // What may be dropped is dropped, so that the rest goes on being durable.
-    for number in 0..20_u8 {
+    for number in 0..20 {
         store.apply(&spec("pods"), history.advance());
-        store.put(blob(BlobClass::Single, "answer"), Bytes::from(vec![number; 150_000]));
+        store.put(blob(BlobClass::Single, "answer"), noise(number, 150_000));
         store.flush().wait().unwrap();
     }
     let health = store.health();
@@ -99,9 +99,9 @@ fn a_disk_that_fills_up_and_empties_again_needs_no_restart() {
     assert!(health.full && health.evicted > 0, "{health:?}");
     // What may not be dropped stays in memory when it is more than the reserve has room for.
     let mut refused = 0;
-    for number in 0..20_u8 {
+    for number in 0..20 {
         store.apply(&spec("pods"), history.advance());
-        store.put(blob(BlobClass::Token, &number.to_string()), Bytes::from(vec![number; 150_000]));
+        store.put(blob(BlobClass::Token, &number.to_string()), noise(number, 150_000));
         refused += u32::from(store.flush().wait().is_err());
     }
     println!("full to the brim: {refused} of 20 flushes refused, {:?}", store.health());

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use edge_hub_core::collection::Change;
-use stores::{object, open, recovered, spec, watermark};
+use stores::{noise, object, open, recovered, spec, watermark};
 
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -20,7 +20,8 @@ fn figures_of_opening_and_committing() {
     for objects in [500_u64, 10_000] {
         let directory = tempfile::tempdir().unwrap();
         let (store, _) = open(directory.path());
-        let raw = |at: u64| Bytes::from(vec![u8::try_from(at % 251).unwrap(); 2048]);
+        // Objects of the API pack to a half and less.
+        let raw = |at: u64| Bytes::from(noise(at, 1024).repeat(2));
         let puts = (0..objects).map(|at| Change::Put(object(&format!("pod-{at}"), at + 1, raw(at))));
         let started = Instant::now();
         store.apply(
@@ -77,14 +78,14 @@ fn a_file_that_grew_out_of_proportion_is_written_anew() {
     for _round in 0..6 {
         for at in 0..300 {
             version += 1;
-            let put = Change::Put(object(&format!("pod-{at}"), version, vec![7; 4000]));
+            let put = Change::Put(object(&format!("pod-{at}"), version, noise(at, 4000)));
             store.apply(&spec("pods"), vec![put, watermark(version)]);
         }
         store.flush().wait().unwrap();
     }
     let before = store.health().bytes_on_disk;
     // Now nearly nothing is left, but what is must stay.
-    let keep = Change::Put(object("keep", version + 1, vec![8; 4000]));
+    let keep = Change::Put(object("keep", version + 1, noise(version, 4000)));
     store.apply(&spec("pods"), vec![Change::Reset, keep, watermark(version + 1)]);
     store.close().unwrap();
     let (store, found) = edge_hub::store::Store::open(options).unwrap();
@@ -93,5 +94,5 @@ fn a_file_that_grew_out_of_proportion_is_written_anew() {
     assert!(after < before / 2, "{before} bytes before, {after} after");
     let pods = recovered(&found, &spec("pods"));
     assert!(pods.complete && found.quarantined.is_empty(), "{:?}", found.quarantined);
-    assert_eq!(pods.objects, [object("keep", version + 1, vec![8; 4000])]);
+    assert_eq!(pods.objects, [object("keep", version + 1, noise(version, 4000))]);
 }

@@ -253,7 +253,7 @@ pub(super) fn seal_object(
         put_text(&mut plain, text.as_bytes())?;
     }
     plain.extend_from_slice(&object.raw);
-    Ok((u128::from_le_bytes(mark), seal::seal(key, logical_key, &plain)?))
+    Ok((u128::from_le_bytes(mark), seal::seal_packed(key, logical_key, &plain)?))
 }
 
 /// Opens what `seal_object` made; the caller still has to compare the name.
@@ -288,7 +288,7 @@ pub(super) fn seal_blob(
     let mut plain = mark.to_vec();
     put_text(&mut plain, blob_key)?;
     plain.extend_from_slice(value);
-    Ok((u128::from_le_bytes(mark), seal::seal(key, logical_key, &plain)?))
+    Ok((u128::from_le_bytes(mark), seal::seal_packed(key, logical_key, &plain)?))
 }
 
 /// Opens what `seal_blob` made: mark, real key, value.

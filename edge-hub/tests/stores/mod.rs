@@ -96,6 +96,13 @@ impl Random {
     }
 }
 
+/// Bytes that do not pack: what is written of them is what they are.
+pub(crate) fn noise(seed: u64, length: usize) -> Bytes {
+    let mut random = Random(seed);
+    let words = std::iter::repeat_with(|| random.next().to_le_bytes());
+    words.flatten().take(length).collect::<Vec<u8>>().into()
+}
+
 /// A collection as names and versions: of what is live, and of what was deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
@@ -146,10 +153,10 @@ impl History {
     }
 
     fn value(&self, number: u64) -> Bytes {
-        let length = Random(self.step << 8 | number).below(self.size);
+        let seed = self.step << 8 | number;
+        let length = usize::try_from(Random(seed).below(self.size)).expect("a size in memory");
         let head = format!("step {} number {number} ", self.step);
-        let filler = (0..length).map(|at| u8::try_from(at % 251).expect("below 251"));
-        head.into_bytes().into_iter().chain(filler).collect::<Vec<u8>>().into()
+        [head.as_bytes(), &noise(seed, length)].concat().into()
     }
 
     /// One step; its changes end with the watermark of the step.
