@@ -35,7 +35,7 @@ impl DeleteOptions {
         Self { grace: Some(0), ..Self::default() }
     }
 
-    /// Body first; a server reads the query only when there is no body.
+    /// Of a body and of a query; one of them is empty.
     ///
     /// # Errors
     /// 400 for numbers that are none, 422 for a propagation that does not exist.
@@ -48,14 +48,12 @@ impl DeleteOptions {
             propagation: text(&body["propagationPolicy"]),
             dry_run: body["dryRun"].as_array().is_some_and(|values| !values.is_empty()),
         };
-        if body.as_object().is_none_or(serde_json::Map::is_empty) {
-            for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-                match key.as_ref() {
-                    "gracePeriodSeconds" => options.grace = u64::try_from(number(&value)?).ok(),
-                    "propagationPolicy" => options.propagation = Some(value.into_owned()),
-                    "dryRun" => options.dry_run = true,
-                    _ => {}
-                }
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match key.as_ref() {
+                "gracePeriodSeconds" => options.grace = u64::try_from(number(&value)?).ok(),
+                "propagationPolicy" => options.propagation = Some(value.into_owned()),
+                "dryRun" => options.dry_run = true,
+                _ => {}
             }
         }
         match options.propagation.as_deref() {

@@ -297,7 +297,7 @@ impl Write<'_> {
                 write::patch(cloud, now, kind, target, &request.content_type, patch).map(stored)
             }
             ("delete", _) => {
-                let options = DeleteOptions::parse(&body, &request.query)?;
+                let options = DeleteOptions::parse(&body, delete_query(request))?;
                 let run = |cloud: &mut Cloud| delete::one(cloud, now, kind, target, &options);
                 let gone = if options.dry_run { cloud.undone(run) } else { run(cloud) }?;
                 // A finished delete is a Status, an unfinished one the object.
@@ -309,7 +309,7 @@ impl Write<'_> {
 
     fn delete_collection(&self, cloud: &mut Cloud, body: &Value) -> Result<Done, Status> {
         let Write { now, request, kind, target, options, format, .. } = *self;
-        let deletion = DeleteOptions::parse(body, &request.query)?;
+        let deletion = DeleteOptions::parse(body, delete_query(request))?;
         let (keys, answer) = list::listed(cloud, now, request.replica, kind, target, options, format)?;
         if !deletion.dry_run {
             delete::many(cloud, now, kind, target, &keys, &deletion)?;
@@ -360,6 +360,11 @@ fn get_options(query: &str) -> Result<ListOptions, Status> {
         options.resource_version = Some(version);
     }
     Ok(options)
+}
+
+/// The parameters of a deletion, which a server reads only when there is no body.
+fn delete_query(request: &Request) -> &str {
+    if request.body.is_empty() { &request.query } else { "" }
 }
 
 /// Whether the query asks for a dry run.

@@ -447,6 +447,11 @@ fn the_answer_to_a_write_shows_no_more_than_a_read_would() {
             let (status, answer) = client.call("POST", path, "application/json", &object).await.unwrap();
             assert_eq!(status, if kept { 201 } else { 404 }, "{answer}");
         }
+        // As kubectl says it.
+        let dry = json!({"kind": "DeleteOptions", "apiVersion": "v1", "dryRun": ["All"]});
+        let (_, answer) = client.call("DELETE", FAR, "application/json", &dry).await.unwrap();
+        assert!(!answer.to_string().contains("NodePort"), "{answer}");
+        assert_eq!(rig.pod().get(FAR).await.unwrap().0, 200, "it did not happen");
         // Where a deletion has a body, the server looks at no parameter.
         let options = json!({"kind": "DeleteOptions", "apiVersion": "v1"});
         let (status, answer) = client.call("DELETE", &far, "application/json", &options).await.unwrap();

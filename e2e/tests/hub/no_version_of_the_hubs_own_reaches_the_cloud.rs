@@ -222,12 +222,20 @@ fn after_a_restart_what_the_former_hub_told_conflicts_and_what_the_cloud_says_do
             assert_eq!((status, &answer["reason"]), (409, &json!("Conflict")), "{media}");
         }
         let rig = &overlaid.world.rig;
-        for fault in [Fault::Status { code: 500, retry_after: None }, Fault::Reset, Fault::Truncate] {
+        let status = |code| Fault::Status { code, retry_after: Some(7) };
+        for (fault, expected) in [
+            (status(500), 503),
+            (Fault::Reset, 503),
+            (Fault::Truncate, 503),
+            (status(429), 429),
+            (status(403), 403),
+            (status(401), 401),
+        ] {
             let asked = RequestMatch::verb("get").resource("endpointslices").user(POD_USER);
             rig.cloud.fault(asked, 1, fault.clone());
             let (method, media, body) = &writes("web", &held)[0];
             let (status, answer) = overlaid.send(method, "web", media, body).await;
-            assert_eq!(status, 503, "nobody knows yet whether another was faster: {fault:?}: {answer}");
+            assert_eq!(status, expected, "nobody knows yet whether another was faster: {fault:?}: {answer}");
         }
         assert!(!rig.cloud.records_since(mark).iter().any(is_write), "the cloud was asked");
         // The cloud's versions rise into those that the former hub might have given out: they are the cloud's.

@@ -27,6 +27,8 @@ struct Part {
 const VERSION: Part = Part { members: ["metadata", "resourceVersion"], fields: [UNKNOWN_RAW, 1, 6] };
 const PRECONDITION: Part =
     Part { members: ["preconditions", "resourceVersion"], fields: [UNKNOWN_RAW, 2, 2] };
+/// `dryRun` of `DeleteOptions`.
+const DRY_RUN: [u32; 2] = [UNKNOWN_RAW, 5];
 /// Of a ConfigMap; in protobuf the value of any of its entries.
 const CERTIFICATES: Part = Part { members: ["data", CERTIFICATES_KEY], fields: [UNKNOWN_RAW, 2, 2] };
 
@@ -70,6 +72,26 @@ pub fn named_versions(kind: WriteBody, encoding: Encoding, body: &[u8]) -> Resul
         }
     }
     Ok(found)
+}
+
+/// Whether `DeleteOptions` ask for a dry run. What cannot be read asks for none: the server refuses it.
+#[must_use]
+pub fn asks_for_dry_run(encoding: Encoding, options: &[u8]) -> bool {
+    match encoding {
+        Encoding::Json => {
+            let options: serde_json::Value = serde_json::from_slice(options).unwrap_or_default();
+            options["dryRun"].as_array().is_some_and(|stages| !stages.is_empty())
+        }
+        Encoding::Protobuf => {
+            let mut asked = false;
+            let Some(unknown) = options.strip_prefix(MAGIC) else { return false };
+            let read = rewrite(unknown, &DRY_RUN, &mut |_| {
+                asked = true;
+                Ok(Rewrite::Keep)
+            });
+            asked && read.is_ok()
+        }
+    }
 }
 
 /// The body with each of these versions replaced wherever it is named.
@@ -264,6 +286,18 @@ mod tests {
             assert_eq!(replaced(kind, Encoding::Protobuf, &body(b"7")), body(b"5"));
             assert_eq!(replaced(kind, Encoding::Protobuf, &body(b"8")), body(b"8"));
         }
+    }
+
+    #[test]
+    fn a_dry_run_is_asked_for_by_its_stages() {
+        for (options, asked) in [("", false), ("{", false), ("{}", false), (r#"{"dryRun":[]}"#, false)] {
+            assert_eq!(asks_for_dry_run(Encoding::Json, options.as_bytes()), asked, "{options}");
+        }
+        assert!(asks_for_dry_run(Encoding::Json, br#"{"dryRun":["All"]}"#));
+        let options = |fields: &[(u32, &[u8])]| envelope("v1", "DeleteOptions", &message(fields));
+        assert!(asks_for_dry_run(Encoding::Protobuf, &options(&[(4, b"Orphan"), (5, b"All")])));
+        assert!(!asks_for_dry_run(Encoding::Protobuf, &options(&[(4, b"Orphan")])));
+        assert!(!asks_for_dry_run(Encoding::Protobuf, b"garbage"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use edge_hub_core::{
     collection::Refusal,
     filter::{Chain, FilterError},
+    precondition::asks_for_dry_run,
 };
 use http::{HeaderValue, Response, StatusCode, header};
 use proto_kube::{
@@ -40,12 +41,13 @@ fn is_write(verb: Verb) -> bool {
     !verb.is_read()
 }
 
-/// Whether the write surely changes nothing, so that its answer is only a look at the object. A deletion that has a body
-/// is told by that alone; whether it says `dryRun` does not matter: the answer to a deletion that happened shows less.
-fn is_dry_run(verb: Verb, query: Option<&str>, body: &[u8]) -> bool {
-    let ignores_query = matches!(verb, Verb::Delete | Verb::DeleteCollection) && !body.is_empty();
-    let mut parameters = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    !ignores_query && parameters.any(|(name, _)| name == "dryRun")
+/// Whether the write changes nothing, so that its answer is only a look at the object. A deletion that has options as
+/// its body says so there alone.
+fn is_dry_run(query: Option<&str>, encoding: Encoding, options: &[u8]) -> bool {
+    if !options.is_empty() {
+        return asks_for_dry_run(encoding, options);
+    }
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(name, _)| name == "dryRun")
 }
 
 impl Call {
@@ -171,7 +173,12 @@ impl Call {
 
     /// Whether the request changed something, which its answer must not deny.
     fn has_happened(&self, request: &ResourceRequest) -> bool {
-        is_write(request.verb) && !is_dry_run(request.verb, self.query(), &self.body)
+        let options = match request.verb {
+            // What cannot be read the cloud cannot read either.
+            Verb::Delete | Verb::DeleteCollection => self.readable_body().unwrap_or_default(),
+            _ => Bytes::new(),
+        };
+        is_write(request.verb) && !is_dry_run(self.query(), self.body_encoding(), &options)
     }
 
     async fn list_filtered(
@@ -272,13 +279,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deletion_with_a_body_is_not_taken_for_a_dry_run_by_its_address() {
+    fn a_deletion_with_a_body_says_there_alone_whether_it_is_a_dry_run() {
         let query = Some("propagationPolicy=Background&dryRun=All");
-        let options = br#"{"kind":"DeleteOptions","apiVersion":"v1"}"#;
-        assert!(is_dry_run(Verb::Delete, query, b""));
-        assert!(!is_dry_run(Verb::Delete, query, options));
-        assert!(!is_dry_run(Verb::DeleteCollection, query, options));
-        assert!(is_dry_run(Verb::Update, query, options));
-        assert!(!is_dry_run(Verb::Update, Some("fieldManager=dryRun"), options));
+        let is_dry_run = |query, options: &[u8]| is_dry_run(query, Encoding::Json, options);
+        assert!(is_dry_run(query, b""));
+        assert!(!is_dry_run(query, br#"{"kind":"DeleteOptions"}"#));
+        assert!(is_dry_run(None, br#"{"dryRun":["All"]}"#));
+        assert!(!is_dry_run(None, br#"{"dryRun":[]}"#));
+        assert!(!is_dry_run(Some("fieldManager=dryRun"), b""));
     }
 }

@@ -112,7 +112,7 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
     // An upgrade is a wish. Of a read that is filtered it is not granted, because nobody could look into it.
     if is_upgrade(&head.headers) && body.is_end_stream() && !filtered::is_shown(&info, &chain) {
         if let RequestInfo::Resource(resource) = &info
-            && let Err(status) = overlaid::without_own_version_in_query(&hub, &mut head, resource)
+            && let Err(status) = overlaid::without_own_version_in_query(&hub, &mut head, resource, false)
         {
             return answer::refuse(&status);
         }

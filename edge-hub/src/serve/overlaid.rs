@@ -20,7 +20,7 @@ use proto_kube::{
 };
 
 use super::{Call, forward::lost};
-use crate::{hub::Hub, upstream::full};
+use crate::{hub::Hub, reflect::retry_after, upstream::full};
 
 /// How long the cloud may take to say which version it has of one object.
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
@@ -38,6 +38,7 @@ pub(super) fn without_own_version_in_query(
     hub: &Hub,
     head: &mut Parts,
     request: &ResourceRequest,
+    has_body: bool,
 ) -> Result<(), Status> {
     let own = |version: u64| hub.overlay.made_up(&request.gvr, version);
     let (version, left_out): (u64, &[&str]) = match request.verb {
@@ -47,12 +48,16 @@ pub(super) fn without_own_version_in_query(
             let Some(version) = version.filter(|version| own(*version)) else { return Ok(()) };
             (version, &["resourceVersion"])
         }
-        // Without a body the parameter is a precondition: no object has that version in the cloud.
         Verb::Delete | Verb::DeleteCollection => {
-            return match version_parameter(head.uri.query()).is_some_and(own) {
-                true => Err(shown_otherwise(request)),
-                false => Ok(()),
+            let Some(version) = version_parameter(head.uri.query()).filter(|version| own(*version)) else {
+                return Ok(());
             };
+            // Without a body the parameter is a precondition: no object has that version in the cloud. With one it is
+            // nothing to the server.
+            if request.verb == Verb::DeleteCollection || !has_body {
+                return Err(shown_otherwise(request));
+            }
+            (version, &["resourceVersion"])
         }
         Verb::List | Verb::Watch => {
             let Ok(options) = ListOptions::for_request(request, head.uri.query()) else { return Ok(()) };
@@ -96,9 +101,9 @@ impl Call {
     ///
     /// # Errors
     /// As [`without_own_version_in_query`]; to a write 409, as if another had been faster: its client reads the
-    /// object again and finds the cloud's version; 503 when the cloud is needed for that and does not answer.
+    /// object again and finds the cloud's version; as [`Call::ask_version`] when the cloud is needed for that.
     pub(super) async fn without_own_versions(&mut self, request: &ResourceRequest) -> Result<(), Status> {
-        without_own_version_in_query(&self.hub, &mut self.head, request)?;
+        without_own_version_in_query(&self.hub, &mut self.head, request, !self.body.is_empty())?;
         self.without_own_authority(request);
         let media = self.media_type();
         // The cloud wants no version in what is created.
@@ -114,7 +119,7 @@ impl Call {
             return Err(Status::unsupported_media_type(&served));
         }
         let encoding = self.body_encoding();
-        let body = self.readable_body(&media)?;
+        let body = self.readable_body()?;
         let unreadable = |error| Status::bad_request(format!("the body cannot be read: {error}"));
         let named = named_versions(kind, encoding, &body).map_err(unreadable)?;
         let others = self.clouds_versions(request, named).await?;
@@ -167,10 +172,10 @@ impl Call {
         Ok(self.ask_version(request).await?.filter(|current| *current == version))
     }
 
-    /// The cloud's version of one object now, asked as this client; `None` if the cloud shows this client none.
+    /// The cloud's version of one object now, asked as this client; `None` if there is none.
     ///
     /// # Errors
-    /// 503 when the cloud cannot say now: nobody knows yet whether another was faster.
+    /// 401, 403 and 429 as the cloud says; 503 when it cannot say now: nobody knows yet whether another was faster.
     async fn ask_version(&self, request: &ResourceRequest) -> Result<Option<u64>, Status> {
         let path = request.gvr.path(request.namespace.as_deref(), request.name.as_deref(), None);
         let mut builder = Request::builder().method(Method::GET).uri(path);
@@ -190,19 +195,28 @@ impl Call {
         let Ok(question) = builder.body(full(Bytes::new())) else { return Ok(None) };
         let answer = self.hub.upstream.send(&self.credential, question, ASK_TIMEOUT).await;
         let answer = answer.map_err(|error| lost(&error))?;
-        let status = answer.status();
-        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            let why = format!("the cloud does not say which version it has of the object: {status}");
-            return Err(Status::service_unavailable(why));
-        }
-        if status != StatusCode::OK {
-            return Ok(None);
+        let why = "the cloud does not say which version of the object it has";
+        match answer.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Ok(None),
+            StatusCode::UNAUTHORIZED => return Err(Status::unauthorized()),
+            StatusCode::FORBIDDEN => {
+                let name = request.name.as_deref().unwrap_or_default();
+                let why =
+                    "its version is one that this node gave out, and you may not ask the cloud for its own";
+                return Err(Status::forbidden(&request.gvr, name, why));
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                let pause = retry_after(answer.headers()).map_or(1, |pause| pause.as_secs());
+                return Err(Status::too_many_requests(why, u32::try_from(pause).unwrap_or(u32::MAX)));
+            }
+            other => return Err(Status::service_unavailable(format!("{why}: {other}"))),
         }
         let answer = self.read_answer_of(answer, MAX_METADATA_BYTES).await;
         let object = answer.as_ref().and_then(|(_, object)| scan(METADATA, object).ok());
         let version = object.and_then(|object| object.resource_version.parse().ok());
         // Half an answer is none.
-        version.map(Some).ok_or_else(|| Status::service_unavailable("the answer of the cloud broke off"))
+        version.map(Some).ok_or_else(|| Status::service_unavailable(why))
     }
 }
 
@@ -220,7 +234,7 @@ impl Call {
             return;
         };
         // What cannot be read the cloud cannot read either.
-        let Ok(body) = self.readable_body(&media) else { return };
+        let Ok(body) = self.readable_body() else { return };
         let encoding = self.body_encoding();
         let is_shown_with_it = match &request.name {
             Some(name) => &**name == ROOT_CERTIFICATES,
@@ -240,8 +254,12 @@ impl Call {
         self.header(header::CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase()
     }
 
-    fn readable_body(&self, media: &str) -> Result<Bytes, Status> {
-        if media.contains("yaml") { json_of_yaml(&self.body) } else { Ok(self.body.clone()) }
+    /// The body as JSON or protobuf.
+    ///
+    /// # Errors
+    /// 400 for what is no YAML.
+    pub(super) fn readable_body(&self) -> Result<Bytes, Status> {
+        if self.media_type().contains("yaml") { json_of_yaml(&self.body) } else { Ok(self.body.clone()) }
     }
 }
 
