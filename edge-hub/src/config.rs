@@ -44,7 +44,7 @@ pub struct ConfigFile {
     /// 32 bytes that seal the data at rest; made under the state directory when absent.
     #[serde(default)]
     pub at_rest_key: Option<PathBuf>,
-    /// Largest size of the data on disk, in MiB.
+    /// Largest size of the data on disk, packed, in MiB.
     #[serde(default = "default_state_mib")]
     pub state_limit_mib: u64,
     /// Unix socket for /livez, /readyz, /metrics and /status.

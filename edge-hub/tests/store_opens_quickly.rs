@@ -3,6 +3,7 @@
 
 mod stores;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -95,4 +96,38 @@ fn a_file_that_grew_out_of_proportion_is_written_anew() {
     let pods = recovered(&found, &spec("pods"));
     assert!(pods.complete && found.quarantined.is_empty(), "{:?}", found.quarantined);
     assert_eq!(pods.objects, [object("keep", version + 1, noise(version, 4000))]);
+}
+
+#[test]
+fn many_short_records_are_not_written_anew_for_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let options =
+        edge_hub::store::StoreOptions { compaction_floor: 1 << 20, ..stores::options(directory.path()) };
+    let (store, _) = edge_hub::store::Store::open(options).unwrap();
+    // Whoever writes a file anew takes another one for it.
+    let file = || std::fs::metadata(directory.path().join("engine/db/db")).ok().map(|file| file.ino());
+    let (mut version, mut anew, mut last) = (0, 0, file());
+    for _round in 0..6 {
+        for at in 0..3000 {
+            version += 1;
+            let raw = noise(version, 150).repeat(40);
+            store.apply(
+                &spec("pods"),
+                vec![Change::Put(object(&format!("pod-{at}"), version, raw)), watermark(version)],
+            );
+            if at % 100 == 0 {
+                store.flush().wait().unwrap();
+                let now = file();
+                anew += u32::from(now != last);
+                last = now;
+            }
+        }
+    }
+    let health = store.health();
+    println!(
+        "{} KiB live, {} KiB on disk, anew {anew} times",
+        health.live_bytes >> 10,
+        health.bytes_on_disk >> 10
+    );
+    assert!(health.bytes_on_disk > 2 << 20 && anew <= 1, "{anew} times, {health:?}");
 }

@@ -68,6 +68,12 @@ impl Index {
         objects.chain(self.blobs.values()).map(|entry| entry.length as u64).sum()
     }
 
+    /// How many records are live.
+    pub(super) fn live_records(&self) -> u64 {
+        let objects: usize = self.collections.values().map(|collection| collection.records.len()).sum();
+        (objects + self.blobs.len()) as u64
+    }
+
     /// The specs of all collections.
     pub(super) fn specs(&self) -> impl Iterator<Item = &CollectionSpec> {
         self.collections.values().map(|collection| &collection.generation.spec)
@@ -101,7 +107,7 @@ impl Index {
             let new = match value {
                 Some(value) => {
                     let (mark, sealed) =
-                        record::seal_blob(&codec.blob_key(key.class), &logical_key, &key.key, value)?;
+                        record::seal_blob(&codec.blob_key(key.class), &logical_key, key, value)?;
                     put_ops(&logical_key, &sealed, old.map_or(0, |old| old.length), emit);
                     Some(Entry { mark, length: sealed.len(), tombstone: 0 })
                 }

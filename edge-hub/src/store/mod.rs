@@ -95,6 +95,11 @@ impl BlobClass {
         matches!(self, Self::Token | Self::Access | Self::Key | Self::Overlay)
     }
 
+    /// Whether its records are packed. What cannot be fetched again stays as hubs of before can read it.
+    fn is_packed(self) -> bool {
+        matches!(self, Self::Single | Self::Discovery)
+    }
+
     fn code(self) -> u8 {
         match self {
             Self::Token => 0,

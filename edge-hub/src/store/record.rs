@@ -281,14 +281,15 @@ pub(super) fn open_object(key: &LessSafeKey, logical_key: &[u8], sealed: Vec<u8>
 pub(super) fn seal_blob(
     key: &LessSafeKey,
     logical_key: &[u8],
-    blob_key: &[u8],
+    blob: &BlobKey,
     value: &[u8],
 ) -> Result<(u128, Vec<u8>), SealError> {
     let mark = seal::random::<16>()?;
     let mut plain = mark.to_vec();
-    put_text(&mut plain, blob_key)?;
+    put_text(&mut plain, &blob.key)?;
     plain.extend_from_slice(value);
-    Ok((u128::from_le_bytes(mark), seal::seal_packed(key, logical_key, &plain)?))
+    let seal = if blob.class.is_packed() { seal::seal_packed } else { seal::seal };
+    Ok((u128::from_le_bytes(mark), seal(key, logical_key, &plain)?))
 }
 
 /// Opens what `seal_blob` made: mark, real key, value.

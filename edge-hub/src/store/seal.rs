@@ -93,7 +93,8 @@ fn unpack(packed: &[u8]) -> Option<Bytes> {
     if length > MAX_UNPACKED {
         return None;
     }
-    lz4_flex::block::decompress_size_prepended(packed).ok().map(Bytes::from)
+    let plain = lz4_flex::block::decompress_size_prepended(packed).ok()?;
+    (plain.len() == length).then(|| Bytes::from(plain))
 }
 
 #[cfg(test)]
@@ -130,10 +131,23 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_unpacked_is_bounded(packed in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn what_is_no_packed_record_does_not_open(packed in proptest::collection::vec(any::<u8>(), 0..64)) {
             let key = AtRestKey::from_bytes(&[1; 32]).aead(&[b"test"]);
             let sealed = seal_as(LZ4, &key, b"place", &packed).unwrap();
-            prop_assert!(open(&key, b"place", sealed).is_none_or(|plain| plain.len() <= MAX_UNPACKED));
+            // By chance it may be one; then it is as long as it says.
+            if let Some(plain) = open(&key, b"place", sealed) {
+                prop_assert_eq!(Some(&u32::try_from(plain.len()).unwrap().to_le_bytes()), packed.first_chunk());
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_unpacked_that_claims_to_be_longer_than_it_may_be() {
+        let mut packed = lz4_flex::block::compress_prepend_size(&[7; 4096]);
+        assert_eq!(unpack(&packed).unwrap().len(), 4096);
+        for claimed in [4095, 4097, MAX_UNPACKED + 1, u32::MAX as usize] {
+            packed[..4].copy_from_slice(&u32::try_from(claimed).unwrap().to_le_bytes());
+            assert_eq!(unpack(&packed), None, "{claimed}");
         }
     }
 

@@ -39,6 +39,9 @@ const CHECKPOINT_IDLE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 /// Size of the files over live bytes from which they are written anew.
 const AMPLIFICATION: u64 = 4;
+/// What a record takes beside its own bytes: its key, and its share of sled's nodes. Without it files of many short
+/// records would be written anew again and again, for nothing.
+const RECORD: u64 = 256;
 /// By so much sled's file grows; whatever is written needs this much room.
 const SEGMENT: u64 = 1 << 19;
 /// Without this much nothing at all is written: sled begins a segment when one is full, and rewrites whole nodes of its
@@ -256,7 +259,7 @@ impl Writer {
     }
 
     fn commit(&mut self, group: &Group) -> Result<(), CommitError> {
-        // The journal, the engine and its old segments.
+        // The journal, the engine and its old segments; at most, for much of it will pack.
         let needed = if self.full { LAST_GUARD } else { GUARD } + 3 * group.bytes();
         let room = self.reserve.room();
         if room < needed {
@@ -374,6 +377,7 @@ impl Writer {
     fn measure_and_compact(&mut self) {
         let Some(live) = &self.live else { return };
         let (on_disk, live_bytes) = (size_of(&self.paths.engine()), live.index.live_bytes());
+        let needed = live_bytes + RECORD * live.index.live_records();
         self.shared.note(|health| {
             health.bytes_on_disk = on_disk;
             health.live_bytes = live_bytes;
@@ -381,8 +385,8 @@ impl Writer {
         if live_bytes > self.options.max_bytes {
             self.evict_one();
         }
-        let room = self.reserve.room() > GUARD + 2 * live_bytes;
-        if room && on_disk > self.options.compaction_floor && on_disk / AMPLIFICATION > live_bytes {
+        let room = self.reserve.room() > GUARD + 2 * needed;
+        if room && on_disk > self.options.compaction_floor && on_disk / AMPLIFICATION > needed {
             self.compact();
         }
     }
