@@ -83,8 +83,9 @@ fn host(address: IpAddr) -> String {
     }
 }
 
+/// A hub that refuses tells nothing.
 fn told(lab: &Lab) -> Vec<IpAddr> {
-    lab.endpoints_told(NODE, "web").expect("the hub answers")
+    lab.endpoints_told(NODE, "web").unwrap_or_default()
 }
 
 fn is_in_rules(lab: &Lab, address: IpAddr) -> bool {
@@ -104,8 +105,8 @@ fn reaches_cloud(lab: &Lab) -> [bool; 2] {
     segments[7] = 1;
     let connect = |address: IpAddr| {
         let target = SocketAddr::from((address, 6443));
-        let connect = move || TcpStream::connect_timeout(&target, Duration::from_secs(2)).map(drop);
-        in_namespace(&node.namespace, connect).is_ok()
+        let connect = move || Ok(TcpStream::connect_timeout(&target, Duration::from_secs(2)).is_ok());
+        in_namespace(&node.namespace, connect).expect("root may enter it")
     };
     [connect(cloud), connect(segments.into())]
 }

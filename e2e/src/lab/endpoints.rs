@@ -41,9 +41,12 @@ impl super::Lab {
         let events = serde_json::Deserializer::from_str(&told).into_iter::<Value>();
         // The last event may be cut short by the end of the watch.
         for mut event in events.map_while(std::result::Result::ok) {
+            if event["type"] == "ERROR" {
+                return Err(LabError::Invalid(format!("the hub of {node}: {event}")));
+            }
             let (object, gone) = (event["object"].take(), event["type"] == "DELETED");
-            let name = object["metadata"]["name"].to_string();
-            slices.insert(name, (!gone).then_some(object));
+            let name = |member: &str| object["metadata"][member].to_string();
+            slices.insert((name("namespace"), name("name")), (!gone).then_some(object));
         }
         Ok(ready(slices.values().flatten(), service))
     }
@@ -71,7 +74,10 @@ impl super::Lab {
 }
 
 fn ready<'a>(slices: impl Iterator<Item = &'a Value>, service: &str) -> Vec<IpAddr> {
-    let own = slices.filter(|slice| slice["metadata"]["labels"][SERVICE] == service);
+    let own = slices.filter(|slice| {
+        let metadata = &slice["metadata"];
+        metadata["namespace"] == POD_NAMESPACE && metadata["labels"][SERVICE] == service
+    });
     let endpoints = own.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
     let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true);
     let addresses = ready.filter_map(|endpoint| endpoint["addresses"][0].as_str());
@@ -89,16 +95,19 @@ mod tests {
     fn only_the_ready_addresses_of_the_service_count() {
         let slice = |service: &str, address: &str, ready: bool| {
             json!({
-                "metadata": { "labels": { SERVICE: service } },
+                "metadata": { "namespace": POD_NAMESPACE, "labels": { SERVICE: service } },
                 "endpoints": [{ "addresses": [address], "conditions": { "ready": ready } }],
             })
         };
+        let mut elsewhere = slice("web", "10.0.0.6", true);
+        elsewhere["metadata"]["namespace"] = "kube-system".into();
         let slices = [
             slice("web", "fd00::2", true),
             slice("web", "10.0.0.3", true),
             slice("web", "10.0.0.4", false),
             slice("other", "10.0.0.5", true),
-            json!({ "metadata": { "labels": { SERVICE: "web" } }, "endpoints": null }),
+            json!({ "metadata": { "namespace": POD_NAMESPACE, "labels": { SERVICE: "web" } }, "endpoints": null }),
+            elsewhere,
         ];
         let expected: Vec<IpAddr> =
             ["10.0.0.3", "fd00::2"].iter().map(|text| text.parse().expect("an address")).collect();

@@ -249,7 +249,10 @@ fn transfer(cloud: &str, address: IpAddr, node: &str) -> std::io::Result<()> {
         stream.write_all(&vec![0; KNOWN])
     };
     let server = std::thread::spawn(move || in_namespace(&cloud, serve));
-    let port = port.recv_timeout(PATIENCE).map_err(std::io::Error::other)?;
+    let Ok(port) = port.recv_timeout(PATIENCE) else {
+        let failed = server.join().expect("the thread only does IO, whose errors it returns");
+        return failed.and_then(|()| Err(std::io::ErrorKind::TimedOut.into()));
+    };
     in_namespace(node, move || {
         let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address, port)), PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;

@@ -18,8 +18,9 @@ fn own_address(stage: &Stage, pod: &str) -> Option<IpAddr> {
     stage.own_addresses(NODE, pod).first().copied()
 }
 
+/// A hub that refuses tells nothing.
 fn told(stage: &Stage) -> Vec<IpAddr> {
-    stage.endpoints_told(NODE, "web").expect("the hub answers")
+    stage.endpoints_told(NODE, "web").unwrap_or_default()
 }
 
 fn is_in_rules(stage: &Stage, address: IpAddr) -> bool {
