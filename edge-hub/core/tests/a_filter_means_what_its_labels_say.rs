@@ -3,10 +3,12 @@
 
 #[path = "support/trees.rs"]
 mod trees;
+#[path = "support/two_pools.rs"]
+mod two_pools;
 
 use edge_hub_core::filter::{
-    BUCKET_POOL_LABEL, Chain, DISCARD, Filter, HubAddress, Inputs, NODE_POOL_LABEL, NODE_PORT_LISTEN,
-    Outcome, Policy, Subject, TOPOLOGY_KEYS, ZONE_LABEL,
+    BUCKET_POOL_LABEL, Chain, DISCARD, Filter, Inputs, NODE_POOL_LABEL, NODE_PORT_LISTEN, Outcome, Policy,
+    Subject, ZONE_LABEL,
 };
 use edge_hub_core::identity::Principal;
 use proptest::prelude::*;
@@ -14,25 +16,7 @@ use proto_kube::gvr::GroupVersionResource;
 use proto_kube::media_type::Format;
 use proto_kube::object::ObjectKey;
 use trees::{Tree, is_same, message, metadata, strings, text};
-
-const FORMATS: [Format; 2] = [Format::JSON, Format::PROTOBUF];
-
-fn core(resource: &str) -> GroupVersionResource {
-    GroupVersionResource::new("", "v1", resource)
-}
-
-fn slices() -> GroupVersionResource {
-    GroupVersionResource::new("discovery.k8s.io", "v1", "endpointslices")
-}
-
-fn hub(host: &str) -> Option<HubAddress> {
-    Some(HubAddress { host: host.parse().expect("an address"), port: 10268 })
-}
-
-/// The hub's node is `here`; nothing else is known.
-fn bare() -> Inputs {
-    Inputs::new("here", hub("169.254.2.1"))
-}
+use two_pools::{EVERYWHERE, FORMATS, asking, bare, core, hub, node, pooled, service, slice, slices};
 
 /// What the filter makes of the object, the same in both encodings and in a second go.
 enum Want<'a> {
@@ -69,26 +53,6 @@ fn check(
             _ => panic!("{why}: {format:?} gave {outcome:?}"),
         }
     }
-}
-
-fn service(
-    name: (&str, &str),
-    annotations: &[(&str, &str)],
-    kind: &str,
-    ip: &str,
-    ports: &[(&str, u64)],
-) -> Tree {
-    let port = |(name, number): &(&str, u64)| {
-        message([(1, "name", text(name)), (2, "protocol", text("TCP")), (3, "port", Tree::Number(*number))])
-    };
-    let spec = [
-        (1, "ports", Tree::List(ports.iter().map(port).collect())),
-        (3, "clusterIP", text(ip)),
-        (4, "type", text(kind)),
-        (18, "clusterIPs", Tree::List(vec![text(ip)])),
-        (99, "aFieldOfTomorrow", text("stays")),
-    ];
-    message([metadata(name.0, name.1, 7, &[], annotations), (2, "spec", message(spec))])
 }
 
 #[test]
@@ -128,26 +92,6 @@ fn services_for_the_cloud_only_are_dropped() {
     }
 }
 
-fn node(name: &str, labels: &[(&str, &str)]) -> Tree {
-    message([metadata("", name, 3, labels, &[])])
-}
-
-/// `here` and `near` are in pool `hangzhou`, `far` in `shanghai`, `lone` in none.
-fn pooled() -> Inputs {
-    let mut inputs = bare();
-    for (name, labels) in [
-        ("here", &[(NODE_POOL_LABEL, "hangzhou"), (ZONE_LABEL, "z1")][..]),
-        ("near", &[(NODE_POOL_LABEL, "hangzhou")]),
-        ("far", &[(NODE_POOL_LABEL, "shanghai")]),
-        ("lone", &[]),
-    ] {
-        for format in FORMATS {
-            inputs.put(&core("nodes"), format, &node(name, labels).object(format)).expect("a node");
-        }
-    }
-    inputs
-}
-
 #[test]
 fn node_ports_are_opened_in_the_pools_that_are_named() {
     let (gvr, filter) = (core("services"), Filter::NodePortIsolation);
@@ -178,41 +122,6 @@ fn node_ports_are_opened_in_the_pools_that_are_named() {
     }
     let silent = service(("ns", "web"), &[], "NodePort", "10.96.0.9", &[]);
     check("no annotation", filter, &gvr, &pooled(), &silent, Want::Kept);
-}
-
-/// A slice of the service `ns/web` with one endpoint for each (address, node, zone); empty is absent.
-fn slice(service: &str, endpoints: &[(&str, &str, &str)]) -> Tree {
-    let endpoint = |(address, node, zone): &(&str, &str, &str)| {
-        let mut fields = vec![(1, "addresses", Tree::List(vec![text(address)]))];
-        if !node.is_empty() {
-            fields.push((6, "nodeName", text(node)));
-        }
-        if !zone.is_empty() {
-            fields.push((7, "zone", text(zone)));
-        }
-        Tree::Message(fields)
-    };
-    message([
-        metadata("ns", "web-x", 9, &[("kubernetes.io/service-name", service)], &[]),
-        (2, "endpoints", Tree::List(endpoints.iter().map(endpoint).collect())),
-        (3, "ports", Tree::List(vec![message([(1, "name", text("http")), (3, "port", Tree::Number(80))])])),
-        (4, "addressType", text("IPv4")),
-    ])
-}
-
-const EVERYWHERE: [(&str, &str, &str); 6] = [
-    ("10.0.0.1", "here", "z1"),
-    ("10.0.0.2", "near", "z2"),
-    ("10.0.0.3", "far", "z1"),
-    ("10.0.0.4", "lone", "z3"),
-    ("10.0.0.5", "unknown", ""),
-    ("10.0.0.6", "", ""),
-];
-
-fn asking(mut inputs: Inputs, reach: &str) -> Inputs {
-    let tree = service(("ns", "web"), &[(TOPOLOGY_KEYS, reach)], "ClusterIP", "10.96.0.9", &[]);
-    inputs.put(&core("services"), Format::PROTOBUF, &tree.object(Format::PROTOBUF)).expect("a service");
-    inputs
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! by what the kubelet said, and the cloud's own after all is over. Versions rise on each stream, no request upstream
 //! carries one of the hub's own, and 410 is said only where a version was told by somebody else.
 
+#[path = "support/overlay_ops.rs"]
+mod overlay_ops;
 #[path = "support/slices.rs"]
 mod slices;
 mod support;
@@ -18,6 +20,7 @@ use edge_hub_core::collection::{
 use edge_hub_core::overlay::{CloudPod, GRACE, OwnVersions, PATIENCE, PodMemory};
 use edge_hub_core::record::RecordChange;
 use edge_hub_core::view::{Step, WatchRequest, WatchView, open};
+use overlay_ops::{Op, op};
 use proptest::prelude::*;
 use proto_kube::media_type::Format;
 use proto_kube::object::{ObjectKey, scan};
@@ -26,57 +29,6 @@ use slices::{Endpoint, NODE, endpoints, own_pod, slice, slice_envelope, slices a
 use support::at;
 
 const FORMATS: [Format; 2] = [Format::PROTOBUF, Format::JSON];
-
-#[derive(Clone, Debug)]
-enum Op {
-    /// The cloud writes a slice, after this many writes of other kinds.
-    Write {
-        slice: u8,
-        skip: u64,
-    },
-    Delete {
-        slice: u8,
-        skip: u64,
-    },
-    /// The upstream watch of a collection brings this many events.
-    Deliver {
-        of: usize,
-        count: usize,
-    },
-    Bookmark(usize),
-    Relist(usize),
-    /// The collection is filled whatever it holds.
-    Reset(usize),
-    /// The kubelet patches a pod's status while cut.
-    Patch {
-        pod: u8,
-        ip: Option<u8>,
-        ready: bool,
-    },
-    /// The cloud learns of the pod.
-    Know {
-        pod: u8,
-    },
-    /// The link stands for long enough to end the overlay.
-    Outlast,
-    /// The hub is killed and starts again.
-    Restart,
-    Open {
-        of: usize,
-        streamed: bool,
-    },
-    /// A client that lists at the cloud and watches here.
-    OpenFromCloud(usize),
-    Read {
-        client: usize,
-        frames: usize,
-    },
-    /// A client's connection breaks; it comes again, perhaps to another collection.
-    Cut {
-        client: usize,
-        to: usize,
-    },
-}
 
 #[derive(Clone, Debug)]
 struct Happening {
@@ -617,26 +569,6 @@ fn cloud_endpoints(name: &str, address: &str) -> Vec<Endpoint> {
             serving: true,
         })
         .into()
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    prop_oneof![
-        10 => (0..4u8, 1..4u64).prop_map(|(slice, skip)| Op::Write { slice, skip }),
-        3 => (0..4u8, 1..4u64).prop_map(|(slice, skip)| Op::Delete { slice, skip }),
-        8 => (0..2usize, 1..5usize).prop_map(|(of, count)| Op::Deliver { of, count }),
-        3 => (0..2usize).prop_map(Op::Bookmark),
-        2 => (0..2usize).prop_map(Op::Relist),
-        1 => (0..2usize).prop_map(Op::Reset),
-        8 => (0..3u8, proptest::option::weighted(0.8, 1..4u8), any::<bool>())
-            .prop_map(|(pod, ip, ready)| Op::Patch { pod, ip, ready }),
-        3 => (0..3u8).prop_map(|pod| Op::Know { pod }),
-        1 => Just(Op::Outlast),
-        1 => Just(Op::Restart),
-        4 => (0..2usize, any::<bool>()).prop_map(|(of, streamed)| Op::Open { of, streamed }),
-        1 => (0..2usize).prop_map(Op::OpenFromCloud),
-        8 => (0..8usize, 1..6usize).prop_map(|(client, frames)| Op::Read { client, frames }),
-        4 => (0..8usize, 0..2usize).prop_map(|(client, to)| Op::Cut { client, to }),
-    ]
 }
 
 proptest! {
