@@ -71,16 +71,8 @@ fn pods(lab: &Lab, app: &str, node: &str) -> Vec<(String, Vec<IpAddr>)> {
 }
 
 /// The page of whoever answers at `target`, fetched by the pod `from` of `node`; empty if nobody does.
-fn fetch(lab: &Lab, node: &str, from: &str, target: &str) -> String {
-    lab.run_in_pod(node, from, &["fetch", target]).unwrap_or_default()
-}
-
-/// The address as a URL has it.
-fn host(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("[{address}]"),
-    }
+fn fetch(lab: &Lab, node: &str, from: &str, target: (IpAddr, u16)) -> String {
+    lab.run_in_pod(node, from, &["fetch", &SocketAddr::from(target).to_string()]).unwrap_or_default()
 }
 
 /// A hub that refuses tells nothing.
@@ -126,14 +118,14 @@ fn everything_works(lab: &Lab, services: &[IpAddr]) {
         for address in addresses {
             // Nobody has asked whether it listens yet: it has no readiness probe.
             promised(LIMIT, &format!("{from} reaches {address}"), || {
-                fetch(lab, from, &agent, &format!("{}:8080", host(address))).contains(&target)
+                fetch(lab, from, &agent, (address, 8080)).contains(&target)
             });
         }
         for (service, resolve) in services.iter().zip(RESOLVE) {
             for node in [NODE, OTHER] {
                 let (web, _) = pods(lab, "web", node).remove(0);
                 promised(LIMIT, "the Service reaches its pods of every node", || {
-                    fetch(lab, from, &agent, &host(*service)).contains(&web)
+                    fetch(lab, from, &agent, (*service, 80)).contains(&web)
                 });
             }
             promised(LIMIT, "the name has the Service's address", || {
@@ -195,7 +187,7 @@ fn both_families_follow_a_pod_while_cut() {
     let now = moves_while_cut(&lab, &web, &before);
     for service in &services {
         promised(LIMIT, "the Service reaches the pod at its new address", || {
-            fetch(&lab, NODE, &agent, &host(*service)).contains(&web)
+            fetch(&lab, NODE, &agent, (*service, 80)).contains(&web)
         });
     }
     promised(LIMIT, "names resolve while cut", || {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -39,11 +39,7 @@ fn processes_of(temporary: &Path) -> Vec<(i32, String)> {
 }
 
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let limit = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < limit, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    assert!(e2e::lab::wait_until(PATIENCE, condition), "{what}: not within {PATIENCE:?}");
 }
 
 /// Start the demo and return once it has said `word`.

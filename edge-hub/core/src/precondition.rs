@@ -65,7 +65,7 @@ pub fn named_versions(kind: WriteBody, encoding: Encoding, body: &[u8]) -> Resul
             }
         }
         Encoding::Protobuf => {
-            edit(kind.version(), body, &mut |text| {
+            edit(&kind.version().fields, body, &mut |text| {
                 found.push(text.into());
                 None
             })?;
@@ -84,10 +84,9 @@ pub fn asks_for_dry_run(encoding: Encoding, options: &[u8]) -> bool {
         }
         Encoding::Protobuf => {
             let mut asked = false;
-            let Some(unknown) = options.strip_prefix(MAGIC) else { return false };
-            let read = rewrite(unknown, &DRY_RUN, &mut |_| {
+            let read = edit(&DRY_RUN, options, &mut |_| {
                 asked = true;
-                Ok(Rewrite::Keep)
+                None
             });
             asked && read.is_ok()
         }
@@ -132,7 +131,7 @@ fn exchange(
     other: &mut dyn FnMut(&str) -> Option<String>,
 ) -> Result<Vec<u8>, BodyError> {
     if encoding == Encoding::Protobuf {
-        return edit(part, body, other);
+        return edit(&part.fields, body, other);
     }
     let mut out = Vec::with_capacity(body.len() + 16);
     let mut copied = 0;
@@ -147,13 +146,14 @@ fn exchange(
     Ok(out)
 }
 
+/// The body with other texts, where there are any, for those to which these field numbers lead from the envelope on.
 fn edit(
-    part: &Part,
+    fields: &[u32],
     body: &[u8],
     other: &mut dyn FnMut(&str) -> Option<String>,
 ) -> Result<Vec<u8>, BodyError> {
     let unknown = body.strip_prefix(MAGIC).ok_or(BodyError::Malformed)?;
-    let edited = rewrite(unknown, &part.fields, &mut |value| {
+    let edited = rewrite(unknown, fields, &mut |value| {
         let text = std::str::from_utf8(value).ok().and_then(&mut *other);
         Ok(text.map_or(Rewrite::Keep, |text| Rewrite::Replace(text.into_bytes())))
     });
