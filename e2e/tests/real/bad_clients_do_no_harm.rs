@@ -271,6 +271,7 @@ async fn slow_readers(scene: &Scene<'_>) {
     let last = format!("{CHANGES:04}x");
     let current = format!("/api/v1/namespaces/default/configmaps/{name}?resourceVersion=0");
     let mut seen = false;
+    // The hub learns of a change by its watch, a moment after the API server has answered who made it.
     for _ in 0..200 {
         let answer = scene.good.send("GET", &current, &[("accept", "application/json")], "").await;
         seen = String::from_utf8_lossy(&answer.expect("an answer").body).contains(&last);

@@ -92,34 +92,25 @@ impl Server {
     /// The real server serves a new kind a moment after its definition.
     async fn define(&self, path: &str, definition: &Value, served_at: &str) {
         self.prepare("POST", path, definition).await;
-        let served = async {
-            // Until then the answer is no JSON.
-            while self.admin.send("GET", served_at, "", Bytes::new()).await.expect("an answer").status()
-                != 200
-            {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+        // Until then the answer is no JSON.
+        let is_served = async || {
+            self.admin.send("GET", served_at, "", Bytes::new()).await.expect("an answer").status() == 200
         };
-        tokio::time::timeout(PATIENCE, served).await.expect("the new kind is served");
+        until("the new kind is not served", is_served).await;
     }
 
+    /// The real server's authorizer reads the rules that it was given by a watch of its own, a moment later.
     async fn wait_for(&self, right: &Right) {
         let attributes = json!({"verb": "get", "version": "v1", "resource": right.resource, "namespace": "script",
             "name": right.name});
         let review = json!({"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1",
             "spec": {"user": right.user, "groups": right.groups, "resourceAttributes": attributes}});
         let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-        let changed = async {
-            loop {
-                let answer = self.admin.call("POST", path, "application/json", &review).await;
-                if answer.expect("an answer").1["status"]["allowed"] == right.allowed {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+        let has_changed = async || {
+            let answer = self.admin.call("POST", path, "application/json", &review).await;
+            answer.expect("an answer").1["status"]["allowed"] == right.allowed
         };
-        let late = format!("{right:?} does not come");
-        tokio::time::timeout(PATIENCE, changed).await.expect(&late);
+        until(&format!("{right:?} does not come"), has_changed).await;
     }
 
     fn filled(&self, text: &str) -> String {
@@ -265,4 +256,14 @@ fn next_event(buffer: &mut BytesMut, binary: bool) -> Option<Value> {
     let end = buffer.iter().position(|byte| *byte == b'\n')?;
     let line = buffer.split_to(end + 1);
     Some(serde_json::from_slice(&line).unwrap_or_else(|_| String::from_utf8_lossy(&line).into_owned().into()))
+}
+
+/// Asks a server until it says so: of what comes a moment after its answer it tells nobody.
+async fn until(late: &str, holds: impl AsyncFn() -> bool) {
+    let asked = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked).await.expect(late);
 }
