@@ -1,0 +1,3 @@
+//! The `tunnel-agent` process: parse, run, exit code.
+
+fn main() {}

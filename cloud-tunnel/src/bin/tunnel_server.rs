@@ -1,0 +1,3 @@
+//! The `tunnel-server` process: parse, run, exit code.
+
+fn main() {}

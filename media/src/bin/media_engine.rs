@@ -1,0 +1,3 @@
+//! The `media-engine` process: parse, run, exit code.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The media engine: WHIP publishers and WHEP viewers in a pod with fixed ports.

@@ -1,0 +1,3 @@
+//! The `pool-coordinator` process: parse, run, exit code.
+
+fn main() {}
