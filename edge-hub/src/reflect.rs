@@ -22,7 +22,7 @@ use proto_kube::{
 use crate::{
     cell::{Cell, Phase},
     clock::random,
-    decode::Inflate,
+    decode::inflate_for,
     hub::Hub,
     upstream::{Credential, ReadError, UpstreamBody, empty, read_all},
 };
@@ -239,7 +239,7 @@ impl Driver {
             return Err(self.refusal(principal, credential, response, true).await);
         }
         self.check_format(response.headers())?;
-        let mut inflate = Inflate::for_headers(response.headers()).ok_or(Failure::BadAnswer)?;
+        let mut inflate = inflate_for(response.headers()).ok_or(Failure::BadAnswer)?;
         let limit = self.hub.config.file.limits.list_mib * 1024 * 1024;
         let packed = read_all(response.into_body(), limit, STALLED_LIST).await.map_err(|error| {
             if let ReadError::TooLarge(bytes) = &error {
@@ -318,7 +318,7 @@ impl Driver {
             return Err(self.refusal(principal, credential, response, false).await);
         }
         self.check_format(response.headers())?;
-        let mut inflate = Inflate::for_headers(response.headers()).ok_or(Failure::BadAnswer)?;
+        let mut inflate = inflate_for(response.headers()).ok_or(Failure::BadAnswer)?;
         self.hub.note_own_success(principal, &self.cell.spec, Verb::Watch);
         if !initial {
             self.enter_live();

@@ -4,7 +4,6 @@ pub mod access;
 pub mod authentication;
 pub mod body;
 pub mod client_review;
-pub mod clock;
 pub mod collection;
 pub mod documents;
 pub mod filter;
@@ -18,8 +17,9 @@ pub mod precondition;
 pub mod projection;
 pub mod record;
 pub mod recount;
-pub mod reflector;
 pub mod review;
 pub mod spool;
 pub mod token;
 pub mod view;
+
+pub use proto_kube::{clock, reflector};
