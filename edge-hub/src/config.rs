@@ -7,7 +7,6 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use edge_hub_core::{reflector::Protocol, token::ExpiredToken};
 use proto_daemon::{telemetry::LogConfig, tls::CertificateFiles};
-use rustls_pki_types::ServerName;
 use serde::Deserialize;
 
 pub use self::filters::FiltersFile;
@@ -229,25 +228,10 @@ impl TryFrom<ConfigFile> for Config {
             return Err(refuse("idleWatch", "must be at least 30s, or each read would list again"));
         }
         file.filters.check(&file.listen)?;
-        let servers = file.api_servers.iter().map(|url| parse_server(url)).collect::<Result<_, _>>()?;
+        let servers = file.api_servers.iter().map(|url| Server::parse(url));
+        let servers = servers.collect::<Result<_, _>>().map_err(|why| refuse("apiServers", why))?;
         Ok(Self { file, servers })
     }
-}
-
-fn parse_server(url: &str) -> Result<Server, ConfigError> {
-    let bad = |why: &str| refuse("apiServers", format!("{url:?} {why}; write https://host:port"));
-    let uri: http::Uri = url.parse().map_err(|_| bad("is no URL"))?;
-    if uri.scheme_str() != Some("https") {
-        return Err(bad("is not https"));
-    }
-    if uri.path() != "/" || uri.query().is_some() {
-        return Err(bad("has a path"));
-    }
-    let authority = uri.authority().ok_or_else(|| bad("has no host"))?.clone();
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let name =
-        ServerName::try_from(host.to_owned()).map_err(|_| bad("has a host that no certificate can name"))?;
-    Ok(Server { authority, name })
 }
 
 #[cfg(test)]

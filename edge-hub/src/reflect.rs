@@ -529,37 +529,6 @@ fn target(spec: &CollectionSpec, query: &[(&'static str, String)]) -> String {
     format!("{}?{}", spec.gvr.path(spec.namespace.as_deref(), None, None), pairs.finish())
 }
 
-fn object_from(format: Format, raw: Bytes) -> Result<Object, Failure> {
-    let meta = scan(format, &raw).map_err(|_| Failure::BadAnswer)?;
-    let key = meta.key();
-    let uid = meta.uid.into_owned().into_boxed_str();
-    let resource_version = meta.resource_version.parse().map_err(|_| Failure::BadAnswer)?;
-    Ok(Object { key, uid, resource_version, raw })
-}
-
-fn envelope_of_list(head: &ListHead) -> Envelope {
-    let list_kind = head.type_meta.kind.clone();
-    // A Table is its own list; every other list kind is the item's kind with "List" behind it.
-    let kind = match list_kind.strip_suffix("List") {
-        Some(kind) => kind.into(),
-        None => list_kind.clone(),
-    };
-    Envelope {
-        type_meta: TypeMeta { api_version: head.type_meta.api_version.clone(), kind },
-        list_kind,
-        columns: head.columns.clone(),
-    }
-}
-
-fn envelope_of_event(event: &WatchEvent) -> Envelope {
-    let list_kind = if &*event.type_meta.kind == "Table" {
-        event.type_meta.kind.clone()
-    } else {
-        format!("{}List", event.type_meta.kind).into_boxed_str()
-    };
-    Envelope { type_meta: event.type_meta.clone(), list_kind, columns: event.columns.clone() }
-}
-
 /// The code of an ERROR event's Status; 500 when it cannot be read.
 fn error_code(encoding: Encoding, raw: &[u8]) -> u16 {
     let code = read_error(encoding, raw).map(|error| error.code).unwrap_or_default();
@@ -572,29 +541,4 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u64 =
         headers.get(header::RETRY_AFTER).map(HeaderValue::to_str)?.ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
-}
-
-/// A collection's name in logs.
-pub struct Label<'a>(pub &'a CollectionSpec);
-
-impl std::fmt::Display for Label<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let spec = self.0;
-        write!(f, "{}", spec.gvr)?;
-        if let Some(namespace) = &spec.namespace {
-            write!(f, " in {namespace}")?;
-        }
-        if !spec.fields.is_empty() {
-            write!(f, " where {}", spec.fields)?;
-        }
-        if !spec.labels.is_empty() {
-            write!(f, " labelled {}", spec.labels)?;
-        }
-        let form = match spec.format.form {
-            Form::Object => "",
-            Form::Table => " as tables",
-            Form::PartialMetadata => " as metadata",
-        };
-        write!(f, "{form} ({:?})", spec.format.encoding)
-    }
 }

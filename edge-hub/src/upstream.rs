@@ -24,9 +24,9 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+pub use proto_daemon::api_server::ApiServer as Server;
 use proto_daemon::tls::ReloadingResolver;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::ServerName;
 use tokio::{net::TcpStream, task::JoinSet};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -80,15 +80,6 @@ pub enum UpstreamError {
     /// The request could not be written for the wire.
     #[error("the request is not valid HTTP: {0}")]
     Request(#[source] http::Error),
-}
-
-/// One API server as configured.
-#[derive(Clone, Debug)]
-pub struct Server {
-    /// `host:port` for the Host header.
-    pub authority: http::uri::Authority,
-    /// Name that its certificate must carry.
-    pub name: ServerName<'static>,
 }
 
 /// TLS settings of the three kinds of connection.
@@ -436,10 +427,8 @@ async fn dial(
     server: &Server,
     config: Arc<rustls::ClientConfig>,
 ) -> Result<TlsStream<TcpStream>, std::io::Error> {
-    let port = server.authority.port_u16().unwrap_or(443);
-    let host = server.authority.host().trim_start_matches('[').trim_end_matches(']');
     let mut last = std::io::Error::other("the name has no address");
-    for address in tokio::net::lookup_host((host, port)).await?.collect::<Vec<SocketAddr>>() {
+    for address in tokio::net::lookup_host((server.host(), server.port())).await?.collect::<Vec<SocketAddr>>() {
         match TcpStream::connect(address).await {
             Ok(tcp) => {
                 tcp.set_nodelay(true)?;

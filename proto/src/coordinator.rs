@@ -115,6 +115,9 @@ pub struct Start {
     /// The coordinator holds the state at this resource version. It may be below the member's own.
     #[prost(uint64, tag = "6")]
     pub version: u64,
+    /// As in [`Progress`].
+    #[prost(uint64, tag = "7")]
+    pub age_ms: u64,
 }
 
 /// Objects of a whole state that replaces what the member holds, once the last part is there.
@@ -266,19 +269,16 @@ mod tests {
             kind: "Service".into(),
             list_kind: "ServiceList".into(),
             version: 7,
+            age_ms: 5,
         };
         let object = || bytes::Bytes::from_static(b"ab");
         let change = |kind: Kind| Change { kind: kind.into(), object: object() };
-        let refused = Refused {
-            reason: Reason::Filling.into(),
-            text: "no".into(),
-            retry_after_ms: 250,
-            progress: 3,
-        };
+        let refused =
+            Refused { reason: Reason::Filling.into(), text: "no".into(), retry_after_ms: 250, progress: 3 };
         for (said, golden) in [
             (
                 Said::Start(start),
-                "0a200801 10011a02 7631220753657276696365 2a0b536572766963654c697374 3007",
+                "0a220801 10011a02 7631220753657276696365 2a0b536572766963654c697374 3007 3805",
             ),
             (
                 Said::Snapshot(Snapshot { objects: vec![object()], last: true, version: 7 }),

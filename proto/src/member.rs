@@ -39,7 +39,8 @@ impl Member {
     /// # Errors
     /// [`NotAMember`].
     pub fn parse(uri: &str) -> Result<Self, NotAMember> {
-        let (pool, node) = uri.strip_prefix(SCHEME).and_then(|rest| rest.split_once('/')).ok_or(NotAMember)?;
+        let (pool, node) =
+            uri.strip_prefix(SCHEME).and_then(|rest| rest.split_once('/')).ok_or(NotAMember)?;
         Self::new(pool, node)
     }
 }
@@ -56,7 +57,9 @@ pub fn is_name(text: &str) -> bool {
     let label = |label: &str| {
         let ends = [label.bytes().next(), label.bytes().next_back()];
         label.len() <= 63
-            && ends.iter().all(|end| end.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
+            && ends
+                .iter()
+                .all(|end| end.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
             && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     };
     text.len() <= LONGEST_NAME && text.split('.').all(label)

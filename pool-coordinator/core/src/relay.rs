@@ -14,7 +14,9 @@ pub enum RelayRefusal {
     #[error("CONNECT needs host:port")]
     NoTarget,
     /// Not one of the API servers.
-    #[error("this coordinator relays to its API servers alone, and {0} is none of them; compare apiServers in both configurations")]
+    #[error(
+        "this coordinator relays to its API servers alone, and {0} is none of them; compare apiServers in both configurations"
+    )]
     NotAnApiServer(String),
 }
 
@@ -73,6 +75,8 @@ mod tests {
         for asked in ["", "10.0.0.1", "10.0.0.1:", "10.0.0.1:99999", "10.0.0.1:+", ":"] {
             assert_eq!(policy.decide(asked), Err(RelayRefusal::NoTarget), "{asked:?}");
         }
-        assert!(policy.decide(&format!("{}:1", "a".repeat(5000))).is_err_and(|why| why.to_string().len() < 300));
+        assert!(
+            policy.decide(&format!("{}:1", "a".repeat(5000))).is_err_and(|why| why.to_string().len() < 300)
+        );
     }
 }

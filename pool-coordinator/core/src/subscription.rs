@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::coordinator::{
-    Change, Changes, Encoding, FRAME_BYTES, Frame, Kind, PROGRESS_EVERY_MS, Progress, Reason, Refused, Rollback,
-    Said, Snapshot, Start, VERSION,
+    Change, Changes, Encoding, FRAME_BYTES, Frame, Kind, PROGRESS_EVERY_MS, Progress, Reason, Refused,
+    Rollback, Said, Snapshot, Start, VERSION,
 };
 
 use crate::replica::{Replica, What};
@@ -62,7 +62,7 @@ impl Subscription {
             }
             State::Opening { resume } => {
                 let resume = *resume;
-                self.start(replica, resume)
+                self.start(replica, resume, age)
             }
             // A state of before is no longer worth its end.
             _ if self.generation != replica.generation() => self.roll_back(replica),
@@ -106,7 +106,7 @@ impl Subscription {
         matches!(self.state, State::Ended)
     }
 
-    fn start(&mut self, replica: &Replica, resume: u64) -> Said {
+    fn start(&mut self, replica: &Replica, resume: u64, age: Duration) -> Said {
         self.generation = replica.generation();
         self.cursor = resume;
         if resume == 0 || resume < replica.horizon() {
@@ -122,6 +122,7 @@ impl Subscription {
             kind: envelope.kind.to_string(),
             list_kind: envelope.list_kind.to_string(),
             version: replica.version(),
+            age_ms: milliseconds(age),
         })
     }
 
@@ -175,9 +176,12 @@ impl Subscription {
             return None;
         }
         self.cursor = self.cursor.max(replica.version());
-        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        Some(Said::Progress(Progress { version: replica.version(), age_ms }))
+        Some(Said::Progress(Progress { version: replica.version(), age_ms: milliseconds(age) }))
     }
+}
+
+fn milliseconds(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The objects from `next` on that fit one frame, and where the rest begins.
