@@ -8,17 +8,24 @@ use edge_hub_core::{
     collection::{Change, CollectionSpec, Envelope, Object},
     identity::Principal,
     reflector::{Failure, Next, Reflector, SILENT_WATCH, STALLED_FRAME, STALLED_LIST},
+    source::SourceKeeper,
 };
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use proto_kube::{
-    list::{ListHead, split_list},
-    media_type::{Encoding, Form, Format},
-    object::{TypeMeta, scan},
+    list::split_list,
+    media_type::{Encoding, Format},
+    object::scan,
     request_info::Verb,
     watch::{EventType, WatchDecoder, WatchEvent, bookmark_marks_initial_events_end, read_error},
 };
 
+mod feed;
+mod label;
+mod wire;
+
+pub use self::label::Label;
+use self::wire::{envelope_of_event, envelope_of_list, object_from};
 use crate::{
     cell::{Cell, Phase},
     clock::random,
@@ -47,6 +54,7 @@ pub async fn run(hub: Arc<Hub>, cell: Arc<Cell>) {
     let mut driver = Driver {
         reflector: Reflector::new(hub.config.protocol(), held),
         gathered: Gathered::default(),
+        keeper: SourceKeeper::new(hub.clock.now().monotonic, held > 0, random()),
         hub,
         cell,
     };
@@ -75,6 +83,8 @@ struct Driver {
     cell: Arc<Cell>,
     reflector: Reflector,
     gathered: Gathered,
+    /// Of a pool's collection: when it may go on by this node's own link.
+    keeper: SourceKeeper,
 }
 
 impl Driver {
@@ -89,6 +99,14 @@ impl Driver {
             self.cell.change(|inner| inner.phase = Phase::Retired);
             return self.cell.attention.notified().await;
         }
+        match self.hub.pool.clone().filter(|pool| pool.specs().contains(&self.cell.spec)) {
+            Some(pool) => self.pool_turn(&pool).await,
+            None => self.cloud_turn().await,
+        }
+    }
+
+    /// One request to the cloud, or one pause.
+    async fn cloud_turn(&mut self) {
         if self.wait_for_link().await {
             // The next turn knows whether it is a pause that somebody new may end.
             return;
@@ -145,7 +163,10 @@ impl Driver {
     /// by a narrower right must not wait for ever on what will never move; it comes again, and gets a collection that
     /// it may pay for itself.
     async fn await_sponsor(&self) {
-        self.cell.change(|inner| inner.refusals += 1);
+        self.cell.change(|inner| {
+            inner.refusals += 1;
+            inner.given_up = inner.has_readers();
+        });
         let mut link = self.hub.link.subscribe();
         let cut = link.wait_for(|link| !link.is_connected());
         tokio::select! {
@@ -248,6 +269,7 @@ impl Driver {
             }
             Failure::Transport
         })?;
+        self.hub.metrics.count_upstream(&self.cell.spec.gvr.resource, packed.len());
         let body = inflate.whole(packed, limit).map_err(|_| Failure::BadAnswer)?;
         self.hub.note_own_success(principal, &self.cell.spec, Verb::List);
         if !query.iter().any(|(key, _)| *key == "continue") {
@@ -336,6 +358,7 @@ impl Driver {
         loop {
             let Some(chunk) = self.next_chunk(&mut stream).await? else { break };
             let plain = inflate.push(&chunk).map_err(|_| Failure::BadAnswer)?;
+            self.hub.metrics.count_upstream(&self.cell.spec.gvr.resource, chunk.len());
             self.hub.metrics.upstream_watch_bytes.inc_by(u64::try_from(chunk.len()).unwrap_or(0));
             stream.decoder.push(&plain);
             self.hub.prepare_versions(&self.cell).await;
@@ -356,6 +379,7 @@ impl Driver {
         let now = self.hub.clock.now();
         self.cell.change(|inner| {
             inner.phase = Phase::Live;
+            inner.given_up = false;
             inner.collection.touch(now);
         });
     }

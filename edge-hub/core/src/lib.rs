@@ -18,6 +18,7 @@ pub mod projection;
 pub mod record;
 pub mod recount;
 pub mod review;
+pub mod source;
 pub mod spool;
 pub mod token;
 pub mod view;
