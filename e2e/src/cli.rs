@@ -40,6 +40,12 @@ enum Top {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Run a pool's coordinator; the lab starts it by this
+    #[command(hide = true, disable_help_flag = true)]
+    Coordinator {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Make the demo's folder below a folder, and remove it when stdin ends; the demo starts this
     #[command(hide = true)]
     Janitor { parent: PathBuf },
@@ -83,6 +89,9 @@ enum LabCommand {
         /// How many nodes (1 to 200); they are named node-1, node-2 ...
         #[arg(long, value_name = "N", default_value_t = 2)]
         nodes: u8,
+        /// Put the nodes in pools: one in each of pool-2 ... pool-P, the others in pool-1, which has a coordinator
+        #[arg(long, value_name = "P", default_value_t = 0)]
+        pools: u8,
         /// Leave a part of every node out
         #[arg(long, value_name = "PART", value_enum)]
         without: Vec<Part>,
@@ -276,6 +285,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let command = match cli.command {
         Top::Hub { arguments } => return run_hub(arguments),
+        Top::Coordinator { arguments } => {
+            let program = std::iter::once(OsString::from("pool-coordinator"));
+            return pool_coordinator::main_with(program.chain(arguments));
+        }
         Top::Demo(options) => return crate::demo::run(&options),
         Top::Janitor { parent } => return crate::demo::run_janitor(&parent),
         Top::Delay { link, mean, jitter } => {
@@ -313,9 +326,16 @@ fn run_hub(mut arguments: Vec<OsString>) -> ExitCode {
 fn run_lab(command: LabCommand) -> Result<(), LabError> {
     match command {
         LabCommand::Assets => assets(),
-        LabCommand::Up { dir, nodes, without, hub, dual_stack } => {
+        LabCommand::Up { dir, nodes, pools, without, hub, dual_stack } => {
             let kubelets = !without.contains(&Part::Kubelet);
-            up(&UpOptions { kubelets, hub, dual_stack, verbose: true, ..UpOptions::new(dir.dir, nodes) })
+            up(&UpOptions {
+                kubelets,
+                pools,
+                hub,
+                dual_stack,
+                verbose: true,
+                ..UpOptions::new(dir.dir, nodes)
+            })
         }
         LabCommand::Cut { node, one_way, port, percent, dir } => {
             let lab = Lab::open(&dir.dir)?;
@@ -583,6 +603,9 @@ mod tests {
             "eyot lab up --nodes 3 --dir /tmp/l --without kubelet",
             "eyot lab up --nodes 3 --dir /tmp/l --without kubelet --hub none",
             "eyot lab up --dual-stack --dir /tmp/l",
+            "eyot lab up --pools 2 --nodes 4 --dir /tmp/l",
+            "eyot lab kill node-1 coordinator --dir /tmp/l",
+            "eyot coordinator --config /tmp/l/coordinator.yaml --check-config",
             "eyot lab cut node-1 --dir /tmp/l",
             "eyot lab cut all --dir /tmp/l",
             "eyot lab cut node-1 --one-way in --port 6443 --percent 30 --dir /tmp/l",

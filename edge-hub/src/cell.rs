@@ -58,6 +58,18 @@ pub struct Inner {
     /// How often the last sponsor was refused. Streams then end cleanly: their clients come again with what
     /// credential they have now, and the cloud judges that.
     pub refusals: u64,
+    /// Of a pool's collection: the coordinator that feeds it.
+    pub fed_by: Option<Box<str>>,
+    /// Of a pool's collection: nobody feeds it, and no client here may fetch all of it; others stand in its place.
+    pub given_up: bool,
+}
+
+impl Inner {
+    /// Whether a stream is open here.
+    #[must_use]
+    pub fn has_readers(&self) -> bool {
+        self.readers > 0
+    }
 }
 
 /// A collection with its readers and sponsors.
@@ -89,6 +101,8 @@ impl Cell {
             last_read: now,
             seed: None,
             refusals: 0,
+            fed_by: None,
+            given_up: false,
         };
         Arc::new(Self {
             spec,

@@ -2,15 +2,16 @@
 //! checked before anything starts.
 
 mod filters;
+mod pool;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use edge_hub_core::{reflector::Protocol, token::ExpiredToken};
 use proto_daemon::{telemetry::LogConfig, tls::CertificateFiles};
-use rustls_pki_types::ServerName;
 use serde::Deserialize;
 
 pub use self::filters::FiltersFile;
+pub use self::pool::{CoordinatorFile, PoolFile};
 use crate::upstream::Server;
 
 /// Largest `stateDirectory` unless the file says otherwise, in MiB.
@@ -56,6 +57,9 @@ pub struct ConfigFile {
     /// What some clients are shown differently.
     #[serde(default)]
     pub filters: FiltersFile,
+    /// The pool of this node and its coordinators; without it the hub is on its own.
+    #[serde(default)]
+    pub pool: Option<PoolFile>,
     /// How collections are fetched: `list` or `watchList`.
     #[serde(default)]
     pub upstream_protocol: ProtocolName,
@@ -229,25 +233,13 @@ impl TryFrom<ConfigFile> for Config {
             return Err(refuse("idleWatch", "must be at least 30s, or each read would list again"));
         }
         file.filters.check(&file.listen)?;
-        let servers = file.api_servers.iter().map(|url| parse_server(url)).collect::<Result<_, _>>()?;
+        if let Some(pool) = &file.pool {
+            pool.check(&file.node_name).map_err(|(key, reason)| refuse(key, reason))?;
+        }
+        let servers = file.api_servers.iter().map(|url| Server::parse(url));
+        let servers = servers.collect::<Result<_, _>>().map_err(|why| refuse("apiServers", why))?;
         Ok(Self { file, servers })
     }
-}
-
-fn parse_server(url: &str) -> Result<Server, ConfigError> {
-    let bad = |why: &str| refuse("apiServers", format!("{url:?} {why}; write https://host:port"));
-    let uri: http::Uri = url.parse().map_err(|_| bad("is no URL"))?;
-    if uri.scheme_str() != Some("https") {
-        return Err(bad("is not https"));
-    }
-    if uri.path() != "/" || uri.query().is_some() {
-        return Err(bad("has a path"));
-    }
-    let authority = uri.authority().ok_or_else(|| bad("has no host"))?.clone();
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let name =
-        ServerName::try_from(host.to_owned()).map_err(|_| bad("has a host that no certificate can name"))?;
-    Ok(Server { authority, name })
 }
 
 #[cfg(test)]
@@ -255,6 +247,9 @@ mod tests {
     use super::*;
 
     const GOOD: &str = "nodeName: a\napiServers: ['https://10.0.0.1:6443']\napiServerCA: /ca\ncredential: {certificate: /c, key: /k}\n";
+
+    const POOL: &str = "pool: {name: a, coordinators: [{node: n1, address: '10.0.0.11:10262'}], \
+        member: {certificate: /c, key: /k}, memberCA: /m}\n";
 
     fn parse(text: &str) -> Result<Config, String> {
         let directory = tempfile::tempdir().expect("a temporary folder");
@@ -269,6 +264,9 @@ mod tests {
         assert_eq!(config.file.listen, default_listen());
         assert_eq!(config.client_ca(), std::path::Path::new("/ca"));
         assert_eq!(config.servers[0].authority.as_str(), "10.0.0.1:6443");
+        assert!(config.file.pool.is_none());
+        let pool = parse(&format!("{GOOD}{POOL}")).expect("valid").file.pool.expect("it is named");
+        assert_eq!(pool.coordinators[0].address, "10.0.0.11:10262");
     }
 
     #[test]
@@ -281,6 +279,10 @@ mod tests {
             (format!("{GOOD}stateDirectory: here\n"), "stateDirectory"),
             (format!("{GOOD}idleWatch: 1s\n"), "idleWatch"),
             (format!("{GOOD}filters: {{hubAddress: '127.0.0.1:10261'}}\n"), "filters.hubAddress"),
+            (format!("{GOOD}{}", POOL.replace("name: a", "name: A")), "pool.name"),
+            (format!("{GOOD}{}", POOL.replace("10.0.0.11:10262", "10.0.0.11")), "pool.coordinators"),
+            (format!("{GOOD}{}", POOL.replace("node: n1, ", "")), "node"),
+            (format!("{GOOD}{}", POOL.replace("memberCA", "ca")), "ca"),
             (
                 format!("{GOOD}filters: {{rules: [{{user: jo, resource: pods, filter: all}}]}}\n"),
                 "filters.rules",

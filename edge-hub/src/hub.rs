@@ -12,7 +12,7 @@ use edge_hub_core::{
     documents::DocumentCache,
     identity::Principal,
     lease::LeaseKeeper,
-    link::{LinkDetector, LinkState, PROBE_INTERVAL, PROBE_TIMEOUT},
+    link::{LinkState, PROBE_INTERVAL, PROBE_TIMEOUT},
     projection,
     record::RecordChange,
     spool::{EventSpool, SpoolLimits},
@@ -28,15 +28,19 @@ use proto_kube::{
 };
 use tokio::sync::watch;
 
+mod pooled;
+mod probe;
+
 use crate::{
     authenticate::Authenticator,
     cell::Cell,
-    clock::{Clock, random},
+    clock::Clock,
     config::Config,
     expiry::Certificates,
     filters::{Filters, inputs_key},
     metrics::Metrics,
     overlay::Overlay,
+    pool::Pool,
     store::{BlobClass, BlobKey, Recovered, RecoveredCollection, Store},
     upstream::{Credential, Upstream},
 };
@@ -49,8 +53,6 @@ const UNCACHEABLE_LISTS: usize = 1024;
 const UNCACHEABLE_FOR: Duration = Duration::from_secs(30);
 /// Principals whose credential is kept for a replay.
 const LENT_CREDENTIALS: usize = 256;
-/// Shortest time between two probed connections.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 /// Token answers kept.
 const TOKENS: usize = 4096;
 
@@ -74,6 +76,8 @@ pub struct Hub {
     uncacheable: Mutex<BTreeMap<CollectionSpec, Duration>>,
     /// Names that a principal may GET but not watch (a kubelet its CSINode), and when the cloud said so.
     unwatchable: Mutex<BTreeMap<(Principal, CollectionSpec), Duration>>,
+    /// The pool of this node, where the configuration names one.
+    pub pool: Option<Arc<Pool>>,
     /// Who may do what, as the cloud said.
     pub access: Mutex<AccessMemory>,
     /// Real tokens for pods, kept for the time of a cut.
@@ -115,6 +119,8 @@ pub struct Parts {
     pub config: Config,
     /// Connections.
     pub upstream: Upstream,
+    /// The pool of this node.
+    pub pool: Option<Arc<Pool>>,
     /// Identity checks.
     pub authenticator: Authenticator,
     /// The store and what it gave back.
@@ -133,7 +139,8 @@ impl Hub {
     /// Restores what the store gave back. Nothing runs yet.
     #[must_use]
     pub fn new(parts: Parts, recovered: Recovered) -> Arc<Self> {
-        let Parts { config, upstream, authenticator, store, metrics, shutdown, clock, certificates } = parts;
+        let Parts { config, upstream, pool, authenticator, store, metrics, shutdown, clock, certificates } =
+            parts;
         let last_contact = recovered
             .collections
             .iter()
@@ -152,6 +159,7 @@ impl Hub {
             opaque: Mutex::default(),
             uncacheable: Mutex::default(),
             unwatchable: Mutex::default(),
+            pool,
             access: Mutex::new(AccessMemory::new(AccessLimits::default())),
             tokens: Mutex::new(TokenCache::new(TOKENS)),
             documents: Mutex::new(crate::documents::cache()),
@@ -200,7 +208,7 @@ impl Hub {
 
     fn restore_collection(self: &Arc<Self>, held: RecoveredCollection) {
         let now = self.clock.now();
-        let pinned = self.own_specs().contains(&held.spec);
+        let pinned = self.is_pinned(&held.spec);
         let spec = held.spec.clone();
         if !held.complete {
             tracing::warn!(collection = %crate::reflect::Label(&spec), "stored data is incomplete and will be fetched again");
@@ -223,6 +231,9 @@ impl Hub {
 
     /// Starts the reflectors of what is held, of the hub's own collections, and the prober.
     pub fn start(self: &Arc<Self>) {
+        for spec in self.pool_specs() {
+            self.cell_or_new(spec);
+        }
         for spec in self.own_specs() {
             if let Some(cell) = self.cell_or_new(&spec) {
                 cell.sponsor(&self.node, Credential::Node, self.clock.now().monotonic);
@@ -274,61 +285,11 @@ impl Hub {
         tokio::time::timeout(PROBE_INTERVAL + PROBE_TIMEOUT, cut).await.is_ok()
     }
 
-    /// Keeps one probed connection for as long as the process runs, and judges the link by it.
-    async fn probe(self: Arc<Self>) {
-        let since = match *self.link.borrow() {
-            LinkState::Cut { since_unix } => since_unix,
-            LinkState::Connected => Duration::ZERO,
-        };
-        let mut detector = LinkDetector::new(since);
-        loop {
-            let attempt = tokio::select! {
-                () = self.shutdown.draining() => return,
-                attempt = self.upstream.connect_probed() => attempt,
-            };
-            match attempt {
-                Ok(connection) => {
-                    if detector.handle_connected() {
-                        tracing::info!("the cloud answers");
-                        self.metrics.link_changes.inc();
-                        self.link.send_replace(detector.state());
-                    }
-                    // A server that closes what it has just taken must not be asked without a pause.
-                    let next = tokio::time::Instant::now() + RECONNECT_PAUSE;
-                    let lost = tokio::select! {
-                        () = self.shutdown.draining() => return,
-                        lost = connection.probe_lost() => lost,
-                    };
-                    let now = self.clock.now();
-                    if detector.handle_lost(now, lost) {
-                        self.declare_cut(&detector, "a probe was not answered");
-                    }
-                    tokio::time::sleep_until(next).await;
-                }
-                Err(error) => {
-                    let now = self.clock.now();
-                    if detector.handle_unreachable(now) {
-                        self.declare_cut(&detector, &error.to_string());
-                    }
-                    tracing::debug!(%error, "no way to the cloud");
-                    tokio::select! {
-                        () = self.shutdown.draining() => return,
-                        () = tokio::time::sleep(detector.retry_delay(random())) => {}
-                    }
-                }
-            }
-        }
-    }
-
-    fn declare_cut(&self, detector: &LinkDetector, why: &str) {
-        tracing::warn!(why, "cut off from the cloud; serving from the store");
-        self.metrics.link_changes.inc();
-        self.link.send_replace(detector.state());
-        self.upstream.drop_all();
-    }
-
     /// The collection of exactly this spec, made and started if there is room for it.
     pub fn cell_or_new(self: &Arc<Self>, spec: &CollectionSpec) -> Option<Arc<Cell>> {
+        if let Some(cell) = self.pool_cell(spec) {
+            return Some(cell);
+        }
         let now = self.clock.now();
         let mut cells = lock(&self.cells);
         if let Some(cell) = cells.get(spec) {
@@ -340,7 +301,7 @@ impl Hub {
         {
             return None;
         }
-        let pinned = self.own_specs().contains(spec);
+        let pinned = self.is_pinned(spec);
         let mut collection = Collection::new(spec.clone(), self.ring_limits());
         self.overlay.join(&mut collection, now);
         let cell = Cell::new(collection, pinned, now.monotonic);
@@ -358,16 +319,19 @@ impl Hub {
         lock(&self.cells).get(spec).cloned()
     }
 
-    /// Collections that can answer for `spec`: it itself first, then wider ones.
+    /// Collections that can answer for `spec`: the pool's first, then it itself, then wider ones.
     #[must_use]
     pub fn covering(&self, spec: &CollectionSpec) -> Vec<Arc<Cell>> {
+        let of_pool = self.pool_cell(spec);
         let cells = lock(&self.cells);
         let exact = cells.get(spec).cloned();
         let wider = cells
             .values()
             .filter(|cell| cell.spec.gvr == spec.gvr && cell.spec != *spec && cell.spec.covers(spec))
             .cloned();
-        exact.into_iter().chain(wider).collect()
+        let is_other = |cell: &Arc<Cell>| of_pool.as_ref().is_none_or(|pool| !Arc::ptr_eq(pool, cell));
+        let others = exact.into_iter().chain(wider).filter(is_other);
+        of_pool.clone().into_iter().chain(others).collect()
     }
 
     /// Collections that may hold the object `key` of the kind and format of `spec`.
@@ -567,11 +531,16 @@ fn evict_longest_unread(cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>, store: 
         .max_by_key(|cell| (share(cell), std::cmp::Reverse(cell.last_read())))
         .cloned();
     let Some(victim) = victim else { return false };
-    cells.remove(&victim.spec);
-    victim.stop();
-    store.apply(&victim.spec, vec![edge_hub_core::collection::Change::Reset]);
-    if victim.with(|inner| inner.collection.has_filter_inputs()) {
-        store.remove(inputs_key(&victim));
-    }
+    remove_cell(cells, &victim, store);
     true
+}
+
+/// Ends a collection and forgets its data.
+fn remove_cell(cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>, gone: &Arc<Cell>, store: &Store) {
+    cells.remove(&gone.spec);
+    gone.stop();
+    store.apply(&gone.spec, vec![edge_hub_core::collection::Change::Reset]);
+    if gone.with(|inner| inner.collection.has_filter_inputs()) {
+        store.remove(inputs_key(gone));
+    }
 }

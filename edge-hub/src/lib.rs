@@ -13,6 +13,7 @@ pub mod filters;
 pub mod hub;
 pub mod metrics;
 pub mod overlay;
+pub mod pool;
 pub mod reflect;
 pub mod replay;
 pub mod run;

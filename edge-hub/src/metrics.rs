@@ -1,9 +1,17 @@
 //! The hub's own counters; the admin socket prints them.
 
 use prometheus_client::{
-    metrics::{counter::Counter, gauge::Gauge},
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+
+/// Tells one kind from the others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Resource {
+    /// The plural name.
+    pub resource: String,
+}
 
 /// What the hub counts while it runs.
 #[derive(Debug, Default)]
@@ -22,6 +30,10 @@ pub struct Metrics {
     pub upstream_events: Counter,
     /// Bytes of watch streams that came from the cloud, as packed on the wire.
     pub upstream_watch_bytes: Counter,
+    /// Bytes of the bodies of the hub's own lists and watches as the cloud sent them, packed or not, by kind.
+    pub upstream_bytes: Family<Resource, Counter>,
+    /// Attempts at a coordinator of the pool that came to no feed.
+    pub refused_feeds: Counter,
     /// TokenReviews and SubjectAccessReviews sent.
     pub reviews: Counter,
     /// Events and bookmarks delivered to local clients.
@@ -76,6 +88,10 @@ impl Metrics {
             "Watch bytes from the cloud",
             metrics.upstream_watch_bytes.clone(),
         );
+        let bytes = "Bytes of lists and watches as the cloud sent them";
+        hub.register("upstream_bytes", bytes, metrics.upstream_bytes.clone());
+        let feeds = "Attempts at a coordinator that came to no feed";
+        hub.register("refused_feeds", feeds, metrics.refused_feeds.clone());
         hub.register("reviews", "TokenReviews and SubjectAccessReviews sent", metrics.reviews.clone());
         hub.register("watch_events", "Frames delivered to local watches", metrics.watch_events.clone());
         hub.register("open_watches", "Open watches of local clients", metrics.open_watches.clone());
@@ -105,5 +121,11 @@ impl Metrics {
             metrics.credential_end.clone(),
         );
         metrics
+    }
+
+    /// Counts bytes of a body from the cloud.
+    pub fn count_upstream(&self, resource: &str, bytes: usize) {
+        let resource = Resource { resource: resource.to_owned() };
+        self.upstream_bytes.get_or_create(&resource).inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 }

@@ -8,21 +8,28 @@ use edge_hub_core::{
     collection::{Change, CollectionSpec, Envelope, Object},
     identity::Principal,
     reflector::{Failure, Next, Reflector, SILENT_WATCH, STALLED_FRAME, STALLED_LIST},
+    source::SourceKeeper,
 };
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use proto_kube::{
-    list::{ListHead, split_list},
-    media_type::{Encoding, Form, Format},
-    object::{TypeMeta, scan},
+    list::split_list,
+    media_type::{Encoding, Format},
+    object::scan,
     request_info::Verb,
     watch::{EventType, WatchDecoder, WatchEvent, bookmark_marks_initial_events_end, read_error},
 };
 
+mod feed;
+mod label;
+mod wire;
+
+pub use self::label::Label;
+use self::wire::{envelope_of_event, envelope_of_list, object_from};
 use crate::{
     cell::{Cell, Phase},
     clock::random,
-    decode::Inflate,
+    decode::inflate_for,
     hub::Hub,
     upstream::{Credential, ReadError, UpstreamBody, empty, read_all},
 };
@@ -47,6 +54,7 @@ pub async fn run(hub: Arc<Hub>, cell: Arc<Cell>) {
     let mut driver = Driver {
         reflector: Reflector::new(hub.config.protocol(), held),
         gathered: Gathered::default(),
+        keeper: SourceKeeper::new(hub.clock.now().monotonic, held > 0, random()),
         hub,
         cell,
     };
@@ -75,6 +83,8 @@ struct Driver {
     cell: Arc<Cell>,
     reflector: Reflector,
     gathered: Gathered,
+    /// Of a pool's collection: when it may go on by this node's own link.
+    keeper: SourceKeeper,
 }
 
 impl Driver {
@@ -89,6 +99,14 @@ impl Driver {
             self.cell.change(|inner| inner.phase = Phase::Retired);
             return self.cell.attention.notified().await;
         }
+        match self.hub.pool.clone().filter(|pool| pool.specs().contains(&self.cell.spec)) {
+            Some(pool) => self.pool_turn(&pool).await,
+            None => self.cloud_turn().await,
+        }
+    }
+
+    /// One request to the cloud, or one pause.
+    async fn cloud_turn(&mut self) {
         if self.wait_for_link().await {
             // The next turn knows whether it is a pause that somebody new may end.
             return;
@@ -145,7 +163,10 @@ impl Driver {
     /// by a narrower right must not wait for ever on what will never move; it comes again, and gets a collection that
     /// it may pay for itself.
     async fn await_sponsor(&self) {
-        self.cell.change(|inner| inner.refusals += 1);
+        self.cell.change(|inner| {
+            inner.refusals += 1;
+            inner.given_up = inner.has_readers();
+        });
         let mut link = self.hub.link.subscribe();
         let cut = link.wait_for(|link| !link.is_connected());
         tokio::select! {
@@ -239,7 +260,7 @@ impl Driver {
             return Err(self.refusal(principal, credential, response, true).await);
         }
         self.check_format(response.headers())?;
-        let mut inflate = Inflate::for_headers(response.headers()).ok_or(Failure::BadAnswer)?;
+        let mut inflate = inflate_for(response.headers()).ok_or(Failure::BadAnswer)?;
         let limit = self.hub.config.file.limits.list_mib * 1024 * 1024;
         let packed = read_all(response.into_body(), limit, STALLED_LIST).await.map_err(|error| {
             if let ReadError::TooLarge(bytes) = &error {
@@ -248,6 +269,7 @@ impl Driver {
             }
             Failure::Transport
         })?;
+        self.hub.metrics.count_upstream(&self.cell.spec.gvr.resource, packed.len());
         let body = inflate.whole(packed, limit).map_err(|_| Failure::BadAnswer)?;
         self.hub.note_own_success(principal, &self.cell.spec, Verb::List);
         if !query.iter().any(|(key, _)| *key == "continue") {
@@ -318,7 +340,7 @@ impl Driver {
             return Err(self.refusal(principal, credential, response, false).await);
         }
         self.check_format(response.headers())?;
-        let mut inflate = Inflate::for_headers(response.headers()).ok_or(Failure::BadAnswer)?;
+        let mut inflate = inflate_for(response.headers()).ok_or(Failure::BadAnswer)?;
         self.hub.note_own_success(principal, &self.cell.spec, Verb::Watch);
         if !initial {
             self.enter_live();
@@ -336,6 +358,7 @@ impl Driver {
         loop {
             let Some(chunk) = self.next_chunk(&mut stream).await? else { break };
             let plain = inflate.push(&chunk).map_err(|_| Failure::BadAnswer)?;
+            self.hub.metrics.count_upstream(&self.cell.spec.gvr.resource, chunk.len());
             self.hub.metrics.upstream_watch_bytes.inc_by(u64::try_from(chunk.len()).unwrap_or(0));
             stream.decoder.push(&plain);
             self.hub.prepare_versions(&self.cell).await;
@@ -356,6 +379,7 @@ impl Driver {
         let now = self.hub.clock.now();
         self.cell.change(|inner| {
             inner.phase = Phase::Live;
+            inner.given_up = false;
             inner.collection.touch(now);
         });
     }
@@ -529,37 +553,6 @@ fn target(spec: &CollectionSpec, query: &[(&'static str, String)]) -> String {
     format!("{}?{}", spec.gvr.path(spec.namespace.as_deref(), None, None), pairs.finish())
 }
 
-fn object_from(format: Format, raw: Bytes) -> Result<Object, Failure> {
-    let meta = scan(format, &raw).map_err(|_| Failure::BadAnswer)?;
-    let key = meta.key();
-    let uid = meta.uid.into_owned().into_boxed_str();
-    let resource_version = meta.resource_version.parse().map_err(|_| Failure::BadAnswer)?;
-    Ok(Object { key, uid, resource_version, raw })
-}
-
-fn envelope_of_list(head: &ListHead) -> Envelope {
-    let list_kind = head.type_meta.kind.clone();
-    // A Table is its own list; every other list kind is the item's kind with "List" behind it.
-    let kind = match list_kind.strip_suffix("List") {
-        Some(kind) => kind.into(),
-        None => list_kind.clone(),
-    };
-    Envelope {
-        type_meta: TypeMeta { api_version: head.type_meta.api_version.clone(), kind },
-        list_kind,
-        columns: head.columns.clone(),
-    }
-}
-
-fn envelope_of_event(event: &WatchEvent) -> Envelope {
-    let list_kind = if &*event.type_meta.kind == "Table" {
-        event.type_meta.kind.clone()
-    } else {
-        format!("{}List", event.type_meta.kind).into_boxed_str()
-    };
-    Envelope { type_meta: event.type_meta.clone(), list_kind, columns: event.columns.clone() }
-}
-
 /// The code of an ERROR event's Status; 500 when it cannot be read.
 fn error_code(encoding: Encoding, raw: &[u8]) -> u16 {
     let code = read_error(encoding, raw).map(|error| error.code).unwrap_or_default();
@@ -572,29 +565,4 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u64 =
         headers.get(header::RETRY_AFTER).map(HeaderValue::to_str)?.ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
-}
-
-/// A collection's name in logs.
-pub struct Label<'a>(pub &'a CollectionSpec);
-
-impl std::fmt::Display for Label<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let spec = self.0;
-        write!(f, "{}", spec.gvr)?;
-        if let Some(namespace) = &spec.namespace {
-            write!(f, " in {namespace}")?;
-        }
-        if !spec.fields.is_empty() {
-            write!(f, " where {}", spec.fields)?;
-        }
-        if !spec.labels.is_empty() {
-            write!(f, " labelled {}", spec.labels)?;
-        }
-        let form = match spec.format.form {
-            Form::Object => "",
-            Form::Table => " as tables",
-            Form::PartialMetadata => " as metadata",
-        };
-        write!(f, "{form} ({:?})", spec.format.encoding)
-    }
 }

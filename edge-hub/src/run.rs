@@ -14,9 +14,11 @@ use std::{
 
 use clap::Parser;
 use edge_hub_core::collection::CollectionSpec;
+use proto::member::Member;
 use proto_daemon::{
     admin::{self, AdminState},
     exit::Exit,
+    member::{self, NoMember},
     metrics as daemon_metrics,
     shutdown::Shutdown,
     telemetry,
@@ -29,10 +31,11 @@ use crate::{
     authenticate::Authenticator,
     certificate::{self, CertificateError},
     clock::Clock,
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, CoordinatorFile},
     expiry::Certificates,
     hub::{Hub, Parts},
     metrics::Metrics,
+    pool::{Coordinator, Pool},
     server,
     store::{AtRestKey, Store, StoreError, StoreOptions},
     upstream::{TlsSettings, Upstream},
@@ -81,6 +84,9 @@ pub enum RunError {
     /// The serving certificate.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// This node's member certificate.
+    #[error("pool.member: {0}")]
+    Member(#[from] NoMember),
     /// The store.
     #[error("stateDirectory: {0}")]
     Store(#[from] StoreError),
@@ -106,9 +112,12 @@ pub enum RunError {
 impl RunError {
     fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Telemetry(_) | Self::Tls(_) | Self::Key(_) | Self::Certificate(_) => {
-                Exit::Config
-            }
+            Self::Config(_)
+            | Self::Telemetry(_)
+            | Self::Tls(_)
+            | Self::Key(_)
+            | Self::Certificate(_)
+            | Self::Member(_) => Exit::Config,
             Self::Store(_) | Self::Listen { .. } | Self::Admin(_) => Exit::Unavailable,
             Self::Start(_) => Exit::Software,
         }
@@ -161,6 +170,7 @@ fn start(arguments: &Arguments) -> Result<(), RunError> {
 fn check(config: &Config) -> Result<(), RunError> {
     upstream_tls(config, ReloadingResolver::new(config.file.credential.clone())?)?;
     tls::load_roots(config.client_ca())?;
+    pool(config)?;
     if let Some(serving) = &config.file.serving {
         ReloadingResolver::new(serving.clone())?;
     }
@@ -168,6 +178,25 @@ fn check(config: &Config) -> Result<(), RunError> {
         AtRestKey::load(key)?;
     }
     Ok(())
+}
+
+/// The pool that the configuration names, and whether this node's certificate makes it a member.
+fn pool(config: &Config) -> Result<Option<Arc<Pool>>, RunError> {
+    let Some(file) = &config.file.pool else { return Ok(None) };
+    let roots = tls::load_roots(&file.member_ca)?;
+    let own = ReloadingResolver::new(file.member.clone())?;
+    let named = |node: &str| Member::new(&file.name, node).expect("the configuration was checked");
+    let (found, wanted) = (member::named(&own.current().cert[0])?, named(&config.file.node_name));
+    if found != wanted {
+        return Err(NoMember::Other { found, wanted }.into());
+    }
+    let coordinator = |each: &CoordinatorFile| {
+        let member = named(&each.node);
+        let tls = member::client_config(roots.clone(), Arc::clone(&own) as _, member.clone())?;
+        Ok(Coordinator::new(member, &each.address, Arc::new(tls)))
+    };
+    let coordinators = file.coordinators.iter().map(coordinator).collect::<Result<_, TlsError>>()?;
+    Ok(Some(Arc::new(Pool::new(&file.name, coordinators))))
 }
 
 fn upstream_tls(config: &Config, credential: Arc<ReloadingResolver>) -> Result<TlsSettings, TlsError> {
@@ -245,9 +274,11 @@ pub async fn run(config: Config, clock: Clock, shutdown: Shutdown) -> Result<(),
     let admin_socket = config.file.admin_socket.clone();
     let listen = config.file.listen.clone();
 
+    let pool = pool(&config)?;
     let (store, recovered) = open_store(&config)?;
     let parts = Parts {
-        upstream: Upstream::new(config.servers.clone(), tls_upstream),
+        upstream: Upstream::new(config.servers.clone(), tls_upstream, pool.clone()),
+        pool,
         authenticator: Authenticator::new(verifier),
         clock,
         certificates,

@@ -14,6 +14,10 @@ pub fn render(hub: &Hub) -> String {
     let now = hub.clock.now();
     let link = match *hub.link.borrow() {
         LinkState::Connected => json!({"connected": true}),
+        LinkState::Relayed { via } => json!({
+            "connected": true,
+            "relayedBy": hub.pool.as_ref().and_then(|pool| pool.coordinators.get(via)).map(|c| &c.member.node),
+        }),
         LinkState::Cut { since_unix } => json!({
             "connected": false,
             "lastContactSecondsAgo": now.unix.saturating_sub(since_unix).as_secs(),
@@ -25,7 +29,7 @@ pub fn render(hub: &Hub) -> String {
         .map(|cell| {
             cell.with(|inner| {
                 let footprint = inner.collection.footprint();
-                json!({
+                let mut shown = json!({
                     "collection": Label(&cell.spec).to_string(),
                     "phase": phase(&inner.phase),
                     "complete": inner.collection.is_complete(),
@@ -35,7 +39,12 @@ pub fn render(hub: &Hub) -> String {
                     "tombstones": footprint.tombstones,
                     "resourceVersion": inner.collection.resource_version().to_string(),
                     "stalenessSeconds": inner.collection.staleness(now).map(|age| age.as_secs()),
-                })
+                });
+                if hub.pool_specs().contains(&cell.spec) {
+                    // The coordinator that feeds it; null while it goes on by this node's own link.
+                    shown["fedBy"] = json!(inner.fed_by);
+                }
+                shown
             })
         })
         .collect();

@@ -6,8 +6,6 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
-    os::fd::AsFd as _,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -24,11 +22,17 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+pub use proto_daemon::api_server::ApiServer as Server;
 use proto_daemon::tls::ReloadingResolver;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::ServerName;
-use tokio::{net::TcpStream, task::JoinSet};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio::task::JoinSet;
+use tokio_rustls::client::TlsStream;
+
+mod dial;
+
+use self::dial::{Dialled, Way, attempts};
+pub use self::dial::{Route, Socket};
+use crate::pool::Pool;
 
 /// Any body on its way through the hub.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -37,8 +41,6 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Streams on one connection before another one is opened; kube-apiserver admits 100 by default.
 const STREAMS_PER_CONNECTION: usize = 90;
-/// Head start of the preferred server over the next one.
-const STAGGER: Duration = Duration::from_millis(300);
 /// A connection that does not carry the link's probe is asked as often as client-go asks its own.
 const OTHER_PROBE_INTERVAL: Duration = Duration::from_secs(30);
 const OTHER_PROBE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -82,15 +84,6 @@ pub enum UpstreamError {
     Request(#[source] http::Error),
 }
 
-/// One API server as configured.
-#[derive(Clone, Debug)]
-pub struct Server {
-    /// `host:port` for the Host header.
-    pub authority: http::uri::Authority,
-    /// Name that its certificate must carry.
-    pub name: ServerName<'static>,
-}
-
 /// TLS settings of the three kinds of connection.
 #[derive(Clone)]
 pub struct TlsSettings {
@@ -104,6 +97,7 @@ pub struct TlsSettings {
 
 struct Connection {
     sender: http2::SendRequest<Body>,
+    route: Route,
     /// The node's certificate as it was shown; none on a connection for bearer tokens.
     shown: Option<Arc<CertifiedKey>>,
     streams: Arc<AtomicUsize>,
@@ -136,6 +130,8 @@ type Opening = tokio::sync::Mutex<Option<(Instant, String)>>;
 pub struct Upstream {
     servers: Vec<Server>,
     tls: TlsSettings,
+    pool: Option<Arc<Pool>>,
+    route: Mutex<Route>,
     preferred: AtomicUsize,
     pools: Mutex<Pools>,
     opening_node: Opening,
@@ -144,13 +140,21 @@ pub struct Upstream {
 
 /// The probing connection; resolves when it is gone.
 pub struct ProbedConnection {
+    /// Which way it takes.
+    pub route: Route,
+    task: tokio::task::JoinHandle<Result<(), hyper::Error>>,
+}
+
+/// A connection by the own link that has answered its probes for a while, and is not in use yet.
+pub struct Proven {
+    connection: Connection,
     task: tokio::task::JoinHandle<Result<(), hyper::Error>>,
 }
 
 impl ProbedConnection {
     /// Waits for the end. True when an answer to a probe was missing, false when the peer closed or reset.
-    pub async fn probe_lost(self) -> bool {
-        match self.task.await {
+    pub async fn probe_lost(&mut self) -> bool {
+        match (&mut self.task).await {
             Ok(Err(error)) => is_time_out(&error),
             Ok(Ok(())) | Err(_) => false,
         }
@@ -174,10 +178,12 @@ fn is_time_out(error: &hyper::Error) -> bool {
 impl Upstream {
     /// No connection is made yet.
     #[must_use]
-    pub fn new(servers: Vec<Server>, tls: TlsSettings) -> Self {
+    pub fn new(servers: Vec<Server>, tls: TlsSettings, pool: Option<Arc<Pool>>) -> Self {
         Self {
             servers,
             tls,
+            pool,
+            route: Mutex::new(Route::Direct),
             preferred: AtomicUsize::new(0),
             pools: Mutex::default(),
             opening_node: Opening::default(),
@@ -190,9 +196,33 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError::Unreachable`] when no server answers.
     pub async fn connect_probed(&self) -> Result<ProbedConnection, UpstreamError> {
-        let (connection, task) = self.open(&Credential::Node, true).await?;
+        let (connection, task) = self.open(&Credential::Node, true, Way::Any).await?;
+        Ok(self.adopt(Proven { connection, task }))
+    }
+
+    /// Opens a probed connection by the own link and holds it for `long`. Nobody uses it yet.
+    ///
+    /// # Errors
+    /// [`UpstreamError::Unreachable`] when no server answers, or the connection did not last.
+    pub async fn prove_direct(&self, long: Duration) -> Result<Proven, UpstreamError> {
+        let (connection, mut task) = self.open(&Credential::Node, true, Way::Direct).await?;
+        match tokio::time::timeout(long, &mut task).await {
+            Err(_) => Ok(Proven { connection, task }),
+            Ok(_) => Err(UpstreamError::Unreachable("the connection did not last".to_owned())),
+        }
+    }
+
+    /// From now on new requests go the way of this connection. What runs on others may end in peace.
+    pub fn adopt(&self, proven: Proven) -> ProbedConnection {
+        let Proven { connection, task } = proven;
+        let route = connection.route;
+        *self.route.lock().unwrap_or_else(PoisonError::into_inner) = route;
         self.pool(|pools| pools.node.push(connection));
-        Ok(ProbedConnection { task })
+        ProbedConnection { route, task }
+    }
+
+    fn route(&self) -> Route {
+        *self.route.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Drops every connection: what waits on them fails at once instead of hanging on a dead link.
@@ -212,6 +242,7 @@ impl Upstream {
         &self,
         credential: &Credential,
         probed: bool,
+        way: Way,
     ) -> Result<(Connection, tokio::task::JoinHandle<Result<(), hyper::Error>>), UpstreamError> {
         let config = match credential {
             Credential::Node => &self.tls.node,
@@ -219,9 +250,7 @@ impl Upstream {
         };
         // Before the handshake: if it is renewed in between, the connection counts as old and is soon replaced.
         let shown = self.certificate(credential);
-        let stream = self.connect(config).await?;
-        let socket = stream.get_ref().0.as_fd().try_clone_to_owned();
-        let socket = socket.map_err(|error| UpstreamError::Unreachable(error.to_string()))?.into();
+        let (route, Dialled { stream, socket }) = self.connect(config, way).await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -240,7 +269,7 @@ impl Upstream {
         let (sender, connection) =
             builder.handshake(TokioIo::new(stream)).await.map_err(UpstreamError::Lost)?;
         let task = tokio::spawn(connection);
-        Ok((Connection { sender, shown, streams: Arc::default(), socket }, task))
+        Ok((Connection { sender, route, shown, streams: Arc::default(), socket }, task))
     }
 
     /// The certificate that a new connection for `credential` shows.
@@ -248,23 +277,31 @@ impl Upstream {
         (*credential == Credential::Node).then(|| self.tls.credential.current())
     }
 
-    /// Connects to the first server that answers, the preferred one with a head start.
+    /// Connects to the first server that answers, the preferred one and the own link with a head start.
     async fn connect(
         &self,
         config: &Arc<rustls::ClientConfig>,
-    ) -> Result<TlsStream<TcpStream>, UpstreamError> {
+        way: Way,
+    ) -> Result<(Route, Dialled), UpstreamError> {
         let preferred = self.preferred.load(Ordering::Relaxed);
-        let mut attempts = JoinSet::new();
-        for turn in 0..self.servers.len() {
-            let index = (preferred + turn) % self.servers.len();
+        let relays = self.pool.as_ref().map_or(0, |pool| pool.coordinators.len());
+        let order = (0..self.servers.len()).map(|turn| (preferred + turn) % self.servers.len());
+        let mut attempts_made = JoinSet::new();
+        for (delay, route, index) in attempts(order, relays, way, self.route()) {
             let server = self.servers[index].clone();
-            let config = Arc::clone(config);
-            let delay = STAGGER.saturating_mul(u32::try_from(turn).unwrap_or(u32::MAX));
-            attempts.spawn(async move {
+            let (config, pool) = (Arc::clone(config), self.pool.clone());
+            attempts_made.spawn(async move {
                 tokio::time::sleep(delay).await;
-                let outcome = tokio::time::timeout(CONNECT_TIMEOUT, dial(&server, config)).await;
-                let text = match outcome {
-                    Ok(Ok(stream)) => return Ok((index, stream)),
+                let dialled = async {
+                    match (route, pool) {
+                        (Route::Relayed(via), Some(pool)) => {
+                            dial::relayed(&pool.coordinators[via], &server, config).await
+                        }
+                        _ => dial::direct(&server, config).await,
+                    }
+                };
+                let text = match tokio::time::timeout(CONNECT_TIMEOUT, dialled).await {
+                    Ok(Ok(dialled)) => return Ok((index, route, dialled)),
                     Ok(Err(error)) => error.to_string(),
                     Err(_) => format!("no answer within {CONNECT_TIMEOUT:?}"),
                 };
@@ -272,11 +309,11 @@ impl Upstream {
             });
         }
         let mut failures = Vec::new();
-        while let Some(outcome) = attempts.join_next().await {
+        while let Some(outcome) = attempts_made.join_next().await {
             match outcome {
-                Ok(Ok((index, stream))) => {
+                Ok(Ok((index, route, dialled))) => {
                     self.preferred.store(index, Ordering::Relaxed);
-                    return Ok(stream);
+                    return Ok((route, dialled));
                 }
                 Ok(Err(text)) => failures.push(text),
                 Err(error) => failures.push(error.to_string()),
@@ -288,13 +325,15 @@ impl Upstream {
     /// An open connection with room for one more stream.
     fn pooled(&self, credential: &Credential) -> Option<(http2::SendRequest<Body>, StreamGuard)> {
         let certificate = self.certificate(credential);
-        let is_current = |connection: &Connection| connection.shows(certificate.as_deref());
+        let route = self.route();
+        let is_current =
+            |connection: &Connection| connection.route == route && connection.shows(certificate.as_deref());
         self.pool(|pools| {
             let pool = match credential {
                 Credential::Node => &mut pools.node,
                 Credential::Bearer(_) => &mut pools.bearer,
             };
-            // What runs on a connection of a former certificate may end in peace; nothing new begins there.
+            // What runs on a connection of a former certificate or way may end in peace; nothing new begins there.
             pool.retain(|each| !each.sender.is_closed() && (is_current(each) || each.streams() > 0));
             pool.iter()
                 .find(|each| is_current(each) && each.streams() < STREAMS_PER_CONNECTION)
@@ -324,7 +363,7 @@ impl Upstream {
         {
             return Err(UpstreamError::Unreachable(why.clone()));
         }
-        let (connection, _task) = self.open(credential, false).await.inspect_err(|error| {
+        let (connection, _task) = self.open(credential, false, Way::Current).await.inspect_err(|error| {
             *failed = Some((Instant::now(), error.to_string()));
         })?;
         let answer = (connection.sender.clone(), StreamGuard::new(&connection.streams));
@@ -402,13 +441,13 @@ impl Upstream {
     pub async fn connect_upgradable(
         &self,
         credential: &Credential,
-    ) -> Result<(TlsStream<TcpStream>, http::uri::Authority), UpstreamError> {
+    ) -> Result<(TlsStream<Socket>, http::uri::Authority), UpstreamError> {
         let mut config = match credential {
             Credential::Node => (*self.tls.node).clone(),
             Credential::Bearer(_) => (*self.tls.bearer).clone(),
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let stream = self.connect(&Arc::new(config)).await?;
+        let (_, Dialled { stream, .. }) = self.connect(&Arc::new(config), Way::Current).await?;
         let server = &self.servers[self.preferred.load(Ordering::Relaxed) % self.servers.len()];
         Ok((stream, server.authority.clone()))
     }
@@ -430,25 +469,6 @@ pub fn set_authorization(
         headers.insert(header::AUTHORIZATION, value);
     }
     Ok(())
-}
-
-async fn dial(
-    server: &Server,
-    config: Arc<rustls::ClientConfig>,
-) -> Result<TlsStream<TcpStream>, std::io::Error> {
-    let port = server.authority.port_u16().unwrap_or(443);
-    let host = server.authority.host().trim_start_matches('[').trim_end_matches(']');
-    let mut last = std::io::Error::other("the name has no address");
-    for address in tokio::net::lookup_host((host, port)).await?.collect::<Vec<SocketAddr>>() {
-        match TcpStream::connect(address).await {
-            Ok(tcp) => {
-                tcp.set_nodelay(true)?;
-                return TlsConnector::from(config).connect(server.name.clone(), tcp).await;
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 /// Counts a stream of a connection for as long as its body lives.

@@ -1,3 +1,5 @@
-//! The `pool-coordinator` process: parse, run, exit code.
+//! The `pool-coordinator` program.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    pool_coordinator::main_with(std::env::args_os())
+}

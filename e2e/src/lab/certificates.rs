@@ -56,6 +56,11 @@ pub(crate) enum Subject<'a> {
         /// Addresses.
         addresses: &'a [IpAddr],
     },
+    /// A member of a pool, client and server.
+    Member {
+        /// `eyot://POOL/NODE`.
+        uri: &'a str,
+    },
 }
 
 /// The lab's certificate authority.
@@ -103,12 +108,18 @@ impl Authority {
         let mut params = match subject {
             Subject::Client { user, groups } => params(user, groups),
             Subject::Server { name, .. } => params(name, &[]),
+            Subject::Member { uri } => params(uri, &[]),
         };
         let end = OffsetDateTime::now_utc() + lifetime;
         params.not_after = end;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.use_authority_key_identifier_extension = true;
         match subject {
+            Subject::Member { uri } => {
+                params.extended_key_usages =
+                    vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+                params.subject_alt_names = vec![rcgen::SanType::URI((*uri).try_into()?)];
+            }
             Subject::Client { .. } => params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
             Subject::Server { dns, addresses, .. } => {
                 params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

@@ -241,6 +241,9 @@ pub(super) fn power_on(lab: &Lab, node: &str) -> Result<()> {
 pub(super) fn power_on_as(lab: &Lab, node: &str, joining: bool) -> Result<()> {
     let namespace = lab.names.node(node);
     if lab.state.hub == super::HubKind::EdgeHub {
+        if let Some(coordinator) = lab.coordinator_on(node)? {
+            coordinator.start(&lab.program())?;
+        }
         lab.hub_of(node, &namespace)?.start(&lab.program())?;
     }
     if !lab.state.kubelets {

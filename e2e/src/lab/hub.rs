@@ -31,6 +31,8 @@ pub(crate) struct Hub<'a> {
     pub(crate) address: Ipv4Addr,
     /// The lab's process table.
     pub(crate) processes: &'a Processes,
+    /// What it is told of its pool.
+    pub(crate) pool: Option<serde_json::Value>,
 }
 
 impl Hub<'_> {
@@ -82,7 +84,7 @@ impl Hub<'_> {
     pub(crate) fn configure(&self, api_server: &str, pki: &Path, deny_expired: bool) -> Result<()> {
         let serving = self.serving();
         let credential = KeyPairFiles::at(&self.folder(), "node");
-        let config = json!({
+        let mut config = json!({
             "nodeName": self.node,
             "listen": [LISTEN],
             "apiServers": [api_server],
@@ -97,6 +99,9 @@ impl Hub<'_> {
             // lab's recording.
             "log": { "format": "text", "level": "info,edge_hub::request=debug,edge_hub::answer=debug" },
         });
+        if let Some(pool) = &self.pool {
+            config["pool"] = pool.clone();
+        }
         let text = serde_json::to_string_pretty(&config).expect("strings and lists are JSON");
         fs::write(self.config(), text).map_err(LabError::io("write", self.config()))
     }

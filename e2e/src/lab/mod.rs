@@ -23,6 +23,7 @@ mod kubeconfig;
 mod network;
 mod node;
 mod objects;
+mod pool;
 mod probe;
 mod process;
 mod request;
@@ -88,6 +89,8 @@ pub enum NodePart {
     KubeProxy,
     /// The node's DNS server.
     Coredns,
+    /// The coordinator of the node's pool, where it runs on this node.
+    Coordinator,
     /// The main container of the node's ordinary pod; the kubelet restarts it.
     Pod,
 }
@@ -326,6 +329,11 @@ impl Lab {
                 hub.start(&self.program())?;
                 hub.wait_ready(hub::READY_LIMIT)
             }
+            NodePart::Coordinator => {
+                let coordinator = self.coordinator_on(node)?.expect("process_name knows it");
+                coordinator.start(&self.program())?;
+                coordinator.wait_ready()
+            }
             NodePart::Kubelet => self.node_of(node, &namespace)?.start_kubelet(),
             NodePart::Containerd => self.node_of(node, &namespace)?.start_containerd(),
             NodePart::KubeProxy | NodePart::Coredns => {
@@ -432,6 +440,12 @@ impl Lab {
             NodePart::Containerd => Ok(self.node_of(node, &namespace)?.containerd_process()),
             NodePart::KubeProxy => Ok(self.agents_of(node, &namespace)?.process(Agent::KubeProxy)),
             NodePart::Coredns => Ok(self.agents_of(node, &namespace)?.process(Agent::CoreDns)),
+            NodePart::Coordinator => match self.coordinator_on(node)? {
+                Some(coordinator) => Ok(coordinator.process()),
+                None => Err(LabError::Invalid(format!(
+                    "no coordinator runs on {node}: `eyot lab up --pools` puts one on the first node"
+                ))),
+            },
             NodePart::Pod => Err(LabError::Invalid(
                 "a pod cannot be restarted from outside: kill it, and the kubelet starts it again".to_owned(),
             )),
@@ -470,7 +484,8 @@ impl Lab {
             ));
         }
         let address = self.state.subnet.node(index);
-        Ok(Hub { dir: &self.dir, node, namespace, address, processes: &self.processes })
+        let pool = self.pool_section(node)?;
+        Ok(Hub { dir: &self.dir, node, namespace, address, processes: &self.processes, pool })
     }
 
     /// The node's kubelet and containerd; an error if the lab has none.

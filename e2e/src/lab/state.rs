@@ -35,6 +35,9 @@ pub(crate) struct State {
     pub(crate) nodes: Vec<String>,
     pub(crate) hub: HubKind,
     pub(crate) kubelets: bool,
+    /// How many pools there are; 0 where nobody asked for any.
+    #[serde(default)]
+    pub(crate) pools: u8,
     pub(crate) assets: Assets,
     /// The `eyot` program, which runs the hubs.
     pub(crate) program: PathBuf,

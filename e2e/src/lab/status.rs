@@ -83,6 +83,9 @@ pub(super) fn status(lab: &Lab) -> Result<Status> {
         if lab.state.hub == HubKind::EdgeHub {
             let hub = lab.hub_of(name, &namespace)?;
             processes.push(process(&hub.process(), Some(hub.ready().is_ok())));
+            if let Some(coordinator) = lab.coordinator_on(name)? {
+                processes.push(process(&coordinator.process(), Some(coordinator.ready().is_ok())));
+            }
         }
         if lab.state.kubelets {
             let node = lab.node_of(name, &namespace)?;

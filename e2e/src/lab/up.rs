@@ -42,6 +42,8 @@ pub struct UpOptions {
     pub dir: PathBuf,
     /// How many nodes: 1 to 200, named `node-1` and so on.
     pub nodes: u8,
+    /// How many pools the nodes are in: 1 to as many as there are nodes. 0: nobody speaks of pools.
+    pub pools: u8,
     /// Whether each node has a kubelet and a containerd.
     pub kubelets: bool,
     /// What stands between the nodes and the API server.
@@ -64,6 +66,7 @@ impl UpOptions {
         UpOptions {
             dir: dir.into(),
             nodes,
+            pools: 0,
             kubelets: false,
             hub: HubKind::EdgeHub,
             controllers: true,
@@ -118,6 +121,12 @@ fn check(options: &UpOptions) -> Result<()> {
             options.nodes
         )));
     }
+    if options.pools > options.nodes || options.pools > 0 && options.hub == HubKind::None {
+        return Err(LabError::Invalid(format!(
+            "{} pools need as many nodes and a hub on each; {} nodes were asked for",
+            options.pools, options.nodes
+        )));
+    }
     let missing = requirements::missing(options.kubelets);
     if missing.is_empty() { Ok(()) } else { Err(LabError::Missing(missing.join(", "))) }
 }
@@ -146,6 +155,7 @@ fn build(
             nodes,
             hub: options.hub,
             kubelets: options.kubelets,
+            pools: options.pools,
             assets,
             program,
         };
@@ -180,13 +190,17 @@ fn build(
         cloud.start_controllers()?;
     }
     steps.done("etcd and kube-apiserver ready");
-    populate(&cloud, &state)?;
+    populate(&lab, &cloud, &state)?;
     steps.done("Nodes and ServiceAccounts made");
     state.nodes.iter().try_for_each(|node| node_files(&lab, &cloud, &authority, node))?;
     if !state.kubelets {
         make_pods(&lab, &cloud, &authority)?;
     }
     steps.done("kubeconfigs written");
+    if state.pools > 0 {
+        super::pool::start(&lab, cloud.kubectl()?, &authority, &cloud.server())?;
+        steps.done(&format!("{} pools, and a coordinator on {}", state.pools, state.nodes[0]));
+    }
     if state.hub == HubKind::EdgeHub {
         start_hubs(&lab, &cloud, &authority, steps)?;
     }
@@ -223,12 +237,17 @@ fn link_assets(dir: &Path, assets: &Assets, program: &Path) -> Result<()> {
 }
 
 /// Puts accounts and Nodes into the API server.
-fn populate(cloud: &Cloud<'_>, state: &State) -> Result<()> {
+fn populate(lab: &Lab, cloud: &Cloud<'_>, state: &State) -> Result<()> {
     objects::apply(cloud.kubectl()?, &objects::accounts())?;
     let families = state.subnet.families();
     let numbered = (1..).zip(&state.nodes);
-    let nodes: Vec<Value> =
+    let mut nodes: Vec<Value> =
         numbered.map(|(index, name)| objects::node(name, &families.pod_networks_of(index))).collect();
+    for (node, name) in nodes.iter_mut().zip(&state.nodes) {
+        if let Some(pool) = lab.pool(name)? {
+            super::pool::label(node, &pool);
+        }
+    }
     objects::apply(cloud.kubectl()?, &nodes)?;
     if !state.kubelets {
         return Ok(());

@@ -1,6 +1,7 @@
 //! Decides whether this node is cut off from the cloud. Pure: no socket, no clock.
 //!
-//! Connected --probe lost--> Cut; one answered probe leads back. At start the link counts as cut until the first
+//! Connected --probe lost--> Cut; one answered probe leads back, through a coordinator of the pool if not by the own link:
+//! then the link is relayed, until the own one has answered for [`PROOF`]. At start the link counts as cut until the first
 //! answer, so that a node that boots without a cloud waits for nobody.
 
 use std::time::Duration;
@@ -14,6 +15,10 @@ pub const PROBE_INTERVAL: Duration = Duration::from_millis(1600);
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(1400);
 /// How long one attempt to reach a server may take, TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(2500);
+/// How long the own link must answer again before it takes the place of a relay.
+pub const PROOF: Duration = Duration::from_secs(10);
+/// How often the own link is tried while it is relayed.
+pub const TRY_OWN: Duration = Duration::from_secs(2);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
@@ -22,6 +27,11 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 pub enum LinkState {
     /// A server answers.
     Connected,
+    /// A server answers through a coordinator of the pool; this node's own link is cut.
+    Relayed {
+        /// Which one, by its place in the configuration.
+        via: usize,
+    },
     /// No server answers.
     Cut {
         /// Wall clock of the moment when the last proof of the link was seen; zero if there never was one.
@@ -33,7 +43,7 @@ impl LinkState {
     /// Whether requests may go to the cloud.
     #[must_use]
     pub fn is_connected(self) -> bool {
-        matches!(self, Self::Connected)
+        matches!(self, Self::Connected | Self::Relayed { .. })
     }
 }
 
@@ -59,10 +69,17 @@ impl LinkDetector {
 
     /// A connection to a server stands. Returns whether that is news.
     pub fn handle_connected(&mut self) -> bool {
-        let healed = !self.state.is_connected();
-        self.state = LinkState::Connected;
+        self.handle(LinkState::Connected)
+    }
+
+    /// A connection to a server stands through the coordinator `via`. Returns whether that is news.
+    pub fn handle_relayed(&mut self, via: usize) -> bool {
+        self.handle(LinkState::Relayed { via })
+    }
+
+    fn handle(&mut self, state: LinkState) -> bool {
         self.attempts = 0;
-        healed
+        std::mem::replace(&mut self.state, state) != state
     }
 
     /// The proven connection died (`probe_lost`) or an attempt to reach every server failed. A connection that the
@@ -109,6 +126,19 @@ mod tests {
         assert!(!link.handle_connected());
         assert!(link.handle_lost(NOW, true));
         assert!(!link.handle_lost(NOW, true));
+        assert_eq!(link.state(), LinkState::Cut { since_unix: NOW.unix });
+    }
+
+    #[test]
+    fn a_relay_is_a_link_and_each_change_of_the_way_is_news() {
+        let mut link = LinkDetector::new(Duration::ZERO);
+        assert!(link.handle_relayed(0));
+        assert!(link.state().is_connected());
+        assert!(!link.handle_relayed(0));
+        assert!(link.handle_relayed(1));
+        assert!(link.handle_connected());
+        assert!(link.handle_relayed(1));
+        assert!(link.handle_lost(NOW, true));
         assert_eq!(link.state(), LinkState::Cut { since_unix: NOW.unix });
     }
 

@@ -15,7 +15,7 @@ use proto_kube::{
 
 use super::{Call, answer, read, resource_access};
 use crate::{
-    decode::Inflate,
+    decode::inflate_for,
     hub::{Hub, collection_access},
     store::BlobClass,
     upstream::{Body, UpstreamBody, UpstreamError, full, read_all},
@@ -143,7 +143,7 @@ impl Call {
     ) -> Option<(http::response::Parts, bytes::Bytes)> {
         let (mut head, body) = response.into_parts();
         strip_hop_headers(&mut head.headers);
-        let mut inflate = Inflate::for_headers(&head.headers)?;
+        let mut inflate = inflate_for(&head.headers)?;
         let packed = read_all(body, limit, BODY_PATIENCE).await.ok()?;
         let plain = inflate.whole(packed, limit).ok()?;
         head.headers.remove(header::CONTENT_ENCODING);

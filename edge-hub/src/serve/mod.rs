@@ -4,6 +4,7 @@ mod answer;
 mod filtered;
 mod formats;
 mod forward;
+mod offer;
 mod offline;
 mod overlaid;
 mod read;

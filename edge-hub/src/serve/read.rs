@@ -125,10 +125,10 @@ impl Call {
             if self.is_the_clouds(&wanted, request.verb) {
                 return Found::Forward;
             }
-            let covering = self.hub.covering(&wanted);
-            let usable = covering.into_iter().find(|cell| {
+            let usable = self.hub.pool_cell(&wanted).or_else(|| {
                 let live = |inner: &mut Inner| inner.collection.is_complete() && inner.phase == Phase::Live;
-                cell.spec == wanted || cell.with(live)
+                let covering = self.hub.covering(&wanted);
+                covering.into_iter().find(|cell| cell.spec == wanted || cell.with(live))
             });
             let now = self.hub.clock.now().monotonic;
             let (cell, is_new) = match usable {
@@ -195,12 +195,13 @@ impl Call {
     }
 
     /// Counts as a reader; pays for the upstream watch only where it may read all of it.
-    fn support(&self, cell: &Cell, wanted: &CollectionSpec) {
+    fn support(&self, cell: &Arc<Cell>, wanted: &CollectionSpec) {
         let now = self.hub.clock.now().monotonic;
         if cell.spec == *wanted || self.may_read_all_of(cell) {
             cell.sponsor(&self.principal, self.credential.clone(), now);
         } else {
             cell.touch(now);
+            self.offer(cell);
         }
     }
 
@@ -563,6 +564,9 @@ impl Call {
 
     fn follow(&self, request: &ResourceRequest, format: Format) {
         let wanted = Self::named_spec(request, self.hub.held_for(&request.gvr, format));
+        if self.hub.pool_cell(&wanted).is_some() {
+            return;
+        }
         let now = self.hub.clock.now().monotonic;
         if let Some(cell) = self.hub.cell(&wanted).filter(|cell| self.may_read_all_of(cell)) {
             return cell.sponsor(&self.principal, self.credential.clone(), now);

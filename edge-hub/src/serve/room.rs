@@ -9,7 +9,7 @@ use proto_kube::status::Status;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use super::forward::strip_hop_headers;
-use crate::{decode::Inflate, upstream::UpstreamBody};
+use crate::{decode::inflate_for, upstream::UpstreamBody};
 
 /// What one permit stands for.
 const PERMIT_BYTES: usize = 64 * 1024;
@@ -46,7 +46,7 @@ impl Room {
         let (mut head, mut packed) = response.into_parts();
         strip_hop_headers(&mut head.headers);
         let broken = || Status::service_unavailable("the answer of the cloud broke off");
-        let mut inflate = Inflate::for_headers(&head.headers).ok_or_else(broken)?;
+        let mut inflate = inflate_for(&head.headers).ok_or_else(broken)?;
         let mut body = BytesMut::new();
         let mut held = None;
         while let Some(frame) = tokio::time::timeout(PATIENCE, packed.frame()).await.map_err(|_| broken())? {

@@ -331,7 +331,7 @@ pub fn tolerant_server_config(
 
 /// Checks that the client owns the certificate's key; leaves its issuer and dates to the layer above.
 #[derive(Debug)]
-struct AnyOwner(Arc<dyn ClientCertVerifier>);
+pub(crate) struct AnyOwner(pub(crate) Arc<dyn ClientCertVerifier>);
 
 impl ClientCertVerifier for AnyOwner {
     fn client_auth_mandatory(&self) -> bool {

@@ -1,16 +1,20 @@
-//! The Kubernetes wire contract, pure: requests, selectors, media types, statuses and their bytes.
+//! The Kubernetes wire contract, pure: requests, selectors, media types, statuses and their bytes, and the state
+//! machine of a list-watch.
 //!
-//! Nothing here opens a socket, reads a clock or keeps state: text and bytes in, values out.
+//! Nothing here opens a socket or reads a clock: text, bytes and moments in, values out.
 
+pub mod clock;
 pub mod descriptor;
 mod document;
 pub mod edit;
 pub mod gvr;
+pub mod inflate;
 pub mod json;
 pub mod list;
 pub mod list_options;
 pub mod media_type;
 pub mod object;
+pub mod reflector;
 pub mod request_info;
 pub mod selector;
 pub mod status;

@@ -195,6 +195,15 @@ impl Reflector {
             && (self.resource_version == 0 || self.older_lists >= STALE_LISTS_BEFORE_CONSISTENT)
     }
 
+    /// What is held may be of a history that the server has no more: the next list is a consistent read, whose word is
+    /// final even if it is older.
+    pub fn doubt(&mut self) {
+        if self.state != State::Parked {
+            self.state = State::Empty;
+            self.older_lists = STALE_LISTS_BEFORE_CONSISTENT;
+        }
+    }
+
     /// One page of a list arrived; an empty token means that it was the last.
     pub fn handle_page(&mut self, continue_token: &str) {
         self.failures = 0;
@@ -384,6 +393,17 @@ mod tests {
         reflector.handle_failure(at(0), &Failure::Status { code: 410, retry_after: None }, 0);
         let Next::List(query) = reflector.next(at(0), 0) else { panic!("a list") };
         assert_eq!(value(&query, "resourceVersion"), None);
+    }
+
+    #[test]
+    fn a_state_that_is_in_doubt_is_read_anew_and_consistently() {
+        let mut reflector = Reflector::new(Protocol::List, 42);
+        reflector.doubt();
+        assert!(reflector.list_is_consistent());
+        let Next::List(query) = reflector.next(at(0), 0) else { panic!("a list") };
+        assert_eq!(value(&query, "resourceVersion"), None);
+        reflector.handle_synced(17);
+        assert!(!reflector.list_is_consistent());
     }
 
     #[test]

@@ -1,0 +1,105 @@
+//! Judges the link by one probed connection, which is by this node's own link, or else through a coordinator of its pool.
+
+use std::{sync::Arc, time::Duration};
+
+use edge_hub_core::link::{LinkDetector, LinkState, PROOF, TRY_OWN};
+
+use super::Hub;
+use crate::{
+    clock::random,
+    upstream::{Proven, Route},
+};
+
+/// Shortest time between two probed connections.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
+
+impl Hub {
+    /// Keeps one probed connection for as long as the process runs, and judges the link by it.
+    pub(super) async fn probe(self: Arc<Self>) {
+        let since = match *self.link.borrow() {
+            LinkState::Cut { since_unix } => since_unix,
+            LinkState::Connected | LinkState::Relayed { .. } => Duration::ZERO,
+        };
+        let mut detector = LinkDetector::new(since);
+        loop {
+            let attempt = tokio::select! {
+                () = self.shutdown.draining() => return,
+                attempt = self.upstream.connect_probed() => attempt,
+            };
+            match attempt {
+                Ok(mut connection) => {
+                    // A server that closes what it has just taken must not be asked without a pause.
+                    let next = tokio::time::Instant::now() + RECONNECT_PAUSE;
+                    let lost = loop {
+                        let route = connection.route;
+                        self.declare_connected(&mut detector, route);
+                        tokio::select! {
+                            () = self.shutdown.draining() => return,
+                            lost = connection.probe_lost() => break lost,
+                            proven = self.prove_own_link(route) => {
+                                connection = self.upstream.adopt(proven);
+                            }
+                        }
+                    };
+                    let now = self.clock.now();
+                    if detector.handle_lost(now, lost) {
+                        self.declare_cut(&detector, "a probe was not answered");
+                    }
+                    tokio::time::sleep_until(next).await;
+                }
+                Err(error) => {
+                    let now = self.clock.now();
+                    if detector.handle_unreachable(now) {
+                        self.declare_cut(&detector, &error.to_string());
+                    }
+                    tracing::debug!(%error, "no way to the cloud");
+                    tokio::select! {
+                        () = self.shutdown.draining() => return,
+                        () = tokio::time::sleep(detector.retry_delay(random())) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Resolves with a connection by the own link that has lasted; never, where `route` is that already.
+    async fn prove_own_link(&self, route: Route) -> Proven {
+        if route == Route::Direct {
+            return std::future::pending().await;
+        }
+        loop {
+            let spread = Duration::from_millis(random() % 1000);
+            tokio::time::sleep(TRY_OWN + spread).await;
+            match self.upstream.prove_direct(PROOF).await {
+                Ok(proven) => return proven,
+                Err(error) => tracing::debug!(%error, "the own link does not answer yet"),
+            }
+        }
+    }
+
+    fn declare_connected(&self, detector: &mut LinkDetector, route: Route) {
+        let is_news = match route {
+            Route::Direct => detector.handle_connected(),
+            Route::Relayed(via) => detector.handle_relayed(via),
+        };
+        if !is_news {
+            return;
+        }
+        match (route, &self.pool) {
+            (Route::Relayed(via), Some(pool)) => {
+                let via = &pool.coordinators[via].member.node;
+                tracing::warn!(%via, "the own link is cut; the cloud answers through a coordinator");
+            }
+            _ => tracing::info!("the cloud answers"),
+        }
+        self.metrics.link_changes.inc();
+        self.link.send_replace(detector.state());
+    }
+
+    fn declare_cut(&self, detector: &LinkDetector, why: &str) {
+        tracing::warn!(why, "cut off from the cloud; serving from the store");
+        self.metrics.link_changes.inc();
+        self.link.send_replace(detector.state());
+        self.upstream.drop_all();
+    }
+}
