@@ -30,6 +30,8 @@ pub enum End {
     Protocol(String),
     /// A drain is over.
     Drained,
+    /// The connection broke; the text is the system's.
+    Broken(String),
 }
 
 impl End {
@@ -42,6 +44,7 @@ impl End {
             Self::Version(_) => "version",
             Self::Protocol(_) => "protocol",
             Self::Drained => "drained",
+            Self::Broken(_) => "broken",
         }
     }
 }
@@ -54,6 +57,7 @@ impl fmt::Display for End {
             Self::Version(text) => f.write_str(text),
             Self::Protocol(text) => write!(f, "the other end broke the protocol: {text}"),
             Self::Drained => f.write_str("drained"),
+            Self::Broken(text) => write!(f, "the connection broke: {text}"),
         }
     }
 }
@@ -154,10 +158,14 @@ impl Link {
         self.inbox.drain(..read);
     }
 
-    /// The other end closed the control stream, and so the link.
-    pub fn control_ended(&mut self) {
-        let end = if self.peer_drains { End::Drained } else { End::Protocol("control stream closed".into()) };
-        self.close(end);
+    /// The control stream is over, and so the link: in good order, or with the system's word for what broke it.
+    pub fn control_ended(&mut self, error: Option<String>) {
+        let draining = self.peer_drains || self.drain_ends.is_some();
+        self.close(match error {
+            _ if draining => End::Drained,
+            Some(error) => End::Broken(error),
+            None => End::Broken("the other end closed it".into()),
+        });
     }
 
     /// Takes no new streams from here on; the link closes at `now + grace` or when [`Self::idle`] is told.

@@ -35,6 +35,9 @@ pub(crate) struct State {
     pub(crate) nodes: Vec<String>,
     pub(crate) hub: HubKind,
     pub(crate) kubelets: bool,
+    /// Whether the nodes stand behind NAT and the API server reaches them by the tunnel.
+    #[serde(default)]
+    pub(crate) tunnel: bool,
     pub(crate) assets: Assets,
     /// The `eyot` program, which runs the hubs.
     pub(crate) program: PathBuf,

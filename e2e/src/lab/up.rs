@@ -50,6 +50,8 @@ pub struct UpOptions {
     pub controllers: bool,
     /// Whether nodes, pods and Services have IPv6 addresses beside those of IPv4.
     pub dual_stack: bool,
+    /// Whether the nodes stand behind NAT and the API server reaches them by the tunnel.
+    pub tunnel: bool,
     /// The `eyot` program that runs the hubs; the running one if none is given.
     pub program: Option<PathBuf>,
     /// Take the lab down by itself when the process with this id ends, however it ends.
@@ -68,6 +70,7 @@ impl UpOptions {
             hub: HubKind::EdgeHub,
             controllers: true,
             dual_stack: false,
+            tunnel: false,
             program: None,
             bound_to: None,
             verbose: false,
@@ -118,6 +121,10 @@ fn check(options: &UpOptions) -> Result<()> {
             options.nodes
         )));
     }
+    if options.tunnel && (options.dual_stack || !options.kubelets) {
+        let what = if options.dual_stack { "has IPv4 alone" } else { "needs kubelets" };
+        return Err(LabError::Invalid(format!("a lab with a tunnel {what}")));
+    }
     let missing = requirements::missing(options.kubelets);
     if missing.is_empty() { Ok(()) } else { Err(LabError::Missing(missing.join(", "))) }
 }
@@ -138,14 +145,16 @@ fn build(
         let _subnets = state::lock_subnets()?;
         let families = if options.dual_stack { Families::DualStack } else { Families::Ipv4 };
         let seed = u16::from_str_radix(&id[..4], 16).expect("an id is six hex digits");
+        let subnet = Subnet::choose(seed, families)?;
         let state = State {
             id: id.to_owned(),
             created: now_nanoseconds(),
             complete: false,
-            subnet: Subnet::choose(seed, families)?,
+            subnet: if options.tunnel { subnet.behind_router() } else { subnet },
             nodes,
             hub: options.hub,
             kubelets: options.kubelets,
+            tunnel: options.tunnel,
             assets,
             program,
         };
@@ -175,6 +184,13 @@ fn build(
     let authority = Authority::create(&dir.join("pki"))?;
     cloud.prepare(&authority)?;
     steps.done("certificates");
+    if options.tunnel {
+        let edge = lab.names.node(&lab.state.nodes[0]);
+        let tunnel = lab.tunnel(&namespace, &edge)?;
+        tunnel.prepare_server(&authority)?;
+        tunnel.start_server(&lab.state.program)?;
+        steps.done("tunnel-server ready");
+    }
     cloud.start()?;
     if options.controllers {
         cloud.start_controllers()?;
@@ -187,6 +203,14 @@ fn build(
         make_pods(&lab, &cloud, &authority)?;
     }
     steps.done("kubeconfigs written");
+    if options.tunnel {
+        let edge = lab.names.node(&lab.state.nodes[0]);
+        let tunnel = lab.tunnel(&namespace, &edge)?;
+        tunnel.prepare_agent()?;
+        tunnel.start_agent(&lab.state.program)?;
+        tunnel.wait_link()?;
+        steps.done("the tunnel's link is up");
+    }
     if state.hub == HubKind::EdgeHub {
         start_hubs(&lab, &cloud, &authority, steps)?;
     }
