@@ -46,6 +46,18 @@ enum Top {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Run a tunnel-server; the lab starts its own by this
+    #[command(hide = true, disable_help_flag = true)]
+    TunnelServer {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run a tunnel-agent; the lab starts its own by this
+    #[command(hide = true, disable_help_flag = true)]
+    TunnelAgent {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Make the demo's folder below a folder, and remove it when stdin ends; the demo starts this
     #[command(hide = true)]
     Janitor { parent: PathBuf },
@@ -101,6 +113,9 @@ enum LabCommand {
         /// Give nodes, pods, Services and the DNS server IPv6 addresses (ULA) beside those of IPv4, which come first
         #[arg(long)]
         dual_stack: bool,
+        /// Put the nodes behind a router with NAT; the API server reaches them by the tunnel that node-1 dials
+        #[arg(long)]
+        tunnel: bool,
     },
     /// Cut a node off from the cloud: packets vanish without a reset; all of them, both ways, unless told otherwise
     Cut {
@@ -286,8 +301,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let command = match cli.command {
         Top::Hub { arguments } => return run_hub(arguments),
         Top::Coordinator { arguments } => {
-            let program = std::iter::once(OsString::from("pool-coordinator"));
-            return pool_coordinator::main_with(program.chain(arguments));
+            return pool_coordinator::main_with(named("pool-coordinator", arguments));
+        }
+        Top::TunnelServer { arguments } => {
+            return cloud_tunnel::server_main_with(named("tunnel-server", arguments));
+        }
+        Top::TunnelAgent { arguments } => {
+            return cloud_tunnel::agent_main_with(named("tunnel-agent", arguments));
         }
         Top::Demo(options) => return crate::demo::run(&options),
         Top::Janitor { parent } => return crate::demo::run_janitor(&parent),
@@ -310,6 +330,11 @@ fn finish(result: Result<(), LabError>) -> ExitCode {
     }
 }
 
+/// The command line of a daemon that this program holds.
+fn named(program: &str, arguments: Vec<OsString>) -> impl Iterator<Item = OsString> {
+    std::iter::once(OsString::from(program)).chain(arguments)
+}
+
 /// The one place where the roof starts a hub.
 fn run_hub(mut arguments: Vec<OsString>) -> ExitCode {
     if arguments.first().is_some_and(|first| first == "--exit-with-parent") {
@@ -320,19 +345,20 @@ fn run_hub(mut arguments: Vec<OsString>) -> ExitCode {
             std::process::exit(1);
         });
     }
-    edge_hub::main_with(std::iter::once(OsString::from("edge-hub")).chain(arguments))
+    edge_hub::main_with(named("edge-hub", arguments))
 }
 
 fn run_lab(command: LabCommand) -> Result<(), LabError> {
     match command {
         LabCommand::Assets => assets(),
-        LabCommand::Up { dir, nodes, pools, without, hub, dual_stack } => {
+        LabCommand::Up { dir, nodes, pools, without, hub, dual_stack, tunnel } => {
             let kubelets = !without.contains(&Part::Kubelet);
             up(&UpOptions {
                 kubelets,
                 pools,
                 hub,
                 dual_stack,
+                tunnel,
                 verbose: true,
                 ..UpOptions::new(dir.dir, nodes)
             })

@@ -4,3 +4,4 @@ pub mod backoff;
 pub mod coordinator;
 pub mod member;
 pub mod names;
+pub mod tunnel;

@@ -28,12 +28,14 @@ mod probe;
 mod process;
 mod request;
 mod requirements;
+mod router;
 mod samples;
 mod shared;
 mod state;
 mod status;
 mod sweep;
 mod traffic;
+mod tunnel;
 mod up;
 
 use std::path::{Path, PathBuf};
@@ -66,6 +68,7 @@ use network::Names;
 use node::Node;
 use process::Processes;
 use state::State;
+use tunnel::Tunnel;
 
 /// A lab that stands, from any process that knows its folder.
 #[derive(Debug)]
@@ -91,6 +94,10 @@ pub enum NodePart {
     Coredns,
     /// The coordinator of the node's pool, where it runs on this node.
     Coordinator,
+    /// The tunnel's end on the first node.
+    TunnelAgent,
+    /// The tunnel's end in the cloud, whose node is `cloud`.
+    TunnelServer,
     /// The main container of the node's ordinary pod; the kubelet restarts it.
     Pod,
 }
@@ -300,11 +307,14 @@ impl Lab {
     /// to the byte; once for each family of addresses. Returns what it counted of IPv4.
     pub fn calibrate(&self, node: &str) -> Result<LinkTraffic> {
         self.check(node)?;
-        let (cloud, node) = (self.names.cloud(), self.names.node(node));
+        let (switch, node) = (self.names.switch(self.state.subnet), self.names.node(node));
         let mut counted = LinkTraffic::default();
+        if self.state.subnet.is_private() {
+            return traffic::calibrate(&switch, self.state.subnet.gateway().into(), &node);
+        }
         // IPv4 comes first.
         for address in self.state.subnet.cloud_addresses().into_iter().rev() {
-            counted = traffic::calibrate(&cloud, address, &node)?;
+            counted = traffic::calibrate(&switch, address, &node)?;
         }
         Ok(counted)
     }
@@ -321,6 +331,10 @@ impl Lab {
     pub fn restart(&self, node: &str, part: NodePart) -> Result<()> {
         let namespace = self.names.node(node);
         let process = self.process_name(node, part)?;
+        if part == NodePart::TunnelServer {
+            self.processes.stop(&process);
+            return self.tunnel(&self.names.cloud(), "")?.start_server(&self.program());
+        }
         let _lock = state::lock_node(&self.dir, node)?;
         self.processes.stop(&process);
         match part {
@@ -342,7 +356,13 @@ impl Lab {
                 agents.start(agent)?;
                 agents.wait_ready(agent)
             }
-            NodePart::Pod => unreachable!("process_name refuses a pod"),
+            NodePart::TunnelAgent => {
+                let cloud = self.names.cloud();
+                let tunnel = self.tunnel(&cloud, &namespace)?;
+                tunnel.start_agent(&self.program())?;
+                tunnel.wait_link()
+            }
+            NodePart::TunnelServer | NodePart::Pod => unreachable!("answered before"),
         }
     }
 
@@ -446,6 +466,11 @@ impl Lab {
                     "no coordinator runs on {node}: `eyot lab up --pools` puts one on the first node"
                 ))),
             },
+            NodePart::TunnelAgent if self.has_agent(node) => Ok(tunnel::agent_process(node)),
+            NodePart::TunnelServer if self.state.tunnel && node == "cloud" => Ok(tunnel::SERVER.to_owned()),
+            NodePart::TunnelAgent | NodePart::TunnelServer => Err(LabError::Invalid(
+                "a lab of `up --tunnel` has one tunnel-agent, on its first node, and one tunnel-server, on `cloud`".to_owned(),
+            )),
             NodePart::Pod => Err(LabError::Invalid(
                 "a pod cannot be restarted from outside: kill it, and the kubelet starts it again".to_owned(),
             )),
@@ -470,9 +495,37 @@ impl Lab {
             namespace,
             subnet: self.state.subnet,
             whole_nodes: self.state.kubelets,
+            tunnel: self.state.tunnel,
             assets: &self.state.assets,
             processes: &self.processes,
         }
+    }
+
+    /// Whether the tunnel's agent runs on `node`.
+    fn has_agent(&self, node: &str) -> bool {
+        self.state.tunnel && self.state.nodes.first().is_some_and(|first| first == node)
+    }
+
+    /// The tunnel; an error if the lab has none.
+    fn tunnel<'a>(&'a self, cloud: &'a str, edge: &'a str) -> Result<Tunnel<'a>> {
+        if !self.state.tunnel {
+            return Err(LabError::Invalid("this lab was started without --tunnel".to_owned()));
+        }
+        let (subnet, nodes) = (self.state.subnet, &self.state.nodes);
+        Ok(Tunnel { dir: &self.dir, cloud, edge, subnet, nodes, processes: &self.processes })
+    }
+
+    /// The established connections that the pool's router translates towards the tunnel-server, one line of
+    /// `conntrack -L` each.
+    pub fn tunnel_connections(&self) -> Result<Vec<String>> {
+        self.tunnel("", "")?;
+        router::established(&self.names, self.state.subnet.cloud(), tunnel::PORT)
+    }
+
+    /// The sockets of the tunnel: the door of kube-apiserver, and where server and agent tell of themselves.
+    pub fn tunnel_sockets(&self) -> Result<[PathBuf; 3]> {
+        let tunnel = self.tunnel("", "")?;
+        Ok([tunnel.door(), tunnel.server_socket(), tunnel.agent_socket()])
     }
 
     /// The node's hub; an error if the lab has none.

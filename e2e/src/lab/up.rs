@@ -52,6 +52,8 @@ pub struct UpOptions {
     pub controllers: bool,
     /// Whether nodes, pods and Services have IPv6 addresses beside those of IPv4.
     pub dual_stack: bool,
+    /// Whether the nodes stand behind NAT and the API server reaches them by the tunnel.
+    pub tunnel: bool,
     /// The `eyot` program that runs the hubs; the running one if none is given.
     pub program: Option<PathBuf>,
     /// Take the lab down by itself when the process with this id ends, however it ends.
@@ -71,6 +73,7 @@ impl UpOptions {
             hub: HubKind::EdgeHub,
             controllers: true,
             dual_stack: false,
+            tunnel: false,
             program: None,
             bound_to: None,
             verbose: false,
@@ -127,6 +130,14 @@ fn check(options: &UpOptions) -> Result<()> {
             options.pools, options.nodes
         )));
     }
+    if options.tunnel && (options.dual_stack || !options.kubelets || options.pools > 0) {
+        let what = match options {
+            UpOptions { dual_stack: true, .. } => "has IPv4 alone",
+            UpOptions { kubelets: false, .. } => "needs kubelets",
+            _ => "is one pool already, and has no coordinator",
+        };
+        return Err(LabError::Invalid(format!("a lab with a tunnel {what}")));
+    }
     let missing = requirements::missing(options.kubelets);
     if missing.is_empty() { Ok(()) } else { Err(LabError::Missing(missing.join(", "))) }
 }
@@ -147,15 +158,17 @@ fn build(
         let _subnets = state::lock_subnets()?;
         let families = if options.dual_stack { Families::DualStack } else { Families::Ipv4 };
         let seed = u16::from_str_radix(&id[..4], 16).expect("an id is six hex digits");
+        let subnet = Subnet::choose(seed, families)?;
         let state = State {
             id: id.to_owned(),
             created: now_nanoseconds(),
             complete: false,
-            subnet: Subnet::choose(seed, families)?,
+            subnet: if options.tunnel { subnet.behind_router() } else { subnet },
             nodes,
             hub: options.hub,
             kubelets: options.kubelets,
             pools: options.pools,
+            tunnel: options.tunnel,
             assets,
             program,
         };
@@ -185,6 +198,13 @@ fn build(
     let authority = Authority::create(&dir.join("pki"))?;
     cloud.prepare(&authority)?;
     steps.done("certificates");
+    if options.tunnel {
+        let edge = lab.names.node(&lab.state.nodes[0]);
+        let tunnel = lab.tunnel(&namespace, &edge)?;
+        tunnel.prepare_server(&authority)?;
+        tunnel.start_server(&lab.state.program)?;
+        steps.done("tunnel-server ready");
+    }
     cloud.start()?;
     if options.controllers {
         cloud.start_controllers()?;
@@ -200,6 +220,14 @@ fn build(
     if state.pools > 0 {
         super::pool::start(&lab, cloud.kubectl()?, &authority, &cloud.server())?;
         steps.done(&format!("{} pools, and a coordinator on {}", state.pools, state.nodes[0]));
+    }
+    if options.tunnel {
+        let edge = lab.names.node(&lab.state.nodes[0]);
+        let tunnel = lab.tunnel(&namespace, &edge)?;
+        tunnel.prepare_agent()?;
+        tunnel.start_agent(&lab.state.program)?;
+        tunnel.wait_link()?;
+        steps.done("the tunnel's link is up");
     }
     if state.hub == HubKind::EdgeHub {
         start_hubs(&lab, &cloud, &authority, steps)?;
