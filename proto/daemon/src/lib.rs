@@ -7,5 +7,6 @@ pub mod config;
 pub mod exit;
 pub mod metrics;
 pub mod shutdown;
+pub mod signature;
 pub mod telemetry;
 pub mod tls;
