@@ -59,6 +59,14 @@ pub fn certificate() -> Result<DtlsCert, rcgen::Error> {
     Ok(DtlsCert { certificate: certificate.der().to_vec(), private_key: key.serialize_der() })
 }
 
+/// HMAC-SHA1 of several parts as one, as STUN signs by.
+#[must_use]
+pub fn hmac_sha1(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, key));
+    parts.iter().for_each(|part| context.update(part));
+    context.sign().as_ref().try_into().expect("SHA-1 has 20 bytes")
+}
+
 fn failed(what: &str) -> CryptoError {
     CryptoError::Other(what.to_owned())
 }
@@ -68,9 +76,7 @@ struct Hashes;
 
 impl Sha1HmacProvider for Hashes {
     fn sha1_hmac(&self, key: &[u8], payloads: &[&[u8]]) -> [u8; 20] {
-        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, key));
-        payloads.iter().for_each(|payload| context.update(payload));
-        context.sign().as_ref().try_into().expect("SHA-1 has 20 bytes")
+        hmac_sha1(key, payloads)
     }
 }
 

@@ -8,7 +8,8 @@ use str0m::{
     change::SdpOffer,
     config::DtlsCert,
     format::{Codec as RtcCodec, PayloadParams},
-    media::{Direction, KeyframeRequestKind, MediaKind, Mid},
+    ice::StunMessage,
+    media::{KeyframeRequestKind, Media, MediaKind, Mid},
     net::{Protocol, Receive},
     rtp::{ExtensionValues, RtpPacket, RtpWrite, VideoOrientation},
 };
@@ -26,6 +27,8 @@ pub struct Peer {
     rtc: Rtc,
     /// The address that the candidate in the answer names: where datagrams are taken to have been sent to.
     local: SocketAddr,
+    /// Our part of the ICE credentials: STUN that was signed by it comes from the other side.
+    credentials: IceCreds,
     audio: Option<Mid>,
     video: Option<Mid>,
     closed: bool,
@@ -74,7 +77,7 @@ impl Peer {
         let mut rtc = Rtc::builder()
             .set_crypto_provider(crypto::provider())
             .set_dtls_cert(certificate)
-            .set_local_ice_credentials(credentials)
+            .set_local_ice_credentials(credentials.clone())
             .set_ice_lite(true)
             .set_rtp_mode(true)
             .set_send_buffer_video(KEPT_PACKETS)
@@ -88,7 +91,7 @@ impl Peer {
         rtc.add_local_candidate(candidate);
         let answer = rtc.sdp_api().accept_offer(offer).map_err(|error| unworkable(&error))?;
         let sdp = answer.to_sdp_string();
-        let mut peer = Self { rtc, local, audio: None, video: None, closed: false };
+        let mut peer = Self { rtc, local, credentials, audio: None, video: None, closed: false };
         peer.find_tracks(&sdp, role)?;
         Ok(Answered { peer, sdp, ufrag })
     }
@@ -136,7 +139,7 @@ impl Peer {
     /// What was agreed on for a track.
     fn parameters(&self, kind: TrackKind) -> impl Iterator<Item = &PayloadParams> {
         let media = self.mid(kind).and_then(|mid| self.rtc.media(mid));
-        let numbers = media.map(|media| media.remote_pts()).unwrap_or_default();
+        let numbers = media.map(Media::remote_pts).unwrap_or_default();
         let known = self.rtc.codec_config().params();
         numbers.iter().filter_map(move |number| known.iter().find(|params| params.pt() == *number))
     }
@@ -176,6 +179,13 @@ impl Peer {
     }
 }
 
+/// Our part of the user name in a STUN request, by which it finds its session.
+#[must_use]
+pub fn stun_user(datagram: &[u8]) -> Option<&str> {
+    let message = StunMessage::parse(datagram).ok()?;
+    message.is_binding_request().then(|| message.username()?.split_once(':')).flatten().map(|(ours, _)| ours)
+}
+
 /// What of `parameters` must be equal on both sides.
 fn codec(parameters: &PayloadParams) -> Option<Codec> {
     let spec = parameters.spec();
@@ -199,6 +209,14 @@ fn orientation(bits: u8) -> VideoOrientation {
 
 impl Endpoint for Peer {
     fn accepts(&self, source: SocketAddr, datagram: &[u8], now: Instant) -> bool {
+        // RFC 7983: 0 to 3 is STUN. str0m takes anything from an address that it knows.
+        if datagram.first().is_some_and(|first| *first < 4) {
+            let signed = |message: &StunMessage<'_>| {
+                message.verify(self.credentials.pass.as_bytes(), crypto::hmac_sha1)
+            };
+            return stun_user(datagram) == Some(self.credentials.ufrag.as_str())
+                && StunMessage::parse(datagram).is_ok_and(|message| signed(&message));
+        }
         let Ok(received) = Receive::new(Protocol::Udp, source, self.local, datagram) else { return false };
         self.rtc.accepts(&Input::Receive(now, received))
     }
@@ -298,7 +316,10 @@ impl Endpoint for Peer {
 mod tests {
     use std::time::Duration;
 
-    use str0m::change::{SdpAnswer, SdpPendingOffer};
+    use str0m::{
+        change::{SdpAnswer, SdpPendingOffer},
+        media::Direction,
+    };
 
     use super::*;
 

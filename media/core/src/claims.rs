@@ -118,8 +118,8 @@ impl Claims {
         if self.room != name.room {
             return Err(Denied::Room);
         }
-        let named = |stream: &Box<str>| **stream == *"*" || *stream == name.stream;
-        if streams.iter().any(named) { Ok(()) } else { Err(Denied::Stream(verb)) }
+        let named = |stream: &str| stream == "*" || *stream == *name.stream;
+        if streams.iter().any(|stream| named(stream)) { Ok(()) } else { Err(Denied::Stream(verb)) }
     }
 }
 

@@ -249,7 +249,8 @@ mod tests {
                     let (first, became) = *epoch.get_or_insert((sequence, out));
                     prop_assert_eq!(out - became, sequence - first, "as far from the first as at the publisher");
                     if out == became {
-                        let expected = highest.map_or(u64::from(start & 0x7fff), |highest| highest + 1);
+                        let begin = u64::from(start & 0x7fff);
+                        let expected = highest.map_or(begin, |highest| highest + 1);
                         prop_assert_eq!(out, expected, "a new source follows at once");
                     }
                     highest = highest.max(Some(out));
