@@ -20,10 +20,10 @@ use edge_hub_core::{
         AcceptedTokens, BoundObjects, OfflinePolicy, Presence, PresentedToken, SignatureVerdict, TokenHash,
         decide_offline, is_bootstrap_token,
     },
+    claims,
     clock::Now,
     collection::Lookup,
     identity::{Details, Principal},
-    jwt::{Jwt, KeySet, MAX_TOKEN_BYTES},
     record::RecordChange,
     review::{
         AcceptedToken, TokenVerdict, access_verdict, subject_access_review, token_review, token_verdict,
@@ -31,6 +31,7 @@ use edge_hub_core::{
     token::ExpiredToken,
 };
 use http::{HeaderMap, Request, StatusCode, header};
+use proto::jwt::{KeySet, MAX_TOKEN_BYTES};
 use proto_kube::{object::ObjectKey, status::Status};
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -321,7 +322,7 @@ impl Hub {
         }
         let issuer = lock(&self.authenticator.issuer);
         let keys = issuer.keys.as_ref();
-        keys.zip(Jwt::parse(token).ok()).is_some_and(|(keys, jwt)| signature::holds(&jwt, keys))
+        keys.zip(claims::parse(token).ok()).is_some_and(|(keys, jwt)| signature::holds(&jwt, keys))
     }
 
     /// What the API server said of a token when this node's kubelet asked, as good as if the hub had asked.
@@ -353,7 +354,7 @@ impl Hub {
     }
 
     fn accept_token(&self, token: &str, hash: TokenHash, principal: &Principal, details: &Details) {
-        let expires_seconds = Jwt::parse(token).ok().and_then(|jwt| jwt.claims.exp);
+        let expires_seconds = claims::parse(token).ok().and_then(|jwt| jwt.claims.exp);
         let details = if details.is_short() { details.clone() } else { Details::default() };
         let accepted = AcceptedToken { principal: principal.clone(), details, expires_seconds };
         let changes = lock(&self.authenticator.accepted).accept(self.clock.now(), hash, accepted);
@@ -364,7 +365,7 @@ impl Hub {
         if is_bootstrap_token(token) {
             return Err(joining_must_wait());
         }
-        let jwt = Jwt::parse(token).ok();
+        let jwt = claims::parse(token).ok();
         let accepted = lock(&self.authenticator.accepted).held(hash).cloned();
         let (verdict, policy) = {
             let issuer = lock(&self.authenticator.issuer);

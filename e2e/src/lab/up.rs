@@ -150,32 +150,10 @@ fn build(
     program: PathBuf,
     steps: &Steps,
 ) -> Result<Lab> {
-    let nodes: Vec<String> = (1..=options.nodes).map(|number| format!("node-{number}")).collect();
     let names = Names::new(id);
     fresh_logs(dir)?;
     link_assets(dir, &assets, &program)?;
-    let mut state = {
-        let _subnets = state::lock_subnets()?;
-        let families = if options.dual_stack { Families::DualStack } else { Families::Ipv4 };
-        let seed = u16::from_str_radix(&id[..4], 16).expect("an id is six hex digits");
-        let subnet = Subnet::choose(seed, families)?;
-        let state = State {
-            id: id.to_owned(),
-            created: now_nanoseconds(),
-            complete: false,
-            subnet: if options.tunnel { subnet.behind_router() } else { subnet },
-            nodes,
-            hub: options.hub,
-            kubelets: options.kubelets,
-            pools: options.pools,
-            tunnel: options.tunnel,
-            assets,
-            program,
-        };
-        state.write(dir)?;
-        network::build(&names, state.subnet, &state.nodes)?;
-        state
-    };
+    let mut state = wire(options, dir, id, assets, program)?;
     if let Some(process) = options.bound_to {
         start_guard(dir, &state, process)?;
     }
@@ -198,12 +176,8 @@ fn build(
     let authority = Authority::create(&dir.join("pki"))?;
     cloud.prepare(&authority)?;
     steps.done("certificates");
-    if options.tunnel {
-        let edge = lab.names.node(&lab.state.nodes[0]);
-        let tunnel = lab.tunnel(&namespace, &edge)?;
-        tunnel.prepare_server(&authority)?;
-        tunnel.start_server(&lab.state.program)?;
-        steps.done("tunnel-server ready");
+    if state.tunnel {
+        start_tunnel_server(&lab, &authority, steps)?;
     }
     cloud.start()?;
     if options.controllers {
@@ -217,21 +191,7 @@ fn build(
         make_pods(&lab, &cloud, &authority)?;
     }
     steps.done("kubeconfigs written");
-    if state.pools > 0 {
-        super::pool::start(&lab, cloud.kubectl()?, &authority, &cloud.server())?;
-        steps.done(&format!("{} pools, and a coordinator on {}", state.pools, state.nodes[0]));
-    }
-    if options.tunnel {
-        let edge = lab.names.node(&lab.state.nodes[0]);
-        let tunnel = lab.tunnel(&namespace, &edge)?;
-        tunnel.prepare_agent()?;
-        tunnel.start_agent(&lab.state.program)?;
-        tunnel.wait_link()?;
-        steps.done("the tunnel's link is up");
-    }
-    if state.hub == HubKind::EdgeHub {
-        start_hubs(&lab, &cloud, &authority, steps)?;
-    }
+    start_edge(&lab, &cloud, &authority, steps)?;
     if options.controllers {
         cloud.wait_controllers()?;
         steps.done("kube-controller-manager and kube-scheduler work");
@@ -242,6 +202,59 @@ fn build(
     state.complete = true;
     state.write(dir)?;
     Ok(Lab::of(dir.to_owned(), state))
+}
+
+/// Chooses a subnet, writes the record of the lab, and makes its namespaces and links.
+fn wire(options: &UpOptions, dir: &Path, id: &str, assets: Assets, program: PathBuf) -> Result<State> {
+    let nodes: Vec<String> = (1..=options.nodes).map(|number| format!("node-{number}")).collect();
+    let _subnets = state::lock_subnets()?;
+    let families = if options.dual_stack { Families::DualStack } else { Families::Ipv4 };
+    let seed = u16::from_str_radix(&id[..4], 16).expect("an id is six hex digits");
+    let subnet = Subnet::choose(seed, families)?;
+    let state = State {
+        id: id.to_owned(),
+        created: now_nanoseconds(),
+        complete: false,
+        subnet: if options.tunnel { subnet.behind_router() } else { subnet },
+        nodes,
+        hub: options.hub,
+        kubelets: options.kubelets,
+        pools: options.pools,
+        tunnel: options.tunnel,
+        assets,
+        program,
+    };
+    state.write(dir)?;
+    network::build(&Names::new(id), state.subnet, &state.nodes)?;
+    Ok(state)
+}
+
+/// Starts the tunnel's end in the cloud, whose socket the API server looks for at its first dial.
+fn start_tunnel_server(lab: &Lab, authority: &Authority, steps: &Steps) -> Result<()> {
+    let (namespace, edge) = (lab.names.cloud(), lab.names.node(&lab.state.nodes[0]));
+    let tunnel = lab.tunnel(&namespace, &edge)?;
+    tunnel.prepare_server(authority)?;
+    tunnel.start_server(&lab.state.program)?;
+    steps.done("tunnel-server ready");
+    Ok(())
+}
+
+/// Starts what stands between nodes and cloud: coordinators, the tunnel's agent, hubs.
+fn start_edge(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, steps: &Steps) -> Result<()> {
+    let state = &lab.state;
+    if state.pools > 0 {
+        super::pool::start(lab, cloud.kubectl()?, authority, &cloud.server())?;
+        steps.done(&format!("{} pools, and a coordinator on {}", state.pools, state.nodes[0]));
+    }
+    if state.tunnel {
+        let (namespace, edge) = (lab.names.cloud(), lab.names.node(&state.nodes[0]));
+        let tunnel = lab.tunnel(&namespace, &edge)?;
+        tunnel.prepare_agent()?;
+        tunnel.start_agent(&state.program)?;
+        tunnel.wait_link()?;
+        steps.done("the tunnel's link is up");
+    }
+    if state.hub == HubKind::EdgeHub { start_hubs(lab, cloud, authority, steps) } else { Ok(()) }
 }
 
 /// Empties the logs of a former lab in the same folder, so that their end belongs to this one.

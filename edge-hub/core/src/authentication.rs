@@ -11,9 +11,9 @@ use std::time::Duration;
 use proto_kube::status::Status;
 use serde::{Deserialize, Serialize};
 
+use crate::claims::{Claims, KubernetesClaims, ObjectReference};
 use crate::clock::Now;
 use crate::identity::Principal;
-use crate::jwt::{Claims, KubernetesClaims, ObjectReference};
 use crate::record::{self, DamagedRecord, RecordChange};
 use crate::review::AcceptedToken;
 use crate::token::ExpiredToken;

@@ -3,12 +3,12 @@
 pub mod access;
 pub mod authentication;
 pub mod body;
+pub mod claims;
 pub mod client_review;
 pub mod collection;
 pub mod documents;
 pub mod filter;
 pub mod identity;
-pub mod jwt;
 pub mod lease;
 pub mod link;
 pub mod offline;
