@@ -161,7 +161,7 @@ const BUILT_IN: &[(&str, &str, &str, &str, &str)] = &[
     ("coordination.k8s.io", "v1", "leases", "Lease", "np"),
     ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", "np"),
     ("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", "n"),
-    ("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", "s"),
+    ("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", "ps"),
     ("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", ""),
     ("storage.k8s.io", "v1", "csidrivers", "CSIDriver", ""),
     ("storage.k8s.io", "v1", "csinodes", "CSINode", ""),

@@ -72,6 +72,11 @@ impl Lab {
         self.hub_of(node, &self.names.node(node))?.status()
     }
 
+    /// What the hub of `node` counts (`/metrics`).
+    pub fn hub_metrics(&self, node: &str) -> Result<String> {
+        self.hub_of(node, &self.names.node(node))?.metrics()
+    }
+
     /// The log of a part of `node`.
     pub fn log(&self, node: &str, part: NodePart) -> Result<String> {
         let path = self.processes.log(&self.process_name(node, part)?);

@@ -139,6 +139,11 @@ impl Hub<'_> {
         probe::unix(&self.admin_socket(), "/readyz")
     }
 
+    /// What the hub counts.
+    pub(crate) fn metrics(&self) -> Result<String> {
+        probe::unix_body(&self.admin_socket(), "/metrics").map_err(LabError::Invalid)
+    }
+
     /// What the hub says of itself.
     pub(crate) fn status(&self) -> Result<serde_json::Value> {
         let answer = probe::unix_body(&self.admin_socket(), "/status").map_err(LabError::Invalid)?;

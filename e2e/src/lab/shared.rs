@@ -13,6 +13,20 @@ use super::{HubKind, Lab, NodePart, Nodes, UpOptions, real_or_skip};
 /// How many nodes a shared lab has: as many tests may run in it at the same time.
 const NODES: u8 = 2;
 
+/// How many nodes a shared lab of two pools has: three and one.
+const NODES_IN_POOLS: u8 = 4;
+
+/// Which shared lab is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nodes with hubs alone.
+    Hubs,
+    /// Whole nodes.
+    Nodes,
+    /// Whole nodes in two pools.
+    Pools,
+}
+
 /// A node of a shared lab, held by one test. Dropping it heals the node and starts what the test has killed.
 #[derive(Debug)]
 pub struct ClaimedNode {
@@ -31,10 +45,11 @@ impl ClaimedNode {
     /// If the lab does not come up: a test cannot go on without it, and the message says what failed.
     pub fn claim(test: &str, program: &str, kubelets: bool) -> Option<ClaimedNode> {
         real_or_skip(test, kubelets)?;
-        let claimed = shared(Path::new(program), kubelets).and_then(|lab| {
-            let (name, held) = take(&lab, test)?;
-            Ok(ClaimedNode { lab, name, _held: held })
-        });
+        let claimed =
+            shared(Path::new(program), if kubelets { Kind::Nodes } else { Kind::Hubs }).and_then(|lab| {
+                let (name, held) = take(&lab, test)?;
+                Ok(ClaimedNode { lab, name, _held: held })
+            });
         Some(claimed.unwrap_or_else(|error| panic!("{test}: the shared lab: {error}")))
     }
 
@@ -84,9 +99,22 @@ impl ClaimedLab {
     /// # Panics
     /// If the lab does not come up.
     pub fn claim(test: &str, program: &str) -> Option<ClaimedLab> {
+        Self::claim_of(test, program, Kind::Nodes)
+    }
+
+    /// As [`ClaimedLab::claim`], the lab of two pools: `node-1` to `node-3` in `pool-1`, whose coordinator is on `node-1`, and
+    /// `node-4` in `pool-2`.
+    ///
+    /// # Panics
+    /// If the lab does not come up.
+    pub fn claim_pools(test: &str, program: &str) -> Option<ClaimedLab> {
+        Self::claim_of(test, program, Kind::Pools)
+    }
+
+    fn claim_of(test: &str, program: &str, kind: Kind) -> Option<ClaimedLab> {
         real_or_skip(test, true)?;
         let claimed = || {
-            let lab = shared(Path::new(program), true)?;
+            let lab = shared(Path::new(program), kind)?;
             let hold = |name: &String| {
                 let held = hold(&lab, name)?;
                 Ok(ClaimedNode { lab: Lab::open(lab.dir())?, name: name.clone(), _held: held })
@@ -104,10 +132,14 @@ impl ClaimedLab {
 }
 
 /// The lab of this run: opened if it stands, else built.
-fn shared(program: &Path, kubelets: bool) -> Result<Lab> {
+fn shared(program: &Path, kind: Kind) -> Result<Lab> {
     let owner = owner();
-    let kind = if kubelets { "nodes" } else { "hubs" };
-    let dir: PathBuf = std::env::temp_dir().join(format!("eyot-test-{owner}-{kind}"));
+    let (name, nodes, pools) = match kind {
+        Kind::Hubs => ("hubs", NODES, 0),
+        Kind::Nodes => ("nodes", NODES, 0),
+        Kind::Pools => ("pools", NODES_IN_POOLS, 2),
+    };
+    let dir: PathBuf = std::env::temp_dir().join(format!("eyot-test-{owner}-{name}"));
     fs::create_dir_all(&dir).map_err(LabError::io("create", &dir))?;
     let path = dir.join("shared.lock");
     let file = File::create(&path).map_err(LabError::io("create", &path))?;
@@ -120,12 +152,13 @@ fn shared(program: &Path, kubelets: bool) -> Result<Lab> {
     match Lab::open(&dir) {
         Ok(lab) => Ok(lab),
         Err(LabError::NoLab(_)) => Lab::up(&UpOptions {
-            kubelets,
+            kubelets: kind != Kind::Hubs,
+            pools,
             hub: HubKind::EdgeHub,
             program: Some(program.to_owned()),
             bound_to: Some(owner),
             verbose: true,
-            ..UpOptions::new(dir, NODES)
+            ..UpOptions::new(dir, nodes)
         }),
         Err(error) => Err(error),
     }
