@@ -77,7 +77,7 @@ fn only_a_node_of_the_pool_brings_up_a_link_and_the_server_says_why() {
     for (credential, reason) in [
         ("other", "node-9 is no node of pool hangzhou"),
         ("user", "and no node's"),
-        ("foreign", "UnknownIssuer"),
+        ("foreign", "invalid peer certificate"),
     ] {
         // A server of its own: it tells of one refusal in a minute, which is not to be the last agent's.
         rig.agent = None;

@@ -13,6 +13,28 @@ use super::{HubKind, Lab, NodePart, Nodes, UpOptions, real_or_skip};
 /// How many nodes a shared lab has: as many tests may run in it at the same time.
 const NODES: u8 = 2;
 
+/// Which lab tests share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nodes that are empty but for their hubs.
+    Hubs,
+    /// Whole nodes.
+    Nodes,
+    /// Whole nodes behind NAT, reached by the tunnel.
+    Tunnel,
+}
+
+impl Kind {
+    /// The end of the folder's name.
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Hubs => "hubs",
+            Kind::Nodes => "nodes",
+            Kind::Tunnel => "nat",
+        }
+    }
+}
+
 /// A node of a shared lab, held by one test. Dropping it heals the node and starts what the test has killed.
 #[derive(Debug)]
 pub struct ClaimedNode {
@@ -31,7 +53,8 @@ impl ClaimedNode {
     /// If the lab does not come up: a test cannot go on without it, and the message says what failed.
     pub fn claim(test: &str, program: &str, kubelets: bool) -> Option<ClaimedNode> {
         real_or_skip(test, kubelets)?;
-        let claimed = shared(Path::new(program), kubelets).and_then(|lab| {
+        let kind = if kubelets { Kind::Nodes } else { Kind::Hubs };
+        let claimed = shared(Path::new(program), kind).and_then(|lab| {
             let (name, held) = take(&lab, test)?;
             Ok(ClaimedNode { lab, name, _held: held })
         });
@@ -84,9 +107,21 @@ impl ClaimedLab {
     /// # Panics
     /// If the lab does not come up.
     pub fn claim(test: &str, program: &str) -> Option<ClaimedLab> {
+        Self::claim_kind(test, program, Kind::Nodes)
+    }
+
+    /// As [`ClaimedLab::claim`], of a lab whose nodes stand behind NAT.
+    ///
+    /// # Panics
+    /// If the lab does not come up.
+    pub fn claim_tunnel(test: &str, program: &str) -> Option<ClaimedLab> {
+        Self::claim_kind(test, program, Kind::Tunnel)
+    }
+
+    fn claim_kind(test: &str, program: &str, kind: Kind) -> Option<ClaimedLab> {
         real_or_skip(test, true)?;
         let claimed = || {
-            let lab = shared(Path::new(program), true)?;
+            let lab = shared(Path::new(program), kind)?;
             let hold = |name: &String| {
                 let held = hold(&lab, name)?;
                 Ok(ClaimedNode { lab: Lab::open(lab.dir())?, name: name.clone(), _held: held })
@@ -104,10 +139,9 @@ impl ClaimedLab {
 }
 
 /// The lab of this run: opened if it stands, else built.
-fn shared(program: &Path, kubelets: bool) -> Result<Lab> {
+fn shared(program: &Path, kind: Kind) -> Result<Lab> {
     let owner = owner();
-    let kind = if kubelets { "nodes" } else { "hubs" };
-    let dir: PathBuf = std::env::temp_dir().join(format!("eyot-test-{owner}-{kind}"));
+    let dir: PathBuf = std::env::temp_dir().join(format!("eyot-test-{owner}-{}", kind.word()));
     fs::create_dir_all(&dir).map_err(LabError::io("create", &dir))?;
     let path = dir.join("shared.lock");
     let file = File::create(&path).map_err(LabError::io("create", &path))?;
@@ -120,7 +154,8 @@ fn shared(program: &Path, kubelets: bool) -> Result<Lab> {
     match Lab::open(&dir) {
         Ok(lab) => Ok(lab),
         Err(LabError::NoLab(_)) => Lab::up(&UpOptions {
-            kubelets,
+            kubelets: kind != Kind::Hubs,
+            tunnel: kind == Kind::Tunnel,
             hub: HubKind::EdgeHub,
             program: Some(program.to_owned()),
             bound_to: Some(owner),
