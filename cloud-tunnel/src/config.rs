@@ -210,9 +210,9 @@ impl AgentConfig {
     }
 }
 
-/// Whether a node can have this address: not the agent's own loopback, where other things listen, nor a group's.
+/// Whether a node can have this address.
 fn is_host_address(address: IpAddr) -> bool {
-    !(address.is_loopback() || address.is_unspecified() || address.is_multicast())
+    !(address.is_unspecified() || address.is_multicast())
 }
 
 fn server(address: &str, name: Option<&str>) -> Result<Server, ConfigError> {
@@ -290,7 +290,7 @@ mod tests {
             (SERVER.replace("node-2", "node-1"), "node-1 is named twice"),
             (format!("{SERVER}doors: {{httpConnect: here.sock}}\n"), "doors.httpConnect"),
             (format!("{SERVER}doors: {{httpConnect: /s}}\nadminSocket: /s\n"), "adminSocket"),
-            (format!("{SERVER}log: {{level: loud}}\n"), "log.level"),
+            (format!("{SERVER}log: {{level: 'info,x=loud'}}\n"), "log.level"),
         ] {
             let error = written(&text, ServerConfig::load).expect_err("refused");
             assert!(error.contains(needle), "{error} should name {needle}");
@@ -299,7 +299,7 @@ mod tests {
             (AGENT.replace(":10264", ""), "servers"),
             (AGENT.replace("['tunnel.example.com:10264']", "[]"), "servers"),
             (format!("{AGENT}serverName: 'a b'\n"), "serverName"),
-            (AGENT.replace("192.168.77.11", "127.0.0.1"), "nodes"),
+            (AGENT.replace("192.168.77.11", "0.0.0.0"), "nodes"),
             (AGENT.replace("192.168.77.11", "here"), "nodes"),
             (AGENT.replace("nodeName: node-1", "nodeName: ''"), "nodeName"),
         ] {

@@ -14,6 +14,7 @@ use crate::lab::{
     Slow, Status, UpOptions, Way, all_programs, build_judges, cache_root,
 };
 
+mod daemon;
 mod help;
 
 use help::{DEMO_ABOUT, DEMO_JSON, LAB_ABOUT, LAB_EXAMPLE, SLOW_EXAMPLE};
@@ -299,16 +300,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let command = match cli.command {
-        Top::Hub { arguments } => return run_hub(arguments),
-        Top::Coordinator { arguments } => {
-            return pool_coordinator::main_with(named("pool-coordinator", arguments));
-        }
-        Top::TunnelServer { arguments } => {
-            return cloud_tunnel::server_main_with(named("tunnel-server", arguments));
-        }
-        Top::TunnelAgent { arguments } => {
-            return cloud_tunnel::agent_main_with(named("tunnel-agent", arguments));
-        }
+        Top::Hub { arguments } => return daemon::hub(arguments),
+        Top::Coordinator { arguments } => return daemon::coordinator(arguments),
+        Top::TunnelServer { arguments } => return daemon::tunnel_server(arguments),
+        Top::TunnelAgent { arguments } => return daemon::tunnel_agent(arguments),
         Top::Demo(options) => return crate::demo::run(&options),
         Top::Janitor { parent } => return crate::demo::run_janitor(&parent),
         Top::Delay { link, mean, jitter } => {
@@ -328,24 +323,6 @@ fn finish(result: Result<(), LabError>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The command line of a daemon that this program holds.
-fn named(program: &str, arguments: Vec<OsString>) -> impl Iterator<Item = OsString> {
-    std::iter::once(OsString::from(program)).chain(arguments)
-}
-
-/// The one place where the roof starts a hub.
-fn run_hub(mut arguments: Vec<OsString>) -> ExitCode {
-    if arguments.first().is_some_and(|first| first == "--exit-with-parent") {
-        arguments.remove(0);
-        // Whoever holds the other end of stdin has gone, by kill -9 perhaps; this process must not outlive it.
-        std::thread::spawn(|| {
-            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            std::process::exit(1);
-        });
-    }
-    edge_hub::main_with(named("edge-hub", arguments))
 }
 
 fn run_lab(command: LabCommand) -> Result<(), LabError> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cloud_tunnel::config::{AgentConfig, ServerConfig};
 use edge_hub::config::Config;
 use proto_daemon::exit::Exit;
 
@@ -15,9 +16,14 @@ fn shipped(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// The unit's settings, each with its last value.
+/// The hub's unit.
 fn unit() -> BTreeMap<String, String> {
-    let text = fs::read_to_string(shipped("edge-hub.service")).expect("the unit is readable");
+    unit_of("edge-hub.service")
+}
+
+/// A unit's settings, each with its last value.
+fn unit_of(name: &str) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(shipped(name)).expect("the unit is readable");
     let settings = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
     settings.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
@@ -76,4 +82,51 @@ fn nodes_may_read_the_keys_of_tokens_and_the_pools_and_nothing_else() {
     let pools = serde_json::json!([{ "apiGroups": ["apps.openyurt.io"],
         "resources": ["nodepools", "nodebuckets"], "verbs": ["get", "list", "watch"] }]);
     assert_eq!(roles[0]["rules"], pools);
+}
+
+/// What every unit of the tunnel keeps to: its folders are those of the configuration, it starts again where that helps.
+fn unit_fits(program: &str, sockets: &[&Path]) {
+    let unit = unit_of(&format!("{program}.service"));
+    let run = Path::new("/run").join(&unit["RuntimeDirectory"]);
+    assert!(sockets.iter().all(|socket| socket.parent() == Some(&run)), "{sockets:?} stand in {run:?}");
+    let config = Path::new("/etc").join(&unit["ConfigurationDirectory"]).join(format!("{program}.yaml"));
+    let wanted = format!("/usr/local/bin/{program} --config {}", config.display());
+    assert_eq!(unit["ExecStart"], wanted);
+    assert_eq!(unit["ExecStartPre"], format!("{wanted} --check-config"));
+    assert_eq!(unit["RestartPreventExitStatus"], format!("{} {}", Exit::Usage.code(), Exit::Config.code()));
+    let stop: u64 = unit["TimeoutStopSec"].parse().expect("seconds");
+    assert!(stop > cloud_tunnel::link::control::DRAIN_GRACE.as_secs(), "a drain has its time");
+}
+
+#[test]
+fn both_ends_of_the_tunnel_are_shipped_and_fit_each_other() {
+    let server = ServerConfig::load(&shipped("tunnel-server.yaml")).expect("the example is valid");
+    let agent = AgentConfig::load(&shipped("tunnel-agent.yaml")).expect("the example is valid");
+    unit_fits("tunnel-server", &[&server.file.admin_socket, &server.file.doors.http_connect]);
+    unit_fits("tunnel-agent", &[&agent.file.admin_socket]);
+    assert!(server.pool.has(&agent.file.node_name), "the agent's certificate is one of the pool's");
+    assert!(agent.file.nodes.iter().all(|node| server.pool.has(&node.name)));
+    assert_eq!((agent.file.pool.as_str(), agent.allow.len()), (server.pool.name.as_str(), server.pool.len()));
+    let port = server.file.listen[0].port();
+    assert!(agent.servers.iter().all(|server| server.address.ends_with(&format!(":{port}"))));
+    // The keys that are left out have the values that the examples show.
+    let bare = "serving: {certificate: /c, key: /k}\nclientCA: /ca\npool: {name: a, nodes: [b]}\n";
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("bare.yaml");
+    fs::write(&path, bare).expect("written");
+    let bare = ServerConfig::load(&path).expect("valid");
+    assert_eq!(bare.file.doors.http_connect, server.file.doors.http_connect);
+    assert_eq!((bare.file.listen, bare.file.admin_socket), (server.file.listen, server.file.admin_socket));
+}
+
+#[test]
+fn the_egress_selector_names_the_servers_door() {
+    let path = shipped("egress-selector-configuration.yaml");
+    let egress: serde_json::Value = proto_daemon::config::load(&path).expect("a YAML document");
+    let server = ServerConfig::load(&shipped("tunnel-server.yaml")).expect("the example is valid");
+    let selection = &egress["egressSelections"][0];
+    assert_eq!(selection["name"], "cluster");
+    assert_eq!(selection["connection"]["proxyProtocol"], "HTTPConnect");
+    let door = selection["connection"]["transport"]["uds"]["udsName"].as_str().map(Path::new);
+    assert_eq!(door, Some(server.file.doors.http_connect.as_path()));
 }

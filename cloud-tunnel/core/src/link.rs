@@ -345,9 +345,9 @@ mod tests {
     fn what_answers_pings_but_never_introduces_itself_is_no_tunnel() {
         let mut link = Link::new(ms(0), hello(1, 1));
         link.poll(ms(0));
-        for now in (0..5000).step_by(100) {
-            link.heard(ms(now));
-            assert_eq!(link.poll(ms(now)), None);
+        for time in (0..5000).step_by(100) {
+            link.heard(ms(time));
+            assert_eq!(link.poll(ms(time)), None);
         }
         assert_eq!(link.poll(ms(5000)), Some(Action::Close(End::NoHello)));
     }

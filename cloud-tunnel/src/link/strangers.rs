@@ -98,25 +98,14 @@ mod tests {
                 let _ = self.1.send(self.0);
             }
         }
-        let known = tokio::sync::oneshot::channel::<()>();
-        let (mut told, hear) = (Some(known.0), known.1);
-        for number in 0..5 {
-            let tell = Tell(number, done.clone());
-            let is_known = if number == 0 { told.take() } else { None };
-            strangers.spawn(|stranger| async move {
-                let _tell = tell;
-                if let Some(told) = is_known {
-                    drop(stranger);
-                    let _ = told.send(());
-                    std::future::pending::<()>().await;
-                }
-                let _stranger = stranger;
-                std::future::pending::<()>().await;
-            });
-            if number == 0 {
-                break;
-            }
-        }
+        let (told, hear) = tokio::sync::oneshot::channel::<()>();
+        let first = Tell(0, done.clone());
+        strangers.spawn(|stranger| async move {
+            let _first = first;
+            drop(stranger);
+            let _ = told.send(());
+            std::future::pending::<()>().await;
+        });
         hear.await.expect("the first is known");
         for number in 1..5 {
             let tell = Tell(number, done.clone());

@@ -93,12 +93,16 @@ fn archive(path: &Path, blobs: &Blobs, index: &Value) -> std::io::Result<()> {
 /// The one layer: the program, and the folders that a container expects.
 fn layer(program: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut layer = tar::Builder::new(Vec::new());
-    for (folder, mode) in [("etc/", 0o755), ("state/", 0o755), ("tmp/", 0o1777)] {
+    for (folder, mode) in [("bin/", 0o755), ("etc/", 0o755), ("state/", 0o755), ("tmp/", 0o1777)] {
         let mut header = header(0, mode);
         header.set_entry_type(tar::EntryType::Directory);
         layer.append_data(&mut header, folder, std::io::empty())?;
     }
     append(&mut layer, POD_PROGRAM.trim_start_matches('/'), program, 0o755)?;
+    // kubectl cp runs `tar` in the container; the program is one, by that name.
+    let mut link = header(0, 0o777);
+    link.set_entry_type(tar::EntryType::Symlink);
+    layer.append_link(&mut link, "bin/tar", POD_PROGRAM)?;
     layer.into_inner()
 }
 

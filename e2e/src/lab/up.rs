@@ -165,20 +165,12 @@ fn build(
 
     let namespace = names.cloud();
     let lab = Lab::of(dir.to_owned(), state.clone());
-    for node in &state.nodes {
-        let counted = lab.calibrate(node)?;
-        let (bytes, packets) = (counted.received_bytes, counted.received_packets);
-        steps.done(&format!(
-            "{node}: 1 MiB crossed the link as {bytes} bytes in {packets} packets, counted exactly"
-        ));
-    }
+    calibrate(&lab, steps)?;
     let cloud = lab.cloud_of(&namespace);
     let authority = Authority::create(&dir.join("pki"))?;
     cloud.prepare(&authority)?;
     steps.done("certificates");
-    if state.tunnel {
-        start_tunnel_server(&lab, &authority, steps)?;
-    }
+    start_tunnel_server(&lab, &authority, steps)?;
     cloud.start()?;
     if options.controllers {
         cloud.start_controllers()?;
@@ -229,16 +221,6 @@ fn wire(options: &UpOptions, dir: &Path, id: &str, assets: Assets, program: Path
     Ok(state)
 }
 
-/// Starts the tunnel's end in the cloud, whose socket the API server looks for at its first dial.
-fn start_tunnel_server(lab: &Lab, authority: &Authority, steps: &Steps) -> Result<()> {
-    let (namespace, edge) = (lab.names.cloud(), lab.names.node(&lab.state.nodes[0]));
-    let tunnel = lab.tunnel(&namespace, &edge)?;
-    tunnel.prepare_server(authority)?;
-    tunnel.start_server(&lab.state.program)?;
-    steps.done("tunnel-server ready");
-    Ok(())
-}
-
 /// Starts what stands between nodes and cloud: coordinators, the tunnel's agent, hubs.
 fn start_edge(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, steps: &Steps) -> Result<()> {
     let state = &lab.state;
@@ -246,14 +228,7 @@ fn start_edge(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, steps: &Steps
         super::pool::start(lab, cloud.kubectl()?, authority, &cloud.server())?;
         steps.done(&format!("{} pools, and a coordinator on {}", state.pools, state.nodes[0]));
     }
-    if state.tunnel {
-        let (namespace, edge) = (lab.names.cloud(), lab.names.node(&state.nodes[0]));
-        let tunnel = lab.tunnel(&namespace, &edge)?;
-        tunnel.prepare_agent()?;
-        tunnel.start_agent(&state.program)?;
-        tunnel.wait_link()?;
-        steps.done("the tunnel's link is up");
-    }
+    start_tunnel_agent(lab, steps)?;
     if state.hub == HubKind::EdgeHub { start_hubs(lab, cloud, authority, steps) } else { Ok(()) }
 }
 
@@ -347,6 +322,45 @@ fn node_files(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, node: &str) -
         let path = folder.join(agent.kubeconfig());
         kubeconfig::write(&path, &server, authority.pem(), "default", &credential)?;
     }
+    Ok(())
+}
+
+/// Proves that each node's link counts to the byte.
+fn calibrate(lab: &Lab, steps: &Steps) -> Result<()> {
+    for node in &lab.state.nodes {
+        let counted = lab.calibrate(node)?;
+        let (bytes, packets) = (counted.received_bytes, counted.received_packets);
+        steps.done(&format!(
+            "{node}: 1 MiB crossed the link as {bytes} bytes in {packets} packets, counted exactly"
+        ));
+    }
+    Ok(())
+}
+
+/// Starts the tunnel's end in the cloud, where the lab has one: before the API server, which dials by it.
+fn start_tunnel_server(lab: &Lab, authority: &Authority, steps: &Steps) -> Result<()> {
+    if !lab.state.tunnel {
+        return Ok(());
+    }
+    let cloud = lab.names.cloud();
+    let tunnel = lab.tunnel(&cloud, "")?;
+    tunnel.prepare_server(authority)?;
+    tunnel.start_server(&lab.state.program)?;
+    steps.done("tunnel-server ready");
+    Ok(())
+}
+
+/// Starts the tunnel's end on the first node, where the lab has one, and waits for the link.
+fn start_tunnel_agent(lab: &Lab, steps: &Steps) -> Result<()> {
+    if !lab.state.tunnel {
+        return Ok(());
+    }
+    let edge = lab.names.node(&lab.state.nodes[0]);
+    let tunnel = lab.tunnel("", &edge)?;
+    tunnel.prepare_agent()?;
+    tunnel.start_agent(&lab.state.program)?;
+    tunnel.wait_link()?;
+    steps.done("the tunnel's link is up");
     Ok(())
 }
 
