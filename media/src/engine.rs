@@ -530,7 +530,7 @@ impl Engine {
 
 fn refusal(error: &OfferError) -> Refusal {
     match error {
-        OfferError::Syntax(_) => Refusal::new(400, "offer", error.to_string()),
+        OfferError::Syntax => Refusal::new(400, "offer", error.to_string()),
         OfferError::Unworkable(_) => Refusal::new(422, "offer", error.to_string()),
         OfferError::Codec(_) => Refusal::no_codec(error.to_string()),
     }
