@@ -15,6 +15,7 @@ use crate::lab::{
 };
 
 mod help;
+mod media;
 
 use help::{DEMO_ABOUT, DEMO_JSON, LAB_ABOUT, LAB_EXAMPLE, SLOW_EXAMPLE};
 
@@ -37,6 +38,12 @@ enum Top {
     /// Run an edge-hub; the lab and the demo start their hubs by this
     #[command(hide = true, disable_help_flag = true)]
     Hub {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run a media engine, as the program does under the name media-engine; the lab's pods do that
+    #[command(hide = true, disable_help_flag = true)]
+    MediaEngine {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -240,6 +247,7 @@ enum LabCommand {
         #[arg(long)]
         json: bool,
     },
+    Media(media::Arguments),
     /// Show which parts run, are ready, are cut off, are slow
     Status {
         #[command(flatten)]
@@ -266,6 +274,10 @@ enum LabCommand {
 /// Runs the `eyot` command with `arguments` (the program's name first); returns its exit status: 0, 1 for a failure
 /// that stderr explains, 2 for words that it does not know; for `exec`, that of the command.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut arguments = arguments.into_iter().peekable();
+    if arguments.peek().is_some_and(|name| media::is_engine(name)) {
+        return media::run_engine(arguments.skip(1));
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -276,6 +288,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let command = match cli.command {
         Top::Hub { arguments } => return run_hub(arguments),
+        Top::MediaEngine { arguments } => return media::run_engine(arguments),
         Top::Demo(options) => return crate::demo::run(&options),
         Top::Janitor { parent } => return crate::demo::run_janitor(&parent),
         Top::Delay { link, mean, jitter } => {
@@ -365,6 +378,7 @@ fn run_lab(command: LabCommand) -> Result<(), LabError> {
         LabCommand::Traffic { dir, json } => traffic(&dir, json),
         LabCommand::Compare { minutes, dir, json } => compare(minutes, dir, json),
         LabCommand::Requests { node, dir, json } => requests(&dir, &node, json),
+        LabCommand::Media(arguments) => media::run(arguments),
         LabCommand::Status { dir, json } => status(&dir, json),
         LabCommand::Down { dir, after_process: Some(process), created, .. } => {
             crate::lab::down_after(&dir.dir, process, created.unwrap_or_default())
@@ -604,6 +618,9 @@ mod tests {
             "eyot lab traffic --json --dir /tmp/l",
             "eyot lab status --json --dir /tmp/l",
             "eyot lab requests node-1 --json --dir /tmp/l",
+            "eyot lab media node-1 --dir /tmp/l",
+            "eyot lab media node-1 --subject bob --play cam --token --dir /tmp/l",
+            "eyot media-engine --config /tmp/m.yaml --check-config",
             "eyot lab compare --minutes 0.5 --json --dir /tmp/l",
             "eyot lab down --dir /tmp/l",
             "eyot demo",

@@ -20,6 +20,7 @@ mod image;
 mod informers;
 mod judge;
 mod kubeconfig;
+mod media;
 mod network;
 mod node;
 mod objects;
@@ -46,6 +47,7 @@ pub use expiry::{Certificate, HubOptions};
 pub use fault::{Cut, Slow, Way};
 pub use informers::{Board, CacheName, Collection, Informers, Told};
 pub use judge::{Judge, build_judges, locate_connect, locate_judges};
+pub use media::{EnginePod, Grant};
 pub use network::in_namespace;
 pub use node::Container;
 pub use process::wait_until;
@@ -385,6 +387,27 @@ impl Lab {
     /// `fetch HOST`, `cat FILE`.
     pub fn run_in_pod(&self, node: &str, pod: &str, arguments: &[&str]) -> Result<String> {
         self.node_of(node, &self.names.node(node))?.run_in_pod(pod, arguments)
+    }
+
+    /// Puts a media engine on `node` by the manifests of `deploy/`, or leaves the one that is there; returns where it speaks
+    /// HTTP when it is ready.
+    pub fn start_media(&self, node: &str) -> Result<std::net::SocketAddr> {
+        media::start(self, node)
+    }
+
+    /// The pods of media engines.
+    pub fn media_pods(&self) -> Result<Vec<EnginePod>> {
+        media::pods(self)
+    }
+
+    /// The containers of the media engine of `node`, dead ones too, asked of its containerd: true also while cut.
+    pub fn media_containers(&self, node: &str) -> Result<Vec<Container>> {
+        media::containers(self, node)
+    }
+
+    /// A token that the media engines of this lab take.
+    pub fn media_token(&self, grant: &Grant) -> Result<String> {
+        media::token(self, grant)
     }
 
     /// A kubectl from here to the kubelet's own port, for its `--raw` paths, with the administrator's token.
