@@ -368,7 +368,7 @@ fn run_lab(command: LabCommand) -> Result<(), LabError> {
             let lab = Lab::open(&dir.dir)?;
             lab.kill(&node, part)?;
             say(&format!("killed: the {} of {node}", word(part)));
-            if part != NodePart::Pod {
+            if !matches!(part, NodePart::Pod | NodePart::MediaEngine) {
                 let dir = lab.dir().display();
                 say(&format!("`eyot lab restart {node} {} --dir {dir}` starts it again", word(part)));
             }
@@ -619,6 +619,7 @@ mod tests {
             "eyot lab status --json --dir /tmp/l",
             "eyot lab requests node-1 --json --dir /tmp/l",
             "eyot lab media node-1 --dir /tmp/l",
+            "eyot lab kill node-1 media-engine --dir /tmp/l",
             "eyot lab media node-1 --subject bob --play cam --token --dir /tmp/l",
             "eyot media-engine --config /tmp/m.yaml --check-config",
             "eyot lab compare --minutes 0.5 --json --dir /tmp/l",

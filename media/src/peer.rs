@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use media_core::{Role, TrackKind};
 use str0m::{
-    Candidate, IceConnectionState, IceCreds, Input, Output as RtcOutput, Rtc,
+    Candidate, IceCreds, Input, Output as RtcOutput, Rtc,
     change::SdpOffer,
     config::DtlsCert,
     format::{Codec as RtcCodec, PayloadParams},
@@ -175,8 +175,8 @@ impl Peer {
             str0m::Event::Connected => Some(Event::Connected),
             str0m::Event::RtpPacket(packet) => self.packet(packet).map(Event::Packet),
             str0m::Event::KeyframeRequest(_) => Some(Event::KeyFrameWanted),
-            str0m::Event::IceConnectionStateChange(IceConnectionState::Disconnected)
-            | str0m::Event::Closed => Some(Event::Closed),
+            // That ICE hears nothing is no end: the session's own time-out says when it is, and until then it may come back.
+            str0m::Event::Closed => Some(Event::Closed),
             _ => None,
         }
     }

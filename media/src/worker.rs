@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use media_core::{Role, SessionId, StreamName, state::State, whip::Refusal};
+use media_core::{Role, SessionId, StreamName, session::Presence, state::State, whip::Refusal};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Serialize;
 use str0m::config::DtlsCert;
@@ -94,7 +94,7 @@ pub struct Snapshot {
 pub(crate) enum Command {
     Open(Offer, oneshot::Sender<Result<Opened, Refusal>>),
     Close(SessionId, oneshot::Sender<bool>),
-    Probe(SessionId, oneshot::Sender<bool>),
+    Probe(SessionId, oneshot::Sender<Presence>),
     List(oneshot::Sender<Vec<StreamStatus>>),
     ToldToEnd,
     Stop,
@@ -199,9 +199,9 @@ impl Worker {
         self.ask(|reply| Command::Close(session, reply)).await.unwrap_or(false)
     }
 
-    /// Whether a session is there.
-    pub async fn probe(&self, session: SessionId) -> bool {
-        self.ask(|reply| Command::Probe(session, reply)).await.unwrap_or(false)
+    /// What is known of a session.
+    pub async fn probe(&self, session: SessionId) -> Presence {
+        self.ask(|reply| Command::Probe(session, reply)).await.unwrap_or(Presence::Unknown)
     }
 
     /// Every stream.
@@ -353,7 +353,7 @@ impl Turn {
                 let _ = reply.send(self.engine.close(session, now, &mut wire));
             }
             Command::Probe(session, reply) => {
-                let _ = reply.send(self.engine.has(session));
+                let _ = reply.send(self.engine.presence(session));
             }
             Command::List(reply) => {
                 let _ = reply.send(self.engine.snapshot().streams);

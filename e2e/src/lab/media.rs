@@ -121,6 +121,15 @@ pub(crate) fn containers(lab: &Lab, node: &str) -> Result<Vec<Container>> {
     Ok(containers)
 }
 
+/// Kills the engine of `node` by SIGKILL; its kubelet starts it again.
+pub(crate) fn kill(lab: &Lab, node: &str) -> Result<()> {
+    let running = containers(lab, node)?.into_iter().find(|container| container.running);
+    let running = running.ok_or_else(|| {
+        LabError::Invalid(format!("no media engine runs on {node}; `eyot lab media {node}` starts one"))
+    })?;
+    lab.kill_pod(node, &running.pod)
+}
+
 /// A token that every engine of the lab takes.
 pub(crate) fn token(lab: &Lab, grant: &Grant) -> Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

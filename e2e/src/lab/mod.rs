@@ -77,7 +77,7 @@ pub struct Lab {
     processes: Processes,
 }
 
-/// A part of a node that can be killed; all but the pod can be restarted.
+/// A part of a node that can be killed; all but the pods can be restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum NodePart {
     /// The edge-hub.
@@ -92,6 +92,8 @@ pub enum NodePart {
     Coredns,
     /// The main container of the node's ordinary pod; the kubelet restarts it.
     Pod,
+    /// The container of the node's media engine; the kubelet restarts it.
+    MediaEngine,
 }
 
 /// Which nodes a command means.
@@ -336,14 +338,16 @@ impl Lab {
                 agents.start(agent)?;
                 agents.wait_ready(agent)
             }
-            NodePart::Pod => unreachable!("process_name refuses a pod"),
+            NodePart::Pod | NodePart::MediaEngine => unreachable!("process_name refuses a pod"),
         }
     }
 
     /// Kills a part of the node with SIGKILL. [`Lab::restart`] starts it again; a pod comes back by its kubelet.
     pub fn kill(&self, node: &str, part: NodePart) -> Result<()> {
-        if part == NodePart::Pod {
-            return self.kill_pod(node, &objects::pod_name(node));
+        match part {
+            NodePart::Pod => return self.kill_pod(node, &objects::pod_name(node)),
+            NodePart::MediaEngine => return media::kill(self, node),
+            _ => {}
         }
         if let Some(process) = self.processes.running(&self.process_name(node, part)?) {
             process::kill_all(&[process]);
@@ -455,7 +459,7 @@ impl Lab {
             NodePart::Containerd => Ok(self.node_of(node, &namespace)?.containerd_process()),
             NodePart::KubeProxy => Ok(self.agents_of(node, &namespace)?.process(Agent::KubeProxy)),
             NodePart::Coredns => Ok(self.agents_of(node, &namespace)?.process(Agent::CoreDns)),
-            NodePart::Pod => Err(LabError::Invalid(
+            NodePart::Pod | NodePart::MediaEngine => Err(LabError::Invalid(
                 "a pod cannot be restarted from outside: kill it, and the kubelet starts it again".to_owned(),
             )),
         }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::lab::{EnginePod, Grant, Lab, Nodes, UpOptions, real_or_skip, wait_until};
+use e2e::lab::{EnginePod, Grant, Lab, NodePart, Nodes, UpOptions, real_or_skip, wait_until};
 use serde_json::Value;
 
 use crate::browser::{Browser, packages_or_skip};
@@ -112,10 +112,10 @@ fn cut(stage: &Stage, browser: &mut Browser) {
 }
 
 /// Kills the engine's container and waits until the page plays by the next one.
-fn kill(stage: &Stage, browser: &mut Browser, pod: &EnginePod) {
+fn kill(stage: &Stage, browser: &mut Browser) {
     let containers = stage.running();
     assert_eq!(containers.len(), 1);
-    stage.lab.kill_pod(NODE, &pod.name).expect("it runs");
+    stage.lab.kill(NODE, NodePart::MediaEngine).expect("it runs");
     let killed = Instant::now();
     let again = || stage.running().iter().any(|id| !containers.contains(id));
     assert!(wait_until(LIMIT, again), "the kubelet starts the engine again while cut");
@@ -179,6 +179,16 @@ fn a_call_outlives_a_cut_and_the_death_of_its_engine() {
     eprintln!("{NAME}: a second viewer's first frame came {took:?} after its page was opened");
     browser.close("second");
 
-    kill(&stage, &mut browser, &before);
+    kill(&stage, &mut browser);
     heal(&stage, &mut browser, &before);
+    browser.close("call");
+
+    browser.open("h264", &stage.settings(engine, "ann", "publish=1&play=1&codec=H264"));
+    plays(&mut browser, "h264", "another codec");
+    let page = browser.read("h264");
+    assert_eq!(
+        (&page["publishing"]["codec"], &page["playing"]["codec"]),
+        (&"H264".into(), &"H264".into()),
+        "{page}"
+    );
 }

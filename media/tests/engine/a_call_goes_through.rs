@@ -97,6 +97,8 @@ fn the_same_subject_takes_over_without_a_seam() {
     flow(&mut [&mut first, &mut viewer], 20);
     let mut second = live(&engine, WHIP, "ann");
     talk(&mut [&mut first], "the first one is told goodbye", |peers| peers[0].closed);
+    let gone = engine.ask("GET", &first.session, &[], b"");
+    assert_eq!((gone.status, gone.detail().contains("same subject")), (410, true), "it learns why");
     let count = viewer.received.len();
     flow(&mut [&mut second, &mut viewer], count + 20);
     assert_whole(&viewer);
