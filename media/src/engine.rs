@@ -23,10 +23,10 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use str0m::config::DtlsCert;
 
 use crate::{
+    call::{Offer, Opened, Snapshot, StreamStatus, retry_after},
     endpoint::{Codec, Endpoint, Event, Output, Packet},
     metrics::{Direction, Metrics},
     peer::{OfferError, Peer, stun_user},
-    worker::{Offer, Opened, Snapshot, StreamStatus, retry_after},
 };
 
 /// Most addresses by which the other side of one session is known; its oldest is forgotten.

@@ -30,11 +30,12 @@ use tokio::{
 };
 
 use crate::{
+    call::{Offer, StreamStatus},
     cors::Cors,
     metrics::Metrics,
     page,
     token::TokenKeys,
-    worker::{Offer, StreamStatus, Worker},
+    worker::Worker,
 };
 
 /// How long a request may take to come, head and body each.
