@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cloud_tunnel::config::{AgentConfig, ServerConfig};
 use edge_hub::config::Config;
+use media::config::Config as MediaConfig;
 use proto_daemon::exit::Exit;
 
 fn shipped(name: &str) -> PathBuf {
@@ -59,7 +60,11 @@ fn the_unit_starts_before_the_kubelet_and_not_again_where_that_cannot_help() {
 
 /// The documents of `rbac.yaml`.
 fn rights() -> Vec<serde_json::Value> {
-    let path = shipped("rbac.yaml");
+    documents("rbac.yaml")
+}
+
+fn documents(name: &str) -> Vec<serde_json::Value> {
+    let path = shipped(name);
     let text = fs::read_to_string(&path).expect("it is readable");
     let documents = text.split("\n---\n");
     documents.map(|text| proto_daemon::config::parse(&path, text).expect("a YAML document")).collect()
@@ -129,4 +134,81 @@ fn the_egress_selector_names_the_servers_door() {
     assert_eq!(selection["connection"]["proxyProtocol"], "HTTPConnect");
     let door = selection["connection"]["transport"]["uds"]["udsName"].as_str().map(Path::new);
     assert_eq!(door, Some(server.file.doors.http_connect.as_path()));
+}
+
+fn media_object(kind: &str, name: &str) -> serde_json::Value {
+    let found = documents("media.yaml")
+        .into_iter()
+        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+    found.unwrap_or_else(|| panic!("no {kind} {name} in media.yaml"))
+}
+
+/// The pod of the media engines, and its one container.
+fn media_pod() -> (serde_json::Value, serde_json::Value) {
+    let pod = media_object("DaemonSet", "media-engine")["spec"]["template"]["spec"].clone();
+    let container = pod["containers"][0].clone();
+    assert_eq!(pod["containers"].as_array().map(Vec::len), Some(1));
+    (pod, container)
+}
+
+#[test]
+fn the_media_engines_configuration_is_accepted_and_is_that_of_the_manifest() {
+    let candidate = [192, 0, 2, 1].into();
+    let path = shipped("media-engine.yaml");
+    let config = MediaConfig::load(&path, Some(candidate)).expect("the example is valid");
+    assert!(!config.is_narrowed(), "it takes tokens");
+    let text = fs::read_to_string(&path).expect("it is readable");
+    assert_eq!(media_object("ConfigMap", "media-engine")["data"]["media-engine.yaml"], text.as_str());
+}
+
+#[test]
+fn the_media_engines_pod_provides_what_its_configuration_names() {
+    let config =
+        MediaConfig::load(&shipped("media-engine.yaml"), Some([192, 0, 2, 1].into())).expect("valid");
+    let (pod, container) = media_pod();
+    let mounts = container["volumeMounts"].as_array().expect("a list");
+    let mounted =
+        |path: &Path| mounts.iter().any(|mount| mount["mountPath"].as_str().map(Path::new) == path.parent());
+    let keys = config.file.tokens.expect("it takes tokens").keys;
+    let words: Vec<&str> =
+        container["args"].as_array().expect("a list").iter().filter_map(|w| w.as_str()).collect();
+    let ["--config", file, "--candidate", "$(HOST_IP)"] = words[..] else { panic!("{words:?}") };
+    for path in [Path::new(file), &keys, &config.file.admin_socket] {
+        assert!(mounted(path), "{} is in a volume", path.display());
+    }
+    for (probe, route) in
+        [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]
+    {
+        let command = container[probe]["exec"]["command"].as_array().expect("a list");
+        let asks = command[..3]
+            == container["command"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .cloned()
+                .chain(["--config".into(), file.into()])
+                .collect::<Vec<_>>();
+        assert!(asks && command[command.len() - 2..] == ["--probe", route], "{probe}: {command:?}");
+    }
+    let grace = pod["terminationGracePeriodSeconds"].as_u64().expect("seconds");
+    assert_eq!(config.file.drain_limit.as_secs() + 5, grace);
+}
+
+#[test]
+fn a_media_engine_has_the_nodes_network_and_no_other_right() {
+    let (pod, container) = media_pod();
+    assert_eq!((&pod["hostNetwork"], &pod["automountServiceAccountToken"]), (&true.into(), &false.into()));
+    assert_eq!(
+        (&pod["serviceAccountName"], &pod["securityContext"]["runAsNonRoot"]),
+        (&serde_json::Value::Null, &true.into())
+    );
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    let own = &container["securityContext"];
+    assert_eq!(
+        (&own["readOnlyRootFilesystem"], &own["allowPrivilegeEscalation"]),
+        (&true.into(), &false.into())
+    );
+    assert_eq!(own["capabilities"]["drop"], serde_json::json!(["ALL"]));
+    let kinds: Vec<_> = documents("media.yaml").iter().map(|object| object["kind"].clone()).collect();
+    assert_eq!(kinds, ["Namespace", "ConfigMap", "ConfigMap", "DaemonSet"], "no rights are asked for");
 }

@@ -223,7 +223,7 @@ mod tests {
             ("cors: ['https://*.example']".to_owned(), "origin"),
             ("limits: {sessions: 0}".to_owned(), "limits"),
             ("limits: {session: 1}".to_owned(), "session"),
-            ("log: {level: loud}".to_owned(), "loud"),
+            ("log: {level: 'info,x=loud'}".to_owned(), "loud"),
             ("drainLimit: 5 parsecs".to_owned(), "drainLimit"),
         ] {
             let error = load(&text, None).expect_err(needle).to_string();

@@ -2,7 +2,7 @@
 //! the socket.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use media_core::{
     keyframe::{self, KeyFrameRequests},
     offer,
     room::{Stream, Streams},
-    session::{End, Session, SessionState},
+    session::{End, Presence, Session, SessionState},
     state::State,
     whip::Refusal,
 };
@@ -23,16 +23,19 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use str0m::config::DtlsCert;
 
 use crate::{
+    call::{Offer, Opened, Snapshot, StreamStatus, retry_after},
     endpoint::{Codec, Endpoint, Event, Output, Packet},
     metrics::{Direction, Metrics},
     peer::{OfferError, Peer, stun_user},
-    worker::{Offer, Opened, Snapshot, StreamStatus, retry_after},
 };
 
 /// Most addresses by which the other side of one session is known; its oldest is forgotten.
 const MAX_ADDRESSES: usize = 8;
 /// Most turns of one session without the time moving: what wants more is not getting anywhere.
 const MAX_TURNS: usize = 32;
+
+/// How many sessions that were taken over are remembered, so that their owners learn it and do not come back.
+const MAX_REMEMBERED: usize = 256;
 
 /// Who sends datagrams.
 pub trait Sender {
@@ -80,6 +83,8 @@ pub struct Engine {
     by_address: HashMap<SocketAddr, SessionId>,
     streams: Streams,
     key_frames: BTreeMap<StreamName, KeyFrameRequests>,
+    /// Sessions that were taken over, the newest last.
+    taken_over: VecDeque<SessionId>,
 }
 
 impl Engine {
@@ -106,6 +111,7 @@ impl Engine {
             by_address: HashMap::new(),
             streams: Streams::default(),
             key_frames: BTreeMap::new(),
+            taken_over: VecDeque::new(),
         }
     }
 
@@ -125,10 +131,16 @@ impl Engine {
         self.members.is_empty() && self.streams.is_empty()
     }
 
-    /// Whether a session is there.
+    /// What is known of a session.
     #[must_use]
-    pub fn has(&self, session: SessionId) -> bool {
-        self.members.contains_key(&session)
+    pub fn presence(&self, session: SessionId) -> Presence {
+        if self.members.contains_key(&session) {
+            Presence::Here
+        } else if self.taken_over.contains(&session) {
+            Presence::TakenOver
+        } else {
+            Presence::Unknown
+        }
     }
 
     /// What there is.
@@ -251,7 +263,7 @@ impl Engine {
 
     /// Ends a session at its owner's word; false if there is none.
     pub fn close(&mut self, session: SessionId, now: Instant, wire: &mut dyn Sender) -> bool {
-        let there = self.has(session);
+        let there = self.members.contains_key(&session);
         self.end(session, End::Deleted, now, wire);
         there
     }
@@ -287,6 +299,12 @@ impl Engine {
         let lasted = self.since(now).saturating_sub(member.session.began());
         let (role, why_text) = (member.session.role().as_str(), why.as_str());
         tracing::info!(role, %session, ?lasted, why = why_text, "a session ends");
+        if why == End::TakenOver {
+            self.taken_over.push_back(session);
+            while self.taken_over.len() > MAX_REMEMBERED {
+                self.taken_over.pop_front();
+            }
+        }
         self.streams.leave(session, why == End::Deleted, self.since(now));
         self.state = self.state.with_sessions_left(self.members.len());
     }
@@ -530,7 +548,7 @@ impl Engine {
 
 fn refusal(error: &OfferError) -> Refusal {
     match error {
-        OfferError::Syntax(_) => Refusal::new(400, "offer", error.to_string()),
+        OfferError::Syntax => Refusal::new(400, "offer", error.to_string()),
         OfferError::Unworkable(_) => Refusal::new(422, "offer", error.to_string()),
         OfferError::Codec(_) => Refusal::no_codec(error.to_string()),
     }

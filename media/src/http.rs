@@ -20,6 +20,7 @@ use media_core::{
     admission::RequestRates,
     claims::Wish,
     offer::MAX_OFFER_BYTES,
+    session::Presence,
     whip::{Action, Refusal, action},
 };
 use proto_daemon::shutdown::Shutdown;
@@ -29,11 +30,12 @@ use tokio::{
 };
 
 use crate::{
+    call::{Offer, StreamStatus},
     cors::Cors,
     metrics::Metrics,
     page,
     token::TokenKeys,
-    worker::{Offer, StreamStatus, Worker},
+    worker::Worker,
 };
 
 /// How long a request may take to come, head and body each.
@@ -97,9 +99,13 @@ impl Front {
                 Ok(answer)
             }
             Action::Nothing => Ok(empty(StatusCode::NO_CONTENT)),
-            Action::Probe(session) if self.worker.probe(session).await => Ok(empty(StatusCode::NO_CONTENT)),
+            Action::Probe(session) => match self.worker.probe(session).await {
+                Presence::Here => Ok(empty(StatusCode::NO_CONTENT)),
+                Presence::TakenOver => Err(Refusal::taken_over()),
+                Presence::Unknown => Err(Refusal::no_session()),
+            },
             Action::Close(session) if self.worker.close(session).await => Ok(empty(StatusCode::OK)),
-            Action::Probe(_) | Action::Close(_) => Err(Refusal::no_session()),
+            Action::Close(_) => Err(Refusal::no_session()),
             Action::List(stream) => self.list(stream, text(header::AUTHORIZATION)).await,
             Action::Open(role, stream) => {
                 let wish = match role {

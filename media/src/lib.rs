@@ -1,6 +1,7 @@
 //! The media engine: WHIP publishers and WHEP viewers in a pod with fixed ports.
 
 pub mod admin;
+pub mod call;
 pub mod config;
 pub mod cors;
 pub mod crypto;

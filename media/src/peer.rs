@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use media_core::{Role, TrackKind};
 use str0m::{
-    Candidate, IceConnectionState, IceCreds, Input, Output as RtcOutput, Rtc,
+    Candidate, IceCreds, Input, Output as RtcOutput, Rtc,
     change::SdpOffer,
     config::DtlsCert,
     format::{Codec as RtcCodec, PayloadParams},
@@ -48,8 +48,8 @@ pub struct Answered {
 #[derive(Debug, thiserror::Error)]
 pub enum OfferError {
     /// No SDP.
-    #[error("the offer is no SDP: {0}")]
-    Syntax(String),
+    #[error("the offer is no SDP that can be read: a line is broken, or what it refers to is missing")]
+    Syntax,
     /// SDP that makes no session.
     #[error("the offer cannot work: {0}")]
     Unworkable(String),
@@ -70,8 +70,11 @@ impl Peer {
         certificate: DtlsCert,
         now: Instant,
     ) -> Result<Answered, OfferError> {
-        let offer =
-            SdpOffer::from_sdp_string(offer).map_err(|error| OfferError::Syntax(error.to_string()))?;
+        let offer = SdpOffer::from_sdp_string(offer).map_err(|error| {
+            // Its text holds addresses of this process's memory.
+            tracing::debug!(%error, "an offer was not read");
+            OfferError::Syntax
+        })?;
         let credentials = IceCreds::new();
         let ufrag = credentials.ufrag.clone();
         let mut rtc = Rtc::builder()
@@ -172,8 +175,8 @@ impl Peer {
             str0m::Event::Connected => Some(Event::Connected),
             str0m::Event::RtpPacket(packet) => self.packet(packet).map(Event::Packet),
             str0m::Event::KeyframeRequest(_) => Some(Event::KeyFrameWanted),
-            str0m::Event::IceConnectionStateChange(IceConnectionState::Disconnected)
-            | str0m::Event::Closed => Some(Event::Closed),
+            // That ICE hears nothing is no end: the session's own time-out says when it is, and until then it may come back.
+            str0m::Event::Closed => Some(Event::Closed),
             _ => None,
         }
     }
@@ -510,7 +513,7 @@ mod tests {
         let certificate = crypto::certificate().expect("a certificate");
         let answer =
             |offer: &str, role| Peer::answer(offer, role, ENGINE.into(), certificate.clone(), now).map(drop);
-        assert!(matches!(answer("hello", Role::Viewer), Err(OfferError::Syntax(_))));
+        assert!(matches!(answer("hello", Role::Viewer), Err(OfferError::Syntax)));
         let (_, offer) = Client::new(Direction::SendOnly, now);
         answer(&offer, Role::Publisher).expect("as it is");
         let alien = offer.replace("VP8/90000", "NEW/90000");

@@ -79,6 +79,9 @@ fn start(arguments: &Arguments) -> Result<(), RunError> {
     }
     if arguments.check_config {
         token_keys(&config)?;
+        if config.is_narrowed() {
+            println!("no `tokens`: the engine will listen on {} and {} only", config.http, config.media);
+        }
         println!("{} is good", arguments.config.display());
         return Ok(());
     }

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,9 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use media_core::{Role, SessionId, StreamName, state::State, whip::Refusal};
-use ring::rand::{SecureRandom as _, SystemRandom};
-use serde::Serialize;
+use media_core::{SessionId, session::Presence, state::State, whip::Refusal};
 use str0m::config::DtlsCert;
 use tokio::{
     net::UdpSocket,
@@ -22,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    call::{Offer, Opened, Snapshot, StreamStatus, retry_after},
     engine::{Engine, Sender},
     metrics::{Direction, Metrics},
 };
@@ -38,63 +37,11 @@ const IDLE_TICK: Duration = Duration::from_millis(500);
 /// Bytes that the kernel keeps of what has come and not been taken, if it may.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
-/// An offer that is to be answered. Whoever sends it has checked the token.
-#[derive(Debug)]
-pub struct Offer {
-    /// Publisher or viewer.
-    pub role: Role,
-    /// Of which stream.
-    pub stream: StreamName,
-    /// Who asks, as the token says.
-    pub subject: Box<str>,
-    /// The offer.
-    pub sdp: String,
-    /// Where the request came from.
-    pub address: IpAddr,
-}
-
-/// What an offer was answered with.
-#[derive(Debug)]
-pub struct Opened {
-    /// The new session.
-    pub session: SessionId,
-    /// The SDP answer.
-    pub sdp: String,
-    /// What stands in the strong `ETag`: it names this ICE session.
-    pub tag: String,
-}
-
-/// A stream as `/streams` and `/status` show it.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StreamStatus {
-    /// The room.
-    pub room: Box<str>,
-    /// Its name.
-    pub stream: Box<str>,
-    /// Whether its publisher is live.
-    pub live: bool,
-    /// How many play it.
-    pub viewers: usize,
-    /// The codecs that its packets have.
-    pub codecs: Vec<&'static str>,
-}
-
-/// What the worker was doing last.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Snapshot {
-    /// Sessions of any state.
-    pub sessions: usize,
-    /// Every stream.
-    pub streams: Vec<StreamStatus>,
-}
-
 /// What the worker is asked.
 pub(crate) enum Command {
     Open(Offer, oneshot::Sender<Result<Opened, Refusal>>),
     Close(SessionId, oneshot::Sender<bool>),
-    Probe(SessionId, oneshot::Sender<bool>),
+    Probe(SessionId, oneshot::Sender<Presence>),
     List(oneshot::Sender<Vec<StreamStatus>>),
     ToldToEnd,
     Stop,
@@ -199,9 +146,9 @@ impl Worker {
         self.ask(|reply| Command::Close(session, reply)).await.unwrap_or(false)
     }
 
-    /// Whether a session is there.
-    pub async fn probe(&self, session: SessionId) -> bool {
-        self.ask(|reply| Command::Probe(session, reply)).await.unwrap_or(false)
+    /// What is known of a session.
+    pub async fn probe(&self, session: SessionId) -> Presence {
+        self.ask(|reply| Command::Probe(session, reply)).await.unwrap_or(Presence::Unknown)
     }
 
     /// Every stream.
@@ -245,15 +192,6 @@ impl Worker {
         let turned = Duration::from_millis(self.turned.load(Ordering::Relaxed));
         self.began.elapsed().saturating_sub(turned)
     }
-}
-
-/// 2 to 5 seconds, at random: who was refused at once does not come back at once.
-#[must_use]
-pub fn retry_after() -> u8 {
-    let mut byte = [0];
-    // Without randomness all wait alike, which is no harm.
-    let _ = SystemRandom::new().fill(&mut byte);
-    2 + byte[0] % 4
 }
 
 /// The socket as the engine sends by it.
@@ -353,7 +291,7 @@ impl Turn {
                 let _ = reply.send(self.engine.close(session, now, &mut wire));
             }
             Command::Probe(session, reply) => {
-                let _ = reply.send(self.engine.has(session));
+                let _ = reply.send(self.engine.presence(session));
             }
             Command::List(reply) => {
                 let _ = reply.send(self.engine.snapshot().streams);

@@ -1,6 +1,7 @@
 //! The daemons that the `eyot` program holds as hidden commands, so that a lab needs no second program.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// The command line of a daemon that this program holds.
@@ -34,4 +35,17 @@ pub(super) fn tunnel_server(arguments: Vec<OsString>) -> ExitCode {
 /// The one place where the roof starts a tunnel-agent.
 pub(super) fn tunnel_agent(arguments: Vec<OsString>) -> ExitCode {
     cloud_tunnel::agent_main_with(named("tunnel-agent", arguments))
+}
+
+/// The name of the media engine's program: who calls `eyot` by it means the engine, as the lab's image does.
+const ENGINE: &str = "media-engine";
+
+/// Whether a program that was called by `name` is the media engine.
+pub(super) fn is_engine(name: &OsStr) -> bool {
+    Path::new(name).file_name().is_some_and(|name| name == ENGINE)
+}
+
+/// The one place where the roof starts a media engine.
+pub(super) fn media_engine(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    media::main_with(std::iter::once(OsString::from(ENGINE)).chain(arguments))
 }

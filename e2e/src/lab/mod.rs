@@ -20,6 +20,7 @@ mod image;
 mod informers;
 mod judge;
 mod kubeconfig;
+mod media;
 mod network;
 mod node;
 mod objects;
@@ -49,6 +50,7 @@ pub use expiry::{Certificate, HubOptions};
 pub use fault::{Cut, Slow, Way};
 pub use informers::{Board, CacheName, Collection, Informers, Told};
 pub use judge::{Judge, build_judges, locate_connect, locate_judges};
+pub use media::{EnginePod, Grant};
 pub use network::in_namespace;
 pub use node::Container;
 pub use process::wait_until;
@@ -79,7 +81,7 @@ pub struct Lab {
     processes: Processes,
 }
 
-/// A part of a node that can be killed; all but the pod can be restarted.
+/// A part of a node that can be killed; all but the pods can be restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum NodePart {
     /// The edge-hub.
@@ -100,6 +102,8 @@ pub enum NodePart {
     TunnelServer,
     /// The main container of the node's ordinary pod; the kubelet restarts it.
     Pod,
+    /// The container of the node's media engine; the kubelet restarts it.
+    MediaEngine,
 }
 
 /// Which nodes a command means.
@@ -362,14 +366,16 @@ impl Lab {
                 tunnel.start_agent(&self.program())?;
                 tunnel.wait_link()
             }
-            NodePart::TunnelServer | NodePart::Pod => unreachable!("answered before"),
+            NodePart::TunnelServer | NodePart::Pod | NodePart::MediaEngine => unreachable!("answered before"),
         }
     }
 
     /// Kills a part of the node with SIGKILL. [`Lab::restart`] starts it again; a pod comes back by its kubelet.
     pub fn kill(&self, node: &str, part: NodePart) -> Result<()> {
-        if part == NodePart::Pod {
-            return self.kill_pod(node, &objects::pod_name(node));
+        match part {
+            NodePart::Pod => return self.kill_pod(node, &objects::pod_name(node)),
+            NodePart::MediaEngine => return media::kill(self, node),
+            _ => {}
         }
         if let Some(process) = self.processes.running(&self.process_name(node, part)?) {
             process::kill_all(&[process]);
@@ -413,6 +419,27 @@ impl Lab {
     /// `fetch HOST`, `cat FILE`.
     pub fn run_in_pod(&self, node: &str, pod: &str, arguments: &[&str]) -> Result<String> {
         self.node_of(node, &self.names.node(node))?.run_in_pod(pod, arguments)
+    }
+
+    /// Puts a media engine on `node` by the manifests of `deploy/`, or leaves the one that is there; returns where it speaks
+    /// HTTP when it is ready.
+    pub fn start_media(&self, node: &str) -> Result<std::net::SocketAddr> {
+        media::start(self, node)
+    }
+
+    /// The pods of media engines.
+    pub fn media_pods(&self) -> Result<Vec<EnginePod>> {
+        media::pods(self)
+    }
+
+    /// The containers of the media engine of `node`, dead ones too, asked of its containerd: true also while cut.
+    pub fn media_containers(&self, node: &str) -> Result<Vec<Container>> {
+        media::containers(self, node)
+    }
+
+    /// A token that the media engines of this lab take.
+    pub fn media_token(&self, grant: &Grant) -> Result<String> {
+        media::token(self, grant)
     }
 
     /// A kubectl from here to the kubelet's own port, for its `--raw` paths, with the administrator's token.
@@ -471,7 +498,7 @@ impl Lab {
             NodePart::TunnelAgent | NodePart::TunnelServer => Err(LabError::Invalid(
                 "a lab of `up --tunnel` has one tunnel-agent, on its first node, and one tunnel-server, on `cloud`".to_owned(),
             )),
-            NodePart::Pod => Err(LabError::Invalid(
+            NodePart::Pod | NodePart::MediaEngine => Err(LabError::Invalid(
                 "a pod cannot be restarted from outside: kill it, and the kubelet starts it again".to_owned(),
             )),
         }

@@ -70,6 +70,17 @@ impl End {
     }
 }
 
+/// What an engine knows of a session by its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It is there.
+    Here,
+    /// A newer publisher of the same subject took its place: who comes back would take it from that one.
+    TakenOver,
+    /// It is over, or was never there; after a restart nobody is known.
+    Unknown,
+}
+
 /// One session's life. Times are since the engine's start.
 #[derive(Debug, Clone)]
 pub struct Session {

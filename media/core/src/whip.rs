@@ -76,6 +76,12 @@ impl Refusal {
         Self::new(404, "no_session", "this session is over, or was never here: begin again by POST")
     }
 
+    /// The session's place was taken by its own subject.
+    #[must_use]
+    pub fn taken_over() -> Self {
+        Self::new(410, "taken_over", "a newer session of the same subject publishes this stream")
+    }
+
     /// No token, or one that does not hold.
     #[must_use]
     pub fn unauthorized(detail: impl Into<Cow<'static, str>>) -> Self {
