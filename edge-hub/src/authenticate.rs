@@ -24,6 +24,7 @@ use edge_hub_core::{
     collection::Lookup,
     identity::{Details, Principal},
     jwt::{Jwt, KeySet, MAX_TOKEN_BYTES},
+    link::LinkState,
     record::RecordChange,
     review::{
         AcceptedToken, TokenVerdict, access_verdict, subject_access_review, token_review, token_verdict,
@@ -374,8 +375,10 @@ impl Hub {
                 Some(_) => SignatureVerdict::Invalid,
             });
             // That an ended token goes on working is for a cut only, not for a review that failed.
-            let expired_token =
-                if self.is_connected() { ExpiredToken::Deny } else { self.config.file.offline.expired_token };
+            let (expired_token, reachable_until) = match *self.link.borrow() {
+                LinkState::Connected => (ExpiredToken::Deny, Duration::ZERO),
+                LinkState::Cut { since_unix } => (self.config.file.offline.expired_token, since_unix),
+            };
             let policy = OfflinePolicy {
                 expired_token,
                 issuer: issuer.issuer.clone(),
@@ -407,6 +410,7 @@ impl Hub {
     pub async fn ask_access(&self, principal: &Principal, key: &AccessKey) -> Option<bool> {
         let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
         let answer = self.review(path, subject_access_review(principal, key)).await.ok()?;
+                reachable_until,
         let allowed = access_verdict(&answer)
             .map_err(|error| tracing::warn!(%error, "SubjectAccessReview cannot be read"))
             .ok()?;

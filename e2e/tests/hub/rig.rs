@@ -307,13 +307,18 @@ impl Rig {
         let mut request = e2e::cloud::model::Request::new(
             e2e::cloud::model::Identity::Certificate(e2e::cloud::model::Principal::node("n1")),
             "POST",
+        self.pod_since(Duration::ZERO)
+    }
+
+    /// The same with a token that was made so long ago. It was good for an hour.
+    pub(crate) fn pod_since(&self, ago: Duration) -> Client {
             path,
         );
         request.body = json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"}}})
             .to_string()
             .into();
         request.user_agent = CLIENT.into();
-        let answer = self.cloud.with(|cloud, now| cloud.handle(now, &request));
+        let answer = self.cloud.with(|cloud, now| cloud.handle(now.saturating_sub(ago), &request));
         let e2e::cloud::model::AnswerKind::Full { response, .. } = answer.kind else {
             panic!("a watch is no token")
         };

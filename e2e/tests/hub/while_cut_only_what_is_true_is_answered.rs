@@ -1,5 +1,7 @@
 //! While cut: reads are marked with their age, tokens are real ones, writes are refused without a promise.
 
+use std::time::Duration;
+
 use e2e::cloud::LinkState;
 use http::header::{RETRY_AFTER, WARNING};
 use serde_json::{Value, json};
@@ -106,6 +108,31 @@ fn a_remembered_review_answers_the_very_question_that_the_cloud_was_asked() {
         for question in [review("q"), later] {
             let (status, _) = kubelet.call("POST", REVIEWS, "application/json", &question).await.unwrap();
             assert_eq!(status, 503, "the cloud was never asked that, or nobody knows what it was asked");
+        }
+    });
+}
+
+#[test]
+fn a_token_that_ended_before_the_cut_does_not_come_back_to_life() {
+    run(async {
+        let mut rig = Rig::new();
+        rig.start_hub().await;
+        let (pod, hour) = (rig.pod(), Duration::from_secs(3600));
+        let mut informer = Informer::new(pod.clone());
+        informer.until(&[("a", "1"), ("b", "1")]).await;
+        let old = rig.pod_since(2 * hour);
+        let path = format!("{CONFIG_MAPS}?resourceVersion=0");
+        assert_eq!(old.get(&path).await.unwrap().0, 401);
+        for restart in [false, true] {
+            rig.cut(LinkState::Refused).await;
+            if restart {
+                rig.stop_hub().await;
+                rig.start_hub().await;
+            }
+            assert_eq!(old.get(&path).await.unwrap().0, 401, "restart {restart}");
+            assert_eq!(pod.get(&path).await.unwrap().0, 200, "restart {restart}");
+            rig.heal().await;
+            rig.heal_seen().await;
         }
     });
 }
