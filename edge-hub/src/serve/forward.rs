@@ -13,7 +13,7 @@ use proto_kube::{
     status::Status,
 };
 
-use super::{Call, answer, read, resource_access};
+use super::{Call, answer, hop::strip_hop_headers, read, resource_access};
 use crate::{
     decode::Inflate,
     hub::{Hub, collection_access},
@@ -28,36 +28,6 @@ const STREAM_HEAD_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Answers up to this size are read whole before they are passed on; OpenAPI with many CRDs is the largest.
 const MAX_DOCUMENT_BYTES: usize = 32 * 1024 * 1024;
 const BODY_PATIENCE: Duration = Duration::from_secs(15);
-
-/// Headers of one hop; they mean nothing on the next.
-const HOP_HEADERS: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-/// Drops what belongs to one connection only.
-pub(super) fn strip_hop_headers(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in HOP_HEADERS {
-        headers.remove(name);
-    }
-}
 
 /// Under what a single object's answer is kept.
 pub(super) fn single_key(uri: &Uri, format: Format) -> String {

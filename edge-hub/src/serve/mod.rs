@@ -4,6 +4,7 @@ mod answer;
 mod filtered;
 mod formats;
 mod forward;
+mod hop;
 mod offline;
 mod overlaid;
 mod read;
@@ -95,6 +96,9 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
     guest.welcome();
     note(&principal, &head);
     hub.renew_credential(&principal, &credential);
+    if let Err(status) = hop::refuse_named_identity(&head.headers) {
+        return answer::refuse(&status);
+    }
     let Some(slot) =
         Slot::take(&hub.authenticator.in_flight(&principal), hub.config.file.limits.requests_per_principal)
     else {
@@ -120,7 +124,7 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
         return upgrade::pass(&hub, &credential, request, slot).await;
     }
     // What is decided on here must be what the cloud will see.
-    forward::strip_hop_headers(&mut head.headers);
+    hop::strip_hop_headers(&mut head.headers);
     if head.headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_err()) {
         return answer::refuse(&Status::bad_request("the Accept header is no text"));
     }
