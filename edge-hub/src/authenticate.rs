@@ -146,7 +146,24 @@ pub struct Authenticator {
     unknown_reviews: Semaphore,
     accepted: Mutex<AcceptedTokens>,
     issuer: Mutex<IssuerKeys>,
-    in_flight: Mutex<BTreeMap<Principal, Arc<AtomicUsize>>>,
+    in_flight: Mutex<BTreeMap<Principal, InFlight>>,
+}
+
+/// The requests of one principal that have not been answered to their end.
+#[derive(Clone, Debug, Default)]
+pub struct InFlight {
+    /// Those that end by themselves.
+    pub short: Arc<AtomicUsize>,
+    /// Watches, logs and upgrades.
+    pub streams: Arc<AtomicUsize>,
+}
+
+impl InFlight {
+    fn is_held(&self) -> bool {
+        [&self.short, &self.streams]
+            .into_iter()
+            .any(|count| Arc::strong_count(count) > 1 || count.load(Ordering::Relaxed) > 0)
+    }
 }
 
 impl Authenticator {
@@ -202,13 +219,13 @@ impl Authenticator {
         records
     }
 
-    /// The counter of a principal's requests in flight. Counters that nobody holds are dropped.
-    pub fn in_flight(&self, principal: &Principal) -> Arc<AtomicUsize> {
+    /// The counters of a principal's requests in flight. Counters that nobody holds are dropped.
+    pub fn in_flight(&self, principal: &Principal) -> InFlight {
         let mut counters = lock(&self.in_flight);
         if counters.len() > 1024 {
-            counters.retain(|_, count| Arc::strong_count(count) > 1 || count.load(Ordering::Relaxed) > 0);
+            counters.retain(|_, count| count.is_held());
         }
-        Arc::clone(counters.entry(principal.clone()).or_default())
+        counters.entry(principal.clone()).or_default().clone()
     }
 }
 

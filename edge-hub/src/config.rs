@@ -100,8 +100,10 @@ pub enum ProtocolName {
 pub struct LimitsFile {
     /// Connections at a time.
     pub connections: usize,
-    /// Requests in flight of one principal, watches included.
+    /// Requests in flight of one principal, without watches, logs and upgrades.
     pub requests_per_principal: usize,
+    /// Watches, logs and upgrades of one principal. It does not hold for this node itself.
+    pub watches_per_principal: usize,
     /// Collections with an upstream watch of their own.
     pub collections: usize,
     /// Largest answer that is taken from the cloud for the cache, in MiB, and the most that lists which are filtered on
@@ -116,6 +118,7 @@ impl Default for LimitsFile {
         Self {
             connections: 2048,
             requests_per_principal: 1024,
+            watches_per_principal: 4096,
             collections: 2048,
             list_mib: 64,
             ring_kib: 1024,
@@ -222,8 +225,10 @@ impl TryFrom<ConfigFile> for Config {
         if file.state_limit_mib < 16 {
             return Err(refuse("stateLimitMib", "must be at least 16"));
         }
-        if file.limits.connections == 0 || file.limits.requests_per_principal == 0 {
-            return Err(refuse("limits", "connections and requestsPerPrincipal must be at least 1"));
+        let limits = &file.limits;
+        if [limits.connections, limits.requests_per_principal, limits.watches_per_principal].contains(&0) {
+            let why = "connections, requestsPerPrincipal and watchesPerPrincipal must be at least 1";
+            return Err(refuse("limits", why));
         }
         if file.idle_watch < Duration::from_secs(30) {
             return Err(refuse("idleWatch", "must be at least 30s, or each read would list again"));

@@ -37,6 +37,8 @@ use crate::{
 
 /// Largest body of a write, as kube-apiserver has it.
 const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+/// Largest body of a request for a stream, which has none.
+const MAX_STREAM_BODY_BYTES: usize = 4 * 1024;
 /// How long a client may pause inside its body.
 const BODY_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -99,15 +101,14 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
     if let Err(status) = hop::refuse_named_identity(&head.headers) {
         return answer::refuse(&status);
     }
-    let Some(slot) =
-        Slot::take(&hub.authenticator.in_flight(&principal), hub.config.file.limits.requests_per_principal)
-    else {
-        let text = "too many requests of this user are in flight at this node's hub";
-        return answer::refuse(&Status::too_many_requests(text, 1));
-    };
     let info = match RequestInfo::parse(head.method.as_str(), head.uri.path(), head.uri.query()) {
         Ok(info) => info,
         Err(status) => return answer::refuse(&status),
+    };
+    let kind = slot::Kind::of(&info, is_upgrade(&head.headers));
+    let Some(slot) = Slot::take_of(&hub, &principal, kind) else {
+        let text = "too many requests of this user are in flight at this node's hub";
+        return answer::refuse(&Status::too_many_requests(text, 1));
     };
     let chain = match &info {
         RequestInfo::Resource(request) => hub.filters.chain(&principal, &request.gvr),
@@ -128,10 +129,11 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
     if head.headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_err()) {
         return answer::refuse(&Status::bad_request("the Accept header is no text"));
     }
-    let body = match read_all(body, MAX_BODY_BYTES, BODY_PATIENCE).await {
+    let largest = if kind == slot::Kind::Stream { MAX_STREAM_BODY_BYTES } else { MAX_BODY_BYTES };
+    let body = match read_all(body, largest, BODY_PATIENCE).await {
         Ok(body) => body,
         Err(ReadError::TooLarge(_)) => {
-            let text = format!("the body is larger than {MAX_BODY_BYTES} bytes");
+            let text = format!("the body is larger than {largest} bytes");
             return answer::refuse(&Status::request_entity_too_large(&text));
         }
         Err(error) => return answer::refuse(&Status::bad_request(error.to_string())),
