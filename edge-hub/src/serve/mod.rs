@@ -15,6 +15,7 @@ mod stream;
 mod upgrade;
 mod wait;
 mod yaml;
+mod yaml_body;
 
 use std::{sync::Arc, time::Duration};
 
