@@ -9,6 +9,10 @@ use std::{
     time::Duration,
 };
 
+use edge_hub_core::{
+    connections::{ConnectionLimits, Connections},
+    identity::Principal,
+};
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -17,7 +21,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::watch,
     task::AbortHandle,
 };
 use tokio_rustls::TlsAcceptor;
@@ -41,36 +45,61 @@ const SEND_BUFFER: usize = 256 * 1024;
 const CLIENT_PING: Duration = Duration::from_secs(60);
 /// Pause after a failed accept: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections whose client has not said yet who it is; one more, and the oldest of them is closed.
-const STRANGERS: usize = 512;
 /// How long a client may stay a stranger after its handshake.
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Connections of clients that are not known yet. A flood of them pushes out its own, oldest first; a client that
-/// shows a credential within a moment is never among those.
-#[derive(Default)]
-struct Strangers {
-    waiting: Mutex<BTreeMap<u64, AbortHandle>>,
+/// The connections that stand, with the tasks that serve them.
+struct Open {
+    table: Mutex<(Connections, BTreeMap<u64, AbortHandle>)>,
     next: AtomicU64,
 }
 
-impl Strangers {
+impl Open {
+    fn new(hub: &Hub) -> Self {
+        let limits = ConnectionLimits::of(hub.config.file.limits.connections);
+        let table = Connections::new(limits, hub.node.clone());
+        Self { table: Mutex::new((table, BTreeMap::new())), next: AtomicU64::new(0) }
+    }
+
     fn next_id(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Changes the table, and closes what has to make room.
+    fn change(&self, change: impl FnOnce(&mut Connections) -> Option<u64>) {
+        let closed = {
+            let mut table = lock(&self.table);
+            change(&mut table.0).and_then(|victim| table.1.remove(&victim))
+        };
+        if let Some(task) = closed {
+            task.abort();
+        }
+    }
+
     fn add(&self, id: u64, task: AbortHandle) {
-        let mut waiting = lock(&self.waiting);
-        waiting.insert(id, task);
-        if waiting.len() > STRANGERS
-            && let Some((_, oldest)) = waiting.pop_first()
-        {
-            oldest.abort();
+        lock(&self.table).1.insert(id, task.clone());
+        self.change(|table| table.accept(id));
+        if task.is_finished() {
+            self.remove(id);
         }
     }
 
     fn remove(&self, id: u64) {
-        lock(&self.waiting).remove(&id);
+        let mut table = lock(&self.table);
+        table.0.remove(id);
+        table.1.remove(&id);
+    }
+}
+
+/// A request of a known client on a connection, until its answer has ended.
+pub struct Running {
+    id: u64,
+    open: Arc<Open>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        lock(&self.open.table).0.end(self.id);
     }
 }
 
@@ -79,17 +108,19 @@ pub struct Guest {
     /// What the handshake told.
     pub peer: Peer,
     id: u64,
-    strangers: Arc<Strangers>,
+    open: Arc<Open>,
     known: watch::Sender<bool>,
 }
 
 impl Guest {
-    /// The client showed a credential that holds.
-    pub fn welcome(&self) {
+    /// The client showed a credential that holds, with a request.
+    #[must_use]
+    pub fn welcome(&self, user: &Principal) -> Running {
         if !*self.known.borrow() {
             self.known.send_replace(true);
-            self.strangers.remove(self.id);
         }
+        self.open.change(|table| table.begin(self.id, user));
+        Running { id: self.id, open: Arc::clone(&self.open) }
     }
 
     /// Resolves when the client has been a stranger for too long.
@@ -103,7 +134,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.strangers.remove(self.id);
+        self.open.remove(self.id);
     }
 }
 
@@ -125,8 +156,7 @@ impl Drop for Counted {
 
 /// Accepts on `listener` until the hub drains.
 pub async fn serve(hub: Arc<Hub>, listener: TcpListener, tls: TlsAcceptor) {
-    let room = Arc::new(Semaphore::new(hub.config.file.limits.connections));
-    let strangers = Arc::new(Strangers::default());
+    let open = Arc::new(Open::new(&hub));
     loop {
         let accepted = tokio::select! {
             () = hub.shutdown.draining() => return,
@@ -140,29 +170,22 @@ pub async fn serve(hub: Arc<Hub>, listener: TcpListener, tls: TlsAcceptor) {
                 continue;
             }
         };
-        // Full of known clients: the connection is dropped at once. To queue it would only hide the flood.
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let (tls, waiting) = (tls.clone(), Arc::clone(&strangers));
-        let id = strangers.next_id();
+        let (tls, table) = (tls.clone(), Arc::clone(&open));
+        let id = open.next_id();
         let counted = Counted::new(&hub);
         let hub = Arc::clone(&hub);
         let task = tokio::spawn(async move {
-            connection(&hub, stream, tls, (id, waiting)).await;
-            drop((counted, permit));
+            connection(&hub, stream, tls, (id, table)).await;
+            drop(counted);
         });
-        strangers.add(id, task.abort_handle());
+        open.add(id, task.abort_handle());
     }
 }
 
-async fn connection(
-    hub: &Arc<Hub>,
-    stream: TcpStream,
-    tls: TlsAcceptor,
-    (id, strangers): (u64, Arc<Strangers>),
-) {
+async fn connection(hub: &Arc<Hub>, stream: TcpStream, tls: TlsAcceptor, (id, open): (u64, Arc<Open>)) {
     // Small frames must not wait for more: an event is news.
     let _ = stream.set_nodelay(true);
-    let mut guest = Guest { peer: Peer::Anonymous, id, strangers, known: watch::Sender::new(false) };
+    let mut guest = Guest { peer: Peer::Anonymous, id, open, known: watch::Sender::new(false) };
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await else { return };
     guest.peer = hub.peer(stream.get_ref().1.peer_certificates());
     let guest = Arc::new(guest);

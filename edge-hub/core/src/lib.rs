@@ -6,6 +6,7 @@ pub mod body;
 pub mod client_review;
 pub mod clock;
 pub mod collection;
+pub mod connections;
 pub mod documents;
 pub mod filter;
 pub mod identity;

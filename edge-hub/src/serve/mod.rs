@@ -96,7 +96,7 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
             return answer::refuse(&status);
         }
     };
-    guest.welcome();
+    let running = guest.welcome(&principal);
     note(&principal, &head);
     hub.renew_credential(&principal, &credential);
     if let Err(status) = hop::refuse_named_identity(&head.headers) {
@@ -111,6 +111,7 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
         let text = "too many requests of this user are in flight at this node's hub";
         return answer::refuse(&Status::too_many_requests(text, 1));
     };
+    let slot = slot.on(running);
     let chain = match &info {
         RequestInfo::Resource(request) => hub.filters.chain(&principal, &request.gvr),
         RequestInfo::NonResource(_) => Chain::default(),

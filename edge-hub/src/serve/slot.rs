@@ -19,6 +19,7 @@ use proto_kube::request_info::{RequestInfo, Verb};
 
 use crate::{
     hub::Hub,
+    server::Running,
     upstream::{Body, BoxError},
 };
 
@@ -47,7 +48,11 @@ impl Kind {
 }
 
 /// A principal's place among the requests in flight.
-pub(super) struct Slot(Arc<AtomicUsize>);
+pub(super) struct Slot {
+    count: Arc<AtomicUsize>,
+    /// Its connection is in use for as long.
+    _running: Option<Running>,
+}
 
 impl Slot {
     /// A place for a request of this user, if one is free. This node's own streams have no limit of their own: each
@@ -68,13 +73,19 @@ impl Slot {
             count.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(Self(Arc::clone(count)))
+        Some(Self { count: Arc::clone(count), _running: None })
+    }
+
+    /// The place of a request on this connection.
+    pub(super) fn on(mut self, running: Running) -> Self {
+        self._running = Some(running);
+        self
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
