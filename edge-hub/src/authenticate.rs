@@ -36,7 +36,6 @@ use proto_kube::{object::ObjectKey, status::Status};
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 use x509_parser::certificate::X509Certificate;
 
 use crate::{
@@ -44,13 +43,12 @@ use crate::{
     hub::{Hub, lock},
     signature,
     store::BlobClass,
+    token_reviews::TokenReviews,
     upstream::{Credential, empty, full, read_all},
 };
 
 /// Accepted tokens that are remembered.
 const ACCEPTED_TOKENS: usize = 4096;
-/// Reviews at a time of tokens that nobody has vouched for: a flood of guesses must not become one upstream.
-const UNKNOWN_REVIEWS: usize = 8;
 /// How long a review may take.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REVIEW_BYTES: usize = 256 * 1024;
@@ -142,8 +140,7 @@ struct IssuerKeys {
 /// The memories behind authentication.
 pub struct Authenticator {
     verifier: Arc<dyn ClientCertVerifier>,
-    /// Reviews at a time of tokens that nothing speaks for yet; all others wait for none of these.
-    unknown_reviews: Semaphore,
+    reviews: TokenReviews,
     accepted: Mutex<AcceptedTokens>,
     issuer: Mutex<IssuerKeys>,
     in_flight: Mutex<BTreeMap<Principal, InFlight>>,
@@ -172,7 +169,7 @@ impl Authenticator {
     pub fn new(verifier: Arc<dyn ClientCertVerifier>) -> Self {
         Self {
             verifier,
-            unknown_reviews: Semaphore::new(UNKNOWN_REVIEWS),
+            reviews: TokenReviews::default(),
             accepted: Mutex::new(AcceptedTokens::new(ACCEPTED_TOKENS)),
             issuer: Mutex::default(),
             in_flight: Mutex::default(),
@@ -273,7 +270,7 @@ impl Hub {
     ) -> Result<(Principal, Credential), Status> {
         if let Some(token) = bearer(headers) {
             let token = token?;
-            let principal = self.token_principal(token).await?;
+            let principal = self.token_principal(token, headers).await?;
             return Ok((principal, Credential::Bearer(token.into())));
         }
         match peer {
@@ -300,21 +297,28 @@ impl Hub {
         Err(unauthorized(&format!("this node's client certificate does not hold: it {why}")))
     }
 
-    async fn token_principal(&self, token: &str) -> Result<Principal, Status> {
+    async fn token_principal(&self, token: &str, headers: &HeaderMap) -> Result<Principal, Status> {
         let hash = hash_of(token);
         let now = self.clock.now();
         if let Some(principal) = lock(&self.authenticator.accepted).fresh(now, hash) {
             return Ok(principal.clone());
         }
         if self.is_connected() {
-            let _turn = match self.is_plausible(token, hash) {
-                true => None,
-                false => self.authenticator.unknown_reviews.acquire().await.ok(),
-            };
+            let (reviews, is_plausible) = (&self.authenticator.reviews, self.is_plausible(token, hash));
+            if reviews.is_refused(now, hash) {
+                return Err(Status::unauthorized());
+            }
+            let _place = reviews.enter(is_plausible, headers)?;
+            let same_token = reviews.of(hash);
+            let _alone = same_token.lock().await;
             // The same token may have been asked about while this request waited.
             if let Some(principal) = lock(&self.authenticator.accepted).fresh(self.clock.now(), hash) {
                 return Ok(principal.clone());
             }
+            if reviews.is_refused(self.clock.now(), hash) {
+                return Err(Status::unauthorized());
+            }
+            let _turn = reviews.turn(is_plausible).await;
             match self.review_token(token).await {
                 Ok(TokenVerdict::Accepted(principal, details)) => {
                     self.accept_token(token, hash, &principal, &details);
@@ -323,6 +327,10 @@ impl Hub {
                 Ok(TokenVerdict::Refused) => {
                     let changes = lock(&self.authenticator.accepted).refuse(hash);
                     self.save_records(BlobClass::Key, changes);
+                    // One that the issuer signed may be of a pod that the server has not seen yet.
+                    if !is_plausible {
+                        reviews.refuse(self.clock.now(), hash);
+                    }
                     return Err(Status::unauthorized());
                 }
                 // The link died under the review, or the server cannot answer: judge as if cut.
@@ -339,7 +347,11 @@ impl Hub {
         }
         let issuer = lock(&self.authenticator.issuer);
         let keys = issuer.keys.as_ref();
-        keys.zip(Jwt::parse(token).ok()).is_some_and(|(keys, jwt)| signature::holds(&jwt, keys))
+        let now = self.clock.now().unix.as_secs();
+        keys.zip(Jwt::parse(token).ok()).is_some_and(|(keys, jwt)| {
+            // Anybody may have found one that has ended.
+            jwt.claims.exp.is_none_or(|end| now <= end) && signature::holds(&jwt, keys)
+        })
     }
 
     /// What the API server said of a token when this node's kubelet asked, as good as if the hub had asked.
@@ -398,6 +410,7 @@ impl Hub {
             };
             let policy = OfflinePolicy {
                 expired_token,
+                reachable_until,
                 issuer: issuer.issuer.clone(),
                 audiences: [issuer.issuer.clone()].into(),
                 admit: self.config.file.offline.admit.iter().map(|user| user.as_str().into()).collect(),
@@ -427,7 +440,6 @@ impl Hub {
     pub async fn ask_access(&self, principal: &Principal, key: &AccessKey) -> Option<bool> {
         let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
         let answer = self.review(path, subject_access_review(principal, key)).await.ok()?;
-                reachable_until,
         let allowed = access_verdict(&answer)
             .map_err(|error| tracing::warn!(%error, "SubjectAccessReview cannot be read"))
             .ok()?;

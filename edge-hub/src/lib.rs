@@ -23,6 +23,7 @@ pub mod status;
 pub mod store;
 pub mod store_care;
 pub mod upstream;
+pub mod token_reviews;
 
 pub use run::main_with;
 

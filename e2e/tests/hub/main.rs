@@ -16,6 +16,7 @@ mod an_older_replica_never_turns_clients_back;
 mod each_request_reaches_the_cloud_as_its_own_client;
 mod endpoints_follow_the_kubelet_while_cut;
 mod no_version_of_the_hubs_own_reaches_the_cloud;
+mod no_client_takes_what_others_need;
 mod one_collection_serves_every_format;
 mod pods_trust_the_hub_that_they_are_led_to;
 mod what_unmodified_clients_rely_on;

@@ -20,6 +20,7 @@ pub mod projection;
 pub mod record;
 pub mod recount;
 pub mod reflector;
+pub mod refused_tokens;
 pub mod review;
 pub mod spool;
 pub mod token;
