@@ -69,6 +69,8 @@ pub struct Cell {
     inner: Mutex<Inner>,
     /// Wakes the reflector: a new sponsor, a new reader.
     pub attention: Notify,
+    /// Tells the reflector that what is held may be of another history than the server's.
+    pub doubted: Notify,
     progress: watch::Sender<u64>,
     has_reflector: AtomicBool,
     stopped: watch::Sender<bool>,
@@ -95,6 +97,7 @@ impl Cell {
             pinned,
             inner: Mutex::new(inner),
             attention: Notify::new(),
+            doubted: Notify::new(),
             progress: watch::Sender::new(0),
             has_reflector: AtomicBool::new(false),
             stopped: watch::Sender::new(false),

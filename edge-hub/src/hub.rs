@@ -66,6 +66,8 @@ pub struct Hub {
     pub upstream: Upstream,
     /// Is the cloud there?
     pub link: watch::Sender<LinkState>,
+    /// A server was reached by a new connection: its state may be older than the one before.
+    pub reconnected: tokio::sync::Notify,
     cells: Mutex<BTreeMap<CollectionSpec, Arc<Cell>>>,
     json_only: Mutex<BTreeSet<GroupVersionResource>>,
     /// Kinds whose protobuf this program cannot read.
@@ -147,6 +149,7 @@ impl Hub {
             certificates,
             upstream,
             link,
+            reconnected: tokio::sync::Notify::new(),
             cells: Mutex::default(),
             json_only: Mutex::default(),
             opaque: Mutex::default(),
@@ -239,6 +242,7 @@ impl Hub {
         tokio::spawn(Arc::clone(self).probe());
         tokio::spawn(Arc::clone(self).keep_issuer_keys());
         tokio::spawn(crate::replay::run(Arc::clone(self)));
+        tokio::spawn(crate::rollback::run(Arc::clone(self)));
         tokio::spawn(crate::store_care::run(Arc::clone(self)));
         tokio::spawn(crate::filters::run(Arc::clone(self)));
         tokio::spawn(crate::overlay::run(Arc::clone(self)));
@@ -293,6 +297,7 @@ impl Hub {
                         self.metrics.link_changes.inc();
                         self.link.send_replace(detector.state());
                     }
+                    self.reconnected.notify_one();
                     // A server that closes what it has just taken must not be asked without a pause.
                     let next = tokio::time::Instant::now() + RECONNECT_PAUSE;
                     let lost = tokio::select! {

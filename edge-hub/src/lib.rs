@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod overlay;
 pub mod reflect;
 pub mod replay;
+pub mod rollback;
 pub mod run;
 pub mod serve;
 pub mod server;

@@ -10,6 +10,7 @@ mod a_first_boot_without_a_cloud_asks_for_patience;
 mod a_first_read_is_answered_with_the_collection;
 mod a_lost_history_reaches_clients_as_events;
 mod a_refusal_of_a_moment_does_not_last;
+mod a_restored_cluster_is_shown_as_it_is_now;
 mod a_stalled_or_departing_server_is_left;
 mod an_expired_certificate_of_the_node_holds_while_cut_only;
 mod an_older_replica_never_turns_clients_back;
