@@ -155,9 +155,16 @@ impl Cell {
         }
     }
 
-    /// Notes a read of one who does not pay for the upstream watch.
+    /// Notes a read of one who does not pay for the upstream watch. Wakes a reflector that retired: what is read is kept
+    /// up to date by whoever paid before, or its readers are told that nobody does.
     pub fn touch(&self, now: Duration) {
-        self.with(|inner| inner.last_read = now);
+        let is_retired = self.with(|inner| {
+            inner.last_read = now;
+            inner.phase == Phase::Retired
+        });
+        if is_retired {
+            self.attention.notify_one();
+        }
     }
 
     /// The sponsor whose credential is to be used: the node's own if it reads here, else the latest reader's.
@@ -197,11 +204,14 @@ impl Cell {
     /// Registers a stream that stays open.
     #[must_use]
     pub fn enter(self: &Arc<Self>) -> Reader {
-        let id = self.with(|inner| {
+        let (id, is_retired) = self.with(|inner| {
             inner.readers += 1;
             inner.next_reader += 1;
-            inner.next_reader
+            (inner.next_reader, inner.phase == Phase::Retired)
         });
+        if is_retired {
+            self.attention.notify_one();
+        }
         Reader { cell: Arc::clone(self), id }
     }
 }

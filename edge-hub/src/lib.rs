@@ -23,8 +23,8 @@ pub mod signature;
 pub mod status;
 pub mod store;
 pub mod store_care;
-pub mod upstream;
 pub mod token_reviews;
+pub mod upstream;
 
 pub use run::main_with;
 

@@ -418,6 +418,21 @@ impl Informer {
     }
 
     async fn step(&mut self) {
+    /// As [`Self::until`], and looks at each state on the way there.
+    pub(crate) async fn until_each(&mut self, wanted: &[(&str, &str)], mut look: impl FnMut(&str, &str)) {
+        let wanted: BTreeMap<String, String> =
+            wanted.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        while self.resource_version.is_empty() || self.cache != wanted {
+            self.step().await;
+            self.cache.iter().for_each(|(name, value)| look(name, value));
+        }
+    }
+
+    /// Takes one event, or connects.
+    pub(crate) async fn turn(&mut self) {
+        self.step().await;
+    }
+
         let Some(stream) = &mut self.stream else { return self.connect().await };
         match stream.next().await {
             Ok(Some(event)) => self.apply(&event),

@@ -23,5 +23,6 @@ pub mod reflector;
 pub mod refused_tokens;
 pub mod review;
 pub mod spool;
+pub mod standing;
 pub mod token;
 pub mod view;

@@ -11,6 +11,7 @@ mod read;
 mod review;
 mod room;
 mod slot;
+mod standing;
 mod stream;
 mod upgrade;
 mod wait;
