@@ -243,6 +243,12 @@ impl Rig {
         join(hub.thread).await;
     }
 
+    /// Everything that the stopped hub kept is lost.
+    pub(crate) fn lose_state(&self) {
+        assert!(self.hub.is_none(), "the hub runs");
+        std::fs::remove_dir_all(self.folder.path().join("state")).expect("it had a state");
+    }
+
     /// Cut the way to every API server and wait until the hub says that it is cut off.
     pub(crate) async fn cut(&self, state: LinkState) {
         self.cloud.set_all_links(state).await;
@@ -301,17 +307,17 @@ impl Rig {
 
     /// A client of the hub with a real token of the pod's ServiceAccount.
     pub(crate) fn pod(&self) -> Client {
+        self.pod_since(Duration::ZERO)
+    }
+
+    /// The same with a token that was made so long ago. It was good for an hour.
+    pub(crate) fn pod_since(&self, ago: Duration) -> Client {
         let roots = self.roots_of_hub();
         // Straight from the core: the token is the kubelet's business, not this test's.
         let path = "/api/v1/namespaces/default/serviceaccounts/reader/token";
         let mut request = e2e::cloud::model::Request::new(
             e2e::cloud::model::Identity::Certificate(e2e::cloud::model::Principal::node("n1")),
             "POST",
-        self.pod_since(Duration::ZERO)
-    }
-
-    /// The same with a token that was made so long ago. It was good for an hour.
-    pub(crate) fn pod_since(&self, ago: Duration) -> Client {
             path,
         );
         request.body = json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"}}})
@@ -412,12 +418,6 @@ impl Informer {
         }
     }
 
-    /// Closes its watch; it goes on from there with the next step.
-    pub(crate) fn disconnect(&mut self) {
-        self.stream = None;
-    }
-
-    async fn step(&mut self) {
     /// As [`Self::until`], and looks at each state on the way there.
     pub(crate) async fn until_each(&mut self, wanted: &[(&str, &str)], mut look: impl FnMut(&str, &str)) {
         let wanted: BTreeMap<String, String> =
@@ -433,6 +433,12 @@ impl Informer {
         self.step().await;
     }
 
+    /// Closes its watch; it goes on from there with the next step.
+    pub(crate) fn disconnect(&mut self) {
+        self.stream = None;
+    }
+
+    async fn step(&mut self) {
         let Some(stream) = &mut self.stream else { return self.connect().await };
         match stream.next().await {
             Ok(Some(event)) => self.apply(&event),
