@@ -15,6 +15,7 @@ mod standing;
 mod stream;
 mod upgrade;
 mod wait;
+mod websocket;
 mod yaml;
 mod yaml_body;
 
@@ -90,6 +91,10 @@ impl Call {
 pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -> Response<Body> {
     hub.metrics.requests.inc();
     let (mut head, body) = request.into_parts();
+    if let Err(status) = websocket::take_token(&mut head.headers) {
+        hub.metrics.unauthenticated.inc();
+        return answer::refuse(&status);
+    }
     let (principal, credential) = match hub.authenticate(&guest.peer, &head.headers).await {
         Ok(known) => known,
         Err(status) => {
