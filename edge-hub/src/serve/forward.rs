@@ -377,12 +377,17 @@ impl Call {
     }
 
     /// Discovery, versions, OpenAPI, health and whatever else is no resource.
-    pub(super) async fn non_resource(self, request: NonResourceRequest) -> Response<Body> {
+    pub(super) async fn non_resource(mut self, request: NonResourceRequest) -> Response<Body> {
         let info = RequestInfo::NonResource(request.clone());
         let access = AccessKey::of(&info, "", "");
         let kept = *request.verb == *"get" && is_discovery(&request.path);
         let key = discovery_key(&self.head.uri, self.header(header::ACCEPT).unwrap_or_default());
         if self.hub.is_connected() {
+            if kept && crate::hub::lock(&self.hub.documents).get(&key).is_none() {
+                // What the client holds is as good as new, but nothing would be here in a cut.
+                self.head.headers.remove(header::IF_NONE_MATCH);
+                self.head.headers.remove(header::IF_MODIFIED_SINCE);
+            }
             match self.send().await {
                 Ok(response) if kept => return self.keep_discovery(&access, &key, response).await,
                 Ok(response) => return self.relay(response),
