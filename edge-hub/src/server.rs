@@ -21,7 +21,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::AbortHandle,
 };
 use tokio_rustls::TlsAcceptor;
@@ -34,8 +34,13 @@ use crate::{
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-const MAX_HEADER_BYTES: usize = 32 * 1024;
-const MAX_HEADERS: usize = 100;
+/// Bounds on the head of one request, as kube-apiserver has them: a command of `exec` and a selector may be long, and a
+/// proxy that impersonates names each group.
+const WIDE: Heads = Heads { bytes: 1024 * 1024, count: 1024 };
+/// The same where many clients have shown no credential yet, each of which could send as much.
+const NARROW: Heads = Heads { bytes: 32 * 1024, count: 100 };
+/// Connections of clients that are not known, which may send a wide head.
+const WIDE_UNKNOWN: usize = 32;
 const STREAMS_PER_CONNECTION: u32 = 250;
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 512 * 1024;
@@ -48,17 +53,30 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a client may stay a stranger after its handshake.
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How large the head of a request may be.
+#[derive(Clone, Copy)]
+struct Heads {
+    bytes: usize,
+    count: usize,
+}
+
 /// The connections that stand, with the tasks that serve them.
 struct Open {
     table: Mutex<(Connections, BTreeMap<u64, AbortHandle>)>,
     next: AtomicU64,
+    /// Places for clients that are not known and may send wide heads.
+    wide: Arc<Semaphore>,
 }
 
 impl Open {
     fn new(hub: &Hub) -> Self {
         let limits = ConnectionLimits::of(hub.config.file.limits.connections);
         let table = Connections::new(limits, hub.node.clone());
-        Self { table: Mutex::new((table, BTreeMap::new())), next: AtomicU64::new(0) }
+        Self {
+            table: Mutex::new((table, BTreeMap::new())),
+            next: AtomicU64::new(0),
+            wide: Arc::new(Semaphore::new(WIDE_UNKNOWN)),
+        }
     }
 
     fn next_id(&self) -> u64 {
@@ -110,6 +128,8 @@ pub struct Guest {
     id: u64,
     open: Arc<Open>,
     known: watch::Sender<bool>,
+    /// Held until the client is known.
+    wide: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Guest {
@@ -118,6 +138,7 @@ impl Guest {
     pub fn welcome(&self, user: &Principal) -> Running {
         if !*self.known.borrow() {
             self.known.send_replace(true);
+            lock(&self.wide).take();
         }
         self.open.change(|table| table.begin(self.id, user));
         Running { id: self.id, open: Arc::clone(&self.open) }
@@ -185,9 +206,19 @@ pub async fn serve(hub: Arc<Hub>, listener: TcpListener, tls: TlsAcceptor) {
 async fn connection(hub: &Arc<Hub>, stream: TcpStream, tls: TlsAcceptor, (id, open): (u64, Arc<Open>)) {
     // Small frames must not wait for more: an event is news.
     let _ = stream.set_nodelay(true);
-    let mut guest = Guest { peer: Peer::Anonymous, id, open, known: watch::Sender::new(false) };
+    let mut guest =
+        Guest { peer: Peer::Anonymous, id, open, known: watch::Sender::new(false), wide: Mutex::default() };
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await else { return };
     guest.peer = hub.peer(stream.get_ref().1.peer_certificates());
+    // This node shows who it is before its first request.
+    let heads = match (&guest.peer, Arc::clone(&guest.open.wide).try_acquire_owned()) {
+        (Peer::Node(_), _) => WIDE,
+        (_, Ok(place)) => {
+            lock(&guest.wide).replace(place);
+            WIDE
+        }
+        (_, Err(_)) => NARROW,
+    };
     let guest = Arc::new(guest);
     let service = service_fn({
         let hub = Arc::clone(hub);
@@ -209,13 +240,13 @@ async fn connection(hub: &Arc<Hub>, stream: TcpStream, tls: TlsAcceptor, (id, op
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEADER_BYTES)
-        .max_headers(MAX_HEADERS);
+        .max_buf_size(heads.bytes)
+        .max_headers(heads.count);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(heads.bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
