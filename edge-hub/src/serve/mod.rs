@@ -7,6 +7,7 @@ mod forward;
 mod hop;
 mod offline;
 mod overlaid;
+mod proxied;
 mod read;
 mod review;
 mod room;
@@ -137,17 +138,33 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
     if head.headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_err()) {
         return answer::refuse(&Status::bad_request("the Accept header is no text"));
     }
-    let largest = if kind == slot::Kind::Stream { MAX_STREAM_BODY_BYTES } else { MAX_BODY_BYTES };
-    let body = match read_all(body, largest, BODY_PATIENCE).await {
-        Ok(body) => body,
-        Err(ReadError::TooLarge(_)) => {
-            let text = format!("the body is larger than {largest} bytes");
-            return answer::refuse(&Status::request_entity_too_large(&text));
-        }
-        Err(error) => return answer::refuse(&Status::bad_request(error.to_string())),
+    let is_proxied = proxied::is_proxied(&info);
+    if is_proxied && hub.is_connected() {
+        return proxied::pass(&hub, &credential, head, body, slot).await;
+    }
+    let body = match is_proxied {
+        // The refusal does not depend on it, and it may be of any length.
+        true => Bytes::new(),
+        false => match whole(body, kind).await {
+            Ok(body) => body,
+            Err(status) => return answer::refuse(&status),
+        },
     };
     let call = Call { hub, principal, credential, head, body, chain, went_back: false };
     slot::hold(call.route(info).await, slot)
+}
+
+/// The body of a request that is decided on by what it says.
+async fn whole(body: Incoming, kind: slot::Kind) -> Result<Bytes, Status> {
+    let largest = if kind == slot::Kind::Stream { MAX_STREAM_BODY_BYTES } else { MAX_BODY_BYTES };
+    match read_all(body, largest, BODY_PATIENCE).await {
+        Ok(body) => Ok(body),
+        Err(ReadError::TooLarge(_)) => {
+            let text = format!("the body is larger than {largest} bytes");
+            Err(Status::request_entity_too_large(&text))
+        }
+        Err(error) => Err(Status::bad_request(error.to_string())),
+    }
 }
 
 /// What clients ask for, for who wants to know: `log.level: info,edge_hub::request=debug`. Nothing secret is in it.

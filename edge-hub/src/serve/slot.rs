@@ -38,8 +38,10 @@ impl Kind {
     pub(super) fn of(info: &RequestInfo, is_upgrade: bool) -> Self {
         let is_stream = match info {
             RequestInfo::Resource(request) => {
+                let subresource = request.subresource.as_deref();
                 request.verb == Verb::Watch
-                    || request.verb == Verb::Get && request.subresource.as_deref() == Some("log")
+                    || request.verb == Verb::Get && subresource == Some("log")
+                    || subresource == Some("proxy")
             }
             RequestInfo::NonResource(_) => false,
         };
