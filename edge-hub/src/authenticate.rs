@@ -18,7 +18,7 @@ use edge_hub_core::{
     access::AccessKey,
     authentication::{
         AcceptedTokens, BoundObjects, OfflinePolicy, Presence, PresentedToken, SignatureVerdict, TokenHash,
-        decide_offline, is_bootstrap_token,
+        decide_offline, is_bootstrap_token, pod_of_this_node_is_gone,
     },
     clock::Now,
     collection::Lookup,
@@ -300,8 +300,10 @@ impl Hub {
     async fn token_principal(&self, token: &str, headers: &HeaderMap) -> Result<Principal, Status> {
         let hash = hash_of(token);
         let now = self.clock.now();
-        if let Some(principal) = lock(&self.authenticator.accepted).fresh(now, hash) {
-            return Ok(principal.clone());
+        let fresh = lock(&self.authenticator.accepted).fresh(now, hash).cloned();
+        let is_of_gone_pod = fresh.is_some() && self.is_of_gone_pod(token);
+        if let Some(principal) = fresh.filter(|_| !is_of_gone_pod) {
+            return Ok(principal);
         }
         if self.is_connected() {
             let (reviews, is_plausible) = (&self.authenticator.reviews, self.is_plausible(token, hash));
@@ -312,8 +314,9 @@ impl Hub {
             let same_token = reviews.of(hash);
             let _alone = same_token.lock().await;
             // The same token may have been asked about while this request waited.
-            if let Some(principal) = lock(&self.authenticator.accepted).fresh(self.clock.now(), hash) {
-                return Ok(principal.clone());
+            let fresh = lock(&self.authenticator.accepted).fresh(self.clock.now(), hash).cloned();
+            if let Some(principal) = fresh.filter(|_| !is_of_gone_pod) {
+                return Ok(principal);
             }
             if reviews.is_refused(self.clock.now(), hash) {
                 return Err(Status::unauthorized());
@@ -352,6 +355,13 @@ impl Hub {
             // Anybody may have found one that has ended.
             jwt.claims.exp.is_none_or(|end| now <= end) && signature::holds(&jwt, keys)
         })
+    }
+
+    /// Whether this node saw the pod go that the token was made for: then an acceptance of a moment ago counts no more.
+    fn is_of_gone_pod(&self, token: &str) -> bool {
+        let jwt = Jwt::parse(token).ok();
+        let bound = jwt.as_ref().and_then(|jwt| jwt.claims.kubernetes.as_ref());
+        bound.is_some_and(|claims| pod_of_this_node_is_gone(claims, &OnThisNode(self)))
     }
 
     /// What the API server said of a token when this node's kubelet asked, as good as if the hub had asked.

@@ -374,8 +374,9 @@ fn check_binding(claims: &KubernetesClaims, bound: &dyn BoundObjects) -> Result<
     }
 }
 
-/// Only a token that names this node beside its pod tells that the pod must be in this node's list.
-fn pod_of_this_node_is_gone(claims: &KubernetesClaims, bound: &dyn BoundObjects) -> bool {
+/// Whether a token is bound to a pod of this node that is gone from its complete PodList. Only one that names this node
+/// beside its pod tells that the pod must be in that list.
+pub fn pod_of_this_node_is_gone(claims: &KubernetesClaims, bound: &dyn BoundObjects) -> bool {
     let here = |node: &ObjectReference| bound.node(&node.name, &node.uid) == Presence::Here;
     match (&claims.pod, &claims.node) {
         (Some(pod), Some(node)) if here(node) => {
