@@ -60,6 +60,17 @@ pub struct Inner {
     pub refusals: u64,
 }
 
+/// How well a collection can be spared; the last goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Spare {
+    /// Somebody paid for its watch in this process, or may come back to it soon.
+    Needed,
+    /// Since the process began nobody has paid for its watch, and nobody has read it for long.
+    Abandoned,
+    /// The same, and it is the collection of a single name, under which there is nothing.
+    Nothing,
+}
+
 /// A collection with its readers and sponsors.
 pub struct Cell {
     /// What is collected.
@@ -193,6 +204,20 @@ impl Cell {
     #[must_use]
     pub fn is_idle(&self, now: Duration, idle: Duration) -> bool {
         !self.pinned && self.with(|inner| inner.readers == 0 && now.saturating_sub(inner.last_read) >= idle)
+    }
+
+    /// Whether somebody would miss it.
+    #[must_use]
+    pub fn spare(&self, now: Duration, idle: Duration) -> Spare {
+        let is_single = self.spec.fields.single_name().is_some();
+        self.with(|inner| {
+            let is_read = inner.readers > 0 || !inner.sponsors.is_empty();
+            match (is_read, inner.collection.is_complete() && inner.collection.is_empty()) {
+                (false, true) if is_single => Spare::Nothing,
+                (false, _) if now.saturating_sub(inner.last_read) >= idle => Spare::Abandoned,
+                _ => Spare::Needed,
+            }
+        })
     }
 
     /// Time of the last read, on the monotonic clock.

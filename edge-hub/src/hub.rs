@@ -30,7 +30,7 @@ use tokio::sync::watch;
 
 use crate::{
     authenticate::Authenticator,
-    cell::Cell,
+    cell::{Cell, Spare},
     clock::{Clock, random},
     config::Config,
     expiry::Certificates,
@@ -341,7 +341,7 @@ impl Hub {
         }
         // While cut nothing could take the place of what would have to go.
         if cells.len() >= self.config.file.limits.collections
-            && !(self.is_connected() && evict_longest_unread(&mut cells, &self.store))
+            && !(self.is_connected() && self.make_place(&mut cells))
         {
             return None;
         }
@@ -557,9 +557,21 @@ pub fn collection_access(spec: &CollectionSpec, verb: Verb) -> AccessKey {
     }
 }
 
-/// Makes room at the cost of whom most collections are kept for, so that nobody pushes out others: of theirs, the one
-/// without a reader that was not read for the longest time goes, with its data.
-fn evict_longest_unread(cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>, store: &Store) -> bool {
+impl Hub {
+    /// Makes room for one more collection.
+    fn make_place(&self, cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>) -> bool {
+        let (now, idle) = (self.clock.now().monotonic, self.config.file.idle_watch);
+        evict_longest_unread(cells, &self.store, |cell| cell.spare(now, idle))
+    }
+}
+
+/// Makes room: first at the cost of what nobody needs, then of whom most collections are kept for, so that nobody pushes
+/// out others. Of these, the one without a reader that was not read for the longest time goes, with its data.
+fn evict_longest_unread(
+    cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>,
+    store: &Store,
+    spare: impl Fn(&Cell) -> Spare,
+) -> bool {
     let payer = |cell: &Cell| cell.best_sponsor().map(|(principal, _)| principal);
     let mut shares: BTreeMap<Principal, usize> = BTreeMap::new();
     for principal in cells.values().filter_map(|cell| payer(cell)) {
@@ -569,7 +581,7 @@ fn evict_longest_unread(cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>, store: 
     let victim = cells
         .values()
         .filter(|cell| cell.is_idle(Duration::MAX, Duration::ZERO))
-        .max_by_key(|cell| (share(cell), std::cmp::Reverse(cell.last_read())))
+        .max_by_key(|cell| (spare(cell), share(cell), std::cmp::Reverse(cell.last_read())))
         .cloned();
     let Some(victim) = victim else { return false };
     cells.remove(&victim.spec);

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use e2e::cloud::LinkState;
 use e2e::cloud::model::{Fault, Principal, RequestMatch, Rule};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::rig::{CONFIG_MAPS, Informer, NODE_USER, Rig, run};
+use crate::rig::{CONFIG_MAPS, Informer, NODE_USER, Rig, eventually, run};
 
 /// For what is to happen at once, and else would wait for a server that hangs.
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -129,10 +130,65 @@ fn one_guess_made_again_and_again_is_one_question() {
         // What becomes true later is seen soon.
         rig.cloud.add_token("guess", Principal::new("operator", &[]));
         rig.cloud.allow(Rule::allow("operator", &["*"], &["*"]));
-        crate::rig::eventually(async || {
+        eventually(async || {
             let (status, _) = guess.get("/api/v1/nodes/n1").await.unwrap();
             (status == 200).then_some(())
         })
         .await;
+    });
+}
+
+#[test]
+fn names_of_what_is_gone_make_room_before_what_is_read_now() {
+    run(async {
+        let mut rig = Rig::new();
+        // Two are the hub's own.
+        rig.set_limits(json!({"collections": 10}));
+        rig.cloud.allow(Rule::allow(NODE_USER, &["get", "list", "watch"], &["configmaps"]));
+        rig.cloud.add_token("agent-token", Principal::new("agent", &[]));
+        rig.cloud.allow(Rule::allow("agent", &["*"], &["*"]));
+        rig.start_hub().await;
+        rig.heal_seen().await;
+        let kubelet = rig.kubelet();
+        // As Jobs leave them: each had a ConfigMap that its pod mounted.
+        for index in 0..8 {
+            let name = format!("job-{index}");
+            rig.put(&name, "1");
+            let selector = format!("{CONFIG_MAPS}?resourceVersion=0&fieldSelector=metadata.name%3D{name}");
+            assert_eq!(kubelet.get(&selector).await.unwrap().0, 200);
+            let all_live = eventually(async || {
+                let status = rig.status().await;
+                let held = status["collections"]
+                    .as_array()?
+                    .iter()
+                    .find(|held| held["collection"].as_str().is_some_and(|text| text.contains(&name)))?;
+                (held["phase"] == "live").then_some(())
+            });
+            all_live.await;
+            rig.remove(&name);
+            eventually(async || {
+                let status = rig.status().await;
+                let held = status["collections"]
+                    .as_array()?
+                    .iter()
+                    .find(|held| held["collection"].as_str().is_some_and(|text| text.contains(&name)))?;
+                (held["objects"] == 0).then_some(())
+            })
+            .await;
+        }
+        rig.stop_hub().await;
+        rig.start_hub().await;
+        rig.heal_seen().await;
+        let agent = rig.nobody().with_token("agent-token");
+        let kinds = ["configmaps", "secrets", "services", "serviceaccounts"];
+        for kind in kinds {
+            let path = format!("/api/v1/{kind}?resourceVersion=0");
+            assert_eq!(agent.get(&path).await.unwrap().0, 200, "{kind}");
+        }
+        rig.cut(LinkState::Refused).await;
+        for kind in kinds {
+            let path = format!("/api/v1/{kind}?resourceVersion=0");
+            assert_eq!(agent.get(&path).await.unwrap().0, 200, "{kind} while cut");
+        }
     });
 }
