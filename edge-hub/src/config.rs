@@ -210,8 +210,9 @@ impl TryFrom<ConfigFile> for Config {
     type Error = ConfigError;
 
     fn try_from(file: ConfigFile) -> Result<Self, ConfigError> {
-        if file.node_name.is_empty() || file.node_name.len() > 253 {
-            return Err(refuse("nodeName", "must be the name of this node's Node object (1 to 253 bytes)"));
+        if !is_dns_subdomain(&file.node_name) {
+            let why = "must be the name of this node's Node object: 1 to 253 lower-case letters, digits, '-' and '.'";
+            return Err(refuse("nodeName", why));
         }
         if file.listen.is_empty() {
             return Err(refuse("listen", "needs at least one address, for example 127.0.0.1:10261"));
@@ -237,6 +238,15 @@ impl TryFrom<ConfigFile> for Config {
         let servers = file.api_servers.iter().map(|url| parse_server(url)).collect::<Result<_, _>>()?;
         Ok(Self { file, servers })
     }
+}
+
+/// Whether this can be the name of a Node (RFC 1123, as kube-apiserver checks it).
+fn is_dns_subdomain(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner)
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 fn parse_server(url: &str) -> Result<Server, ConfigError> {
@@ -281,6 +291,8 @@ mod tests {
         for (text, needle) in [
             (GOOD.replace("https", "http"), "apiServers"),
             (GOOD.replace("nodeName: a", "nodeName: ''"), "nodeName"),
+            (GOOD.replace("nodeName: a", "nodeName: 'a,b'"), "nodeName"),
+            (GOOD.replace("nodeName: a", "nodeName: Node-1"), "nodeName"),
             (format!("{GOOD}listen: []\n"), "listen"),
             (format!("{GOOD}lisen: []\n"), "lisen"),
             (format!("{GOOD}stateDirectory: here\n"), "stateDirectory"),
