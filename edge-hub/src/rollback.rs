@@ -27,8 +27,10 @@ use crate::{
 
 /// How long the answer may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
-/// Pause before a question that was not answered is asked again: API servers come back before their etcd does.
+/// Pause before a question that was not answered is asked again: API servers come back before their etcd does. It
+/// doubles up to the longest one.
 const RETRY: Duration = Duration::from_secs(2);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// One object without its spec and status.
 const MAX_ANSWER_BYTES: usize = 3 * 1024 * 1024;
 /// A label that every kubelet sets, with a value that none sets: it selects nothing.
@@ -42,11 +44,13 @@ pub async fn run(hub: Arc<Hub>) {
             () = hub.reconnected.notified() => {}
             () = tokio::time::sleep(SILENT_WATCH) => if !is_any_silent(&hub) { continue },
         }
+        let mut pause = RETRY;
         while hub.is_connected() && !look(&hub).await {
             tokio::select! {
                 () = hub.shutdown.draining() => return,
-                () = tokio::time::sleep(RETRY) => {}
+                () = tokio::time::sleep(pause) => {}
             }
+            pause = LONGEST_RETRY.min(pause * 2);
         }
     }
 }
@@ -63,7 +67,17 @@ fn is_any_silent(hub: &Hub) -> bool {
         })
 }
 
-/// Returns whether the cloud said where it stands.
+/// What the cloud says of its version.
+enum Word {
+    /// It is this one.
+    At(u64),
+    /// It does not say so to this client, and will not if it is asked again.
+    Refused,
+    /// It did not answer, or not now.
+    Nothing,
+}
+
+/// Returns whether the cloud said where it stands, or that it will not.
 async fn look(hub: &Arc<Hub>) -> bool {
     // Before the question is sent: what comes meanwhile is newer than the answer.
     let mut held: Vec<(Arc<Cell>, u64)> = hub
@@ -74,7 +88,12 @@ async fn look(hub: &Arc<Hub>) -> bool {
         .collect();
     let [mut own_node, _] = hub.own_specs();
     own_node.labels = LabelSelector::parse(NOTHING).unwrap_or_default();
-    let Some(stands_at) = version_of(hub, &own_node, &Credential::Node).await else { return false };
+    let stands_at = match version_of(hub, &own_node, &Credential::Node).await {
+        Word::At(version) => version,
+        // Then each kind is asked about by itself.
+        Word::Refused => 0,
+        Word::Nothing => return false,
+    };
     held.retain(|(_, version)| *version > stands_at);
     let mut of_kind: BTreeMap<GroupVersionResource, Option<u64>> = BTreeMap::new();
     for (cell, version) in held {
@@ -83,12 +102,18 @@ async fn look(hub: &Arc<Hub>) -> bool {
             let credential = cell.best_sponsor().map(|(_, credential)| credential);
             let answer = match &credential {
                 Some(credential) => version_of(hub, &cell.spec, credential).await,
-                None => None,
+                None => Word::Refused,
             };
-            of_kind.insert(gvr.clone(), answer);
+            let version = match answer {
+                Word::At(version) => Some(version),
+                // An aggregated API server may be away for as long as it likes.
+                Word::Refused | Word::Nothing => None,
+            };
+            of_kind.insert(gvr.clone(), version);
         }
-        // Where nobody can ask about the kind now, the list of the next reader tells.
-        if of_kind.get(gvr).copied().flatten().is_none_or(|stands_at| version > stands_at) {
+        // Where nobody can ask about the kind now, the list of the next reader tells, if there is reason to doubt at all.
+        let of_this = of_kind.get(gvr).copied().flatten();
+        if of_this.map_or(stands_at > 0, |stands_at| version > stands_at) {
             tracing::warn!(collection = %Label(&cell.spec), held = version, stands_at,
                 "the cloud is at an older version than what is held; it is fetched anew");
             cell.doubted.notify_one();
@@ -97,21 +122,23 @@ async fn look(hub: &Arc<Hub>) -> bool {
     true
 }
 
-/// The resource version of a consistent read of at most one object; `None` where the cloud does not say.
-async fn version_of(hub: &Hub, spec: &CollectionSpec, credential: &Credential) -> Option<u64> {
+/// The resource version of a consistent read of at most one object.
+async fn version_of(hub: &Hub, spec: &CollectionSpec, credential: &Credential) -> Word {
     let format = Format { form: Form::PartialMetadata, ..spec.format };
     let request = Request::get(target(spec, &[("limit", "1".to_owned())]))
         .header(header::ACCEPT, format.accept_list())
         .header(header::USER_AGENT, crate::USER_AGENT)
-        .body(empty())
-        .ok()?;
-    let answer = hub.upstream.send(credential, request, ASK_TIMEOUT).await.ok()?;
-    if answer.status() != StatusCode::OK {
-        return None;
+        .body(empty());
+    let Ok(request) = request else { return Word::Refused };
+    let Ok(answer) = hub.upstream.send(credential, request, ASK_TIMEOUT).await else { return Word::Nothing };
+    let (head, body) = answer.into_parts();
+    if head.status != StatusCode::OK {
+        let is_final = head.status.is_client_error() && head.status != StatusCode::TOO_MANY_REQUESTS;
+        return if is_final { Word::Refused } else { Word::Nothing };
     }
-    let content_type = answer.headers().get(header::CONTENT_TYPE)?.to_str().ok()?;
-    let format = Format::from_content_type(content_type)?;
-    let body = read_all(answer.into_body(), MAX_ANSWER_BYTES, ASK_TIMEOUT).await.ok()?;
-    let (head, _) = split_list(format, &body).ok()?;
-    head.resource_version.parse().ok()
+    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let Some(format) = content_type.and_then(Format::from_content_type) else { return Word::Refused };
+    let Ok(body) = read_all(body, MAX_ANSWER_BYTES, ASK_TIMEOUT).await else { return Word::Nothing };
+    let version = split_list(format, &body).ok().and_then(|(head, _)| head.resource_version.parse().ok());
+    version.map_or(Word::Refused, Word::At)
 }
