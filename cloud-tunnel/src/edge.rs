@@ -1,7 +1,9 @@
 //! Dials on the pool's own network, for the cloud: only what the allow-list has, each answered within 4 s.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,14 +28,16 @@ use crate::metrics::{Metrics, Way};
 
 /// The name of this way in metrics.
 const DOOR: &str = "edge";
-/// Dials under way at a time.
+/// Dials under way at a time, of all nodes and of one; more wait, each for no longer than its own limit.
 const MOST_DIALS: usize = 64;
+const MOST_DIALS_OF_NODE: usize = 16;
 
 /// What every dial needs.
 #[derive(Debug)]
 pub struct Edge {
     allow: AllowList,
     dials: Semaphore,
+    dials_of: BTreeMap<String, Semaphore>,
     clock: Clock,
     metrics: Metrics,
     shutdown: Shutdown,
@@ -43,7 +47,9 @@ impl Edge {
     /// Dials what `allow` has.
     #[must_use]
     pub fn new(allow: AllowList, clock: Clock, metrics: Metrics, shutdown: Shutdown) -> Arc<Self> {
-        Arc::new(Self { allow, dials: Semaphore::new(MOST_DIALS), clock, metrics, shutdown })
+        let of_node = |node: &str| (node.to_owned(), Semaphore::new(MOST_DIALS_OF_NODE));
+        let dials_of = allow.names().map(of_node).collect();
+        Arc::new(Self { allow, dials: Semaphore::new(MOST_DIALS), dials_of, clock, metrics, shutdown })
     }
 
     /// Answers one request of the server and carries its stream to the end.
@@ -102,10 +108,7 @@ impl Edge {
         let ticket = streams.enter(class, target.to_string());
         let most = usize::try_from(MAX_STREAMS).unwrap_or(usize::MAX);
         let ticket = ticket.ok_or_else(|| Refusal::new(503, format!("{node}: {most} streams are open")))?;
-        let _dial = self.dials.try_acquire().map_err(|_| {
-            Refusal::new(503, format!("{node}: {MOST_DIALS} dials are under way at its pool's tunnel-agent"))
-        })?;
-        let socket = match tokio::time::timeout(EDGE_LIMIT, TcpStream::connect(address)).await {
+        let socket = match tokio::time::timeout(EDGE_LIMIT, self.connect(node, address)).await {
             Ok(Ok(socket)) => socket,
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 return Err(Refusal::refused(node, target.port));
@@ -116,6 +119,17 @@ impl Edge {
         // What a person types must not wait for more of it.
         let _ = socket.set_nodelay(true);
         Ok((Socket::Tcp(socket), ticket))
+    }
+
+    /// Connects in its turn: of one node few dials at a time, so that one that hangs leaves room for the others.
+    async fn connect(&self, node: &str, address: SocketAddr) -> io::Result<TcpStream> {
+        let closed = io::Error::other;
+        let _of_node = match self.dials_of.get(&node.to_ascii_lowercase()) {
+            Some(dials) => Some(dials.acquire().await.map_err(closed)?),
+            None => None,
+        };
+        let _of_all = self.dials.acquire().await.map_err(closed)?;
+        TcpStream::connect(address).await
     }
 
     /// How many nodes may be dialled.

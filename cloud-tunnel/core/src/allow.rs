@@ -34,6 +34,11 @@ impl AllowList {
         self.nodes.is_empty()
     }
 
+    /// The names of its nodes.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.nodes.keys().map(String::as_str)
+    }
+
     /// Where to dial for `target`, which the server means for `node`.
     ///
     /// # Errors

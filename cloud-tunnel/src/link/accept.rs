@@ -96,7 +96,7 @@ async fn link(
     address: &str,
     stranger: Stranger,
 ) -> Result<(), String> {
-    socket::prepare(&stream).map_err(|error| error.to_string())?;
+    let breaker = socket::prepare(&stream).map_err(|error| error.to_string())?;
     let (stream, heard) = Listening::new(stream, acceptor.clock);
     let tls = tokio::time::timeout(CONNECT_LIMIT, acceptor.tls.accept(stream)).await;
     let tls = tls.map_err(|_| "no TLS handshake in 5 s")?.map_err(|error| error.to_string())?;
@@ -142,7 +142,9 @@ async fn link(
     .await;
     let was_up = up.was_up;
     drop((up, requests));
-    if end != End::Silent {
+    if end == End::Silent {
+        breaker.break_off();
+    } else {
         // The last word is under way; the connection ends by itself when nothing is open on it.
         let _ = tokio::time::timeout(FLUSH_LIMIT, &mut connection).await;
     }

@@ -16,6 +16,10 @@ use crate::clock::{self, Clock};
 /// How long the streams of a draining link may go on.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(30);
 
+/// A draining link on which nothing has moved for this long is over: kube-apiserver keeps connections to kubelets that
+/// nobody uses, and none of them would end by itself.
+pub const DRAIN_QUIET: Duration = Duration::from_secs(5);
+
 /// What a link is made of at either end.
 #[derive(Debug)]
 pub struct Ends {
@@ -68,9 +72,12 @@ pub async fn run(
 ) -> End {
     let mut link = Link::new(clock.now(), own);
     let (mut drain, mut draining) = (pin!(drain), false);
+    // When this link began to drain, by whichever end.
+    let mut drains: Option<Duration> = None;
     loop {
         link.heard(ends.heard.at());
-        if streams.open() == 0 {
+        let quiet = drains.map(|since| since.max(streams.last_moved()) + DRAIN_QUIET);
+        if streams.open() == 0 || quiet.is_some_and(|quiet| clock.now() >= quiet) {
             link.idle();
         }
         while let Some(action) = link.poll(clock.now()) {
@@ -80,7 +87,10 @@ pub async fn run(
                 // One that is under way already asks as well.
                 Action::Ping => drop(ends.ping.send_ping(Ping::opaque())),
                 Action::Up { version, peer } => tell(Event::Up { version, peer }),
-                Action::PeerDrains { reason, .. } => tell(Event::Drains(reason)),
+                Action::PeerDrains { reason, .. } => {
+                    drains.get_or_insert_with(|| clock.now());
+                    tell(Event::Drains(reason));
+                }
                 Action::Close(end) => {
                     drop(ends.send.send_data(Bytes::new(), true));
                     return end;
@@ -88,7 +98,7 @@ pub async fn run(
             }
         }
         let look = streams.enforce();
-        let timeout = link.poll_timeout().into_iter().chain(look).min().unwrap_or_default();
+        let timeout = link.poll_timeout().into_iter().chain(look).chain(quiet).min().unwrap_or_default();
         tokio::select! {
             data = ends.recv.data() => match data {
                 Some(Ok(bytes)) => {
@@ -106,6 +116,7 @@ pub async fn run(
             }
             reason = &mut drain, if !draining => {
                 draining = true;
+                drains.get_or_insert_with(|| clock.now());
                 link.drain(clock.now(), DRAIN_GRACE, reason);
                 tell(Event::Drains(reason.to_owned()));
             }

@@ -19,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::CONNECT_LIMIT;
 use super::control::{self, Ends, Event};
-use super::socket::{self, LastHeard, Listening};
+use super::socket::{self, Breaker, LastHeard, Listening};
 use super::stream::Streams;
 use crate::clock::{self, Clock};
 use crate::edge::Edge;
@@ -33,6 +33,13 @@ const STOOD: Duration = Duration::from_secs(10);
 const MOST_PENDING_RESETS: usize = 2048;
 
 type Connection = server::Connection<TlsStream<Listening<TcpStream>>, Bytes>;
+
+/// A connection on which a link can begin.
+struct Connected {
+    connection: Connection,
+    heard: LastHeard,
+    breaker: Breaker,
+}
 
 /// A server as the configuration names it.
 #[derive(Clone, Debug)]
@@ -135,7 +142,7 @@ impl Dialler {
     /// Dials `server`; returns, with the reason, when no new stream can come by the link: it failed, ended, or drains.
     /// A draining link goes on behind this function's back until its streams have ended.
     async fn link(self: Arc<Self>, server: &Server) -> String {
-        let (connection, heard) = match self.connect(server).await {
+        let connected = match self.connect(server).await {
             Ok(connected) => connected,
             Err(Failed(reason)) => return format!("{}: {reason}", server.address),
         };
@@ -143,7 +150,7 @@ impl Dialler {
         let (this, address) = (Arc::clone(&self), server.address.clone());
         tokio::spawn(async move {
             let mut over = Over { tell: Some(over) };
-            let end = this.serve(connection, heard, &address, &mut over).await;
+            let end = this.serve(connected, &address, &mut over).await;
             this.metrics.link_ended(end.word());
             tracing::info!(server = address, reason = %end, "link ended");
             over.say(end.to_string());
@@ -152,10 +159,10 @@ impl Dialler {
         format!("{}: {reason}", server.address)
     }
 
-    async fn connect(&self, server: &Server) -> Result<(Connection, LastHeard), Failed> {
+    async fn connect(&self, server: &Server) -> Result<Connected, Failed> {
         let stream = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(&server.address)).await;
         let stream = stream.map_err(|_| "no answer to the connection in 5 s")??;
-        socket::prepare(&stream)?;
+        let breaker = socket::prepare(&stream)?;
         let (stream, heard) = Listening::new(stream, self.clock);
         let tls = tokio::time::timeout(CONNECT_LIMIT, self.tls.connect(server.name.clone(), stream)).await;
         let tls = tls.map_err(|_| "no TLS handshake in 5 s")??;
@@ -170,17 +177,13 @@ impl Dialler {
             .max_concurrent_reset_streams(MOST_PENDING_RESETS)
             .handshake::<_, Bytes>(tls);
         let connection = tokio::time::timeout(CONNECT_LIMIT, handshake).await;
-        Ok((connection.map_err(|_| "no HTTP/2 in 5 s; is it a tunnel-server?")??, heard))
+        let connection = connection.map_err(|_| "no HTTP/2 in 5 s; is it a tunnel-server?")??;
+        Ok(Connected { connection, heard, breaker })
     }
 
     /// Runs the link to its end.
-    async fn serve(
-        self: &Arc<Self>,
-        mut connection: Connection,
-        heard: LastHeard,
-        address: &str,
-        over: &mut Over,
-    ) -> End {
+    async fn serve(self: &Arc<Self>, connected: Connected, address: &str, over: &mut Over) -> End {
+        let Connected { mut connection, heard, breaker } = connected;
         let ping = connection.ping_pong().expect("asked for once");
         // The server's first stream is the control stream, whatever comes behind it.
         let first = tokio::time::timeout(HELLO_LIMIT, connection.accept()).await;
@@ -213,7 +216,9 @@ impl Dialler {
             end = control => end,
             error = accept(&mut connection, &self.edge, &streams) => End::Broken(error),
         };
-        if end != End::Silent {
+        if end == End::Silent {
+            breaker.break_off();
+        } else {
             connection.graceful_shutdown();
             // The last word is under way; polling the connection is what sends it.
             let closing = std::future::poll_fn(|cx| connection.poll_closed(cx));

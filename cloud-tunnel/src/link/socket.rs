@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use crate::clock::Clock;
 /// How long sent bytes may stay unacknowledged until the kernel gives the connection up.
 const USER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How much of a link's bytes the kernel takes ahead of the wire: what waits above it can still be overtaken.
-const NOT_SENT_LOW_WATER: u32 = 64 * 1024;
+const NOT_SENT_LOW_WATER: u32 = 16 * 1024;
 
 /// Where a stream ends: at the API server's connection, or at the kubelet's.
 #[derive(Debug)]
@@ -118,11 +119,25 @@ impl Socket {
 ///
 /// # Errors
 /// Those of the system.
-pub fn prepare(socket: &TcpStream) -> io::Result<()> {
+pub fn prepare(socket: &TcpStream) -> io::Result<Breaker> {
     socket.set_nodelay(true)?;
-    let socket = SockRef::from(socket);
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    socket.set_tcp_notsent_lowat(NOT_SENT_LOW_WATER)
+    let options = SockRef::from(socket);
+    options.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    options.set_tcp_notsent_lowat(NOT_SENT_LOW_WATER)?;
+    Ok(Breaker(socket.as_fd().try_clone_to_owned()?))
+}
+
+/// A hold on a link's connection below TLS and HTTP/2, for the case that it is dead.
+#[derive(Debug)]
+pub struct Breaker(OwnedFd);
+
+impl Breaker {
+    /// Lets the kernel close with RST. A FIN would wait behind what nobody acknowledges; where only the way back is cut,
+    /// the RST still arrives, and the other end need not wait for its own silence.
+    pub fn break_off(&self) {
+        // A connection that is closed already has nothing to say.
+        let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
+    }
 }
 
 /// When the last byte of a connection came.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::AbortHandle;
 
@@ -20,18 +20,18 @@ struct Waiting {
     tasks: BTreeMap<u64, Option<AbortHandle>>,
 }
 
-/// One of them; dropping it, or [`Known`]'s call, takes it off the list.
+/// One of them; dropping it takes it off the list.
 #[derive(Debug)]
 pub struct Stranger {
-    list: std::sync::Arc<Strangers>,
+    list: Arc<Strangers>,
     id: u64,
 }
 
 impl Strangers {
     /// A list that holds at most `most`.
     #[must_use]
-    pub fn new(most: usize) -> std::sync::Arc<Self> {
-        std::sync::Arc::new(Self { most, waiting: Mutex::default() })
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, waiting: Mutex::default() })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
@@ -39,7 +39,7 @@ impl Strangers {
     }
 
     /// Runs `serve` for a new connection on a task of its own; it drops its [`Stranger`] as soon as it is known.
-    pub fn spawn<F>(self: &std::sync::Arc<Self>, serve: impl FnOnce(Stranger) -> F)
+    pub fn spawn<F>(self: &Arc<Self>, serve: impl FnOnce(Stranger) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -50,7 +50,7 @@ impl Strangers {
             waiting.tasks.insert(id, None);
             id
         };
-        let task = tokio::spawn(serve(Stranger { list: std::sync::Arc::clone(self), id }));
+        let task = tokio::spawn(serve(Stranger { list: Arc::clone(self), id }));
         let oldest = {
             let mut waiting = self.lock();
             // A task that was quick is off the list already.

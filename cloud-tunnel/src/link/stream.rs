@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub struct Streams {
     clock: Clock,
     metrics: Metrics,
     open: AtomicUsize,
+    /// When a byte of any stream moved last, in microseconds by the clock.
+    moved: AtomicU64,
     next: Mutex<StreamId>,
     budget: Mutex<Waiting>,
     /// Told when the last stream ended, and when the budget must be looked at by the clock.
@@ -61,6 +63,7 @@ impl Streams {
             clock,
             metrics,
             open: AtomicUsize::new(0),
+            moved: AtomicU64::new(0),
             next: Mutex::new(0),
             budget: Mutex::default(),
             changed: Notify::new(),
@@ -71,6 +74,12 @@ impl Streams {
     #[must_use]
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
+    }
+
+    /// When a byte of any stream moved last.
+    #[must_use]
+    pub fn last_moved(&self) -> Duration {
+        Duration::from_micros(self.moved.load(Ordering::Relaxed))
     }
 
     /// The bytes that wait for their readers.
@@ -161,6 +170,14 @@ pub struct Ticket {
     tally: Tally,
     /// For the log: the node and what was dialled.
     name: String,
+}
+
+impl Ticket {
+    fn moved(&self, way: Way, bytes: usize) {
+        let now = self.streams.clock.now();
+        self.streams.moved.store(u64::try_from(now.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.tally.moved(now, way, bytes);
+    }
 }
 
 impl Drop for Ticket {
@@ -292,7 +309,7 @@ async fn outward(
     first: Bytes,
     way: Way,
 ) -> Result<Near, Broken> {
-    let tally = |bytes: usize| ticket.tally.moved(ticket.streams.clock.now(), way, bytes);
+    let tally = |bytes: usize| ticket.moved(way, bytes);
     if !first.is_empty() {
         tally(first.len());
         push(send, first).await?;
@@ -367,7 +384,7 @@ async fn inward(socket: &Socket, recv: &mut RecvStream, ticket: &Ticket, way: Wa
                 drop(slices);
                 held.taken(count);
                 streams.taken(id, count);
-                ticket.tally.moved(streams.clock.now(), way, count);
+                ticket.moved(way, count);
                 // An error means that the stream is over, which the next frame says.
                 let _ = recv.flow_control().release_capacity(count);
             },

@@ -1,11 +1,12 @@
 //! Whatever the edge does, the door answers, and the reason phrase names the node.
 
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use crate::rig::{ANSWERED, Rig, echo, exchange, kubelet};
+use crate::rig::{ANSWERED, Rig, answer, echo, exchange, kubelet};
 
 #[test]
 fn a_dial_reaches_the_node_that_it_names() {
@@ -27,19 +28,39 @@ fn what_cannot_be_reached_is_told_with_the_nodes_name() {
     assert!(answer.starts_with(&format!("HTTP/1.1 502 {address} is no node of pool hangzhou")), "{answer}");
 }
 
-#[test]
-fn a_node_that_takes_nobody_is_a_time_out_with_its_name() {
-    let rig = Rig::linked();
-    // A backlog that is full lets SYNs fall, as a host that hangs does.
+/// A backlog that is full lets SYNs fall, as a host that hangs does.
+fn hung(rig: &Rig) -> (socket2::Socket, Vec<TcpStream>) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.bind(&rig.kubelet.into()).expect("an address of this test alone");
     socket.listen(0).expect("it listens");
     let limit = std::time::Duration::from_millis(300);
-    let _held: Vec<_> = (0..3).filter_map(|_| TcpStream::connect_timeout(&rig.kubelet, limit).ok()).collect();
+    let held = (0..3).filter_map(|_| TcpStream::connect_timeout(&rig.kubelet, limit).ok()).collect();
+    (socket, held)
+}
+
+#[test]
+fn a_node_that_takes_nobody_is_a_time_out_with_its_name() {
+    let rig = Rig::linked();
+    let _hung = hung(&rig);
     let began = Instant::now();
     assert_eq!(rig.dial("node-1:10250").0, "HTTP/1.1 504 node-1 did not answer in 4 s");
     println!("answered after {:?}; promised: 5 s", began.elapsed());
     assert!(began.elapsed() < ANSWERED);
+}
+
+#[test]
+fn a_hundred_dials_to_a_node_that_hangs_are_no_concern_of_the_others() {
+    let rig = Rig::linked();
+    let _hung = hung(&rig);
+    let mut waiting: Vec<_> = (0..100).map(|_| rig.knock()).collect();
+    for client in &mut waiting {
+        client.write_all(b"CONNECT node-1:10250 HTTP/1.1\r\n\r\n").expect("sent");
+    }
+    // Nobody listens at node-2, which is told at once and not after those that wait.
+    assert_eq!(rig.dial("node-2:10250").0, "HTTP/1.1 502 node-2 refused 10250");
+    for client in &mut waiting {
+        assert_eq!(answer(client), "HTTP/1.1 504 node-1 did not answer in 4 s");
+    }
 }
 
 #[test]

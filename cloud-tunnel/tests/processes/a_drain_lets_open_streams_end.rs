@@ -1,8 +1,10 @@
 //! SIGTERM lets open streams end by themselves and takes no new ones; both programs then exit with 0.
 
+use std::time::Instant;
+
 use nix::sys::signal::Signal;
 
-use crate::rig::{Rig, echo, exchange, kubelet, wait_for};
+use crate::rig::{ANSWERED, Rig, echo, exchange, kubelet, wait_for};
 
 #[test]
 fn an_agent_that_is_told_to_stop_keeps_its_streams() {
@@ -38,4 +40,17 @@ fn a_server_that_is_told_to_stop_keeps_its_streams_and_says_so_to_new_ones() {
     rig.start_server();
     rig.wait_link();
     exchange(&mut rig.connected(), "again\n");
+}
+
+#[test]
+fn a_stream_that_nobody_uses_does_not_hold_a_drain_up() {
+    let mut rig = Rig::linked();
+    kubelet(&rig, echo);
+    let mut idle = rig.connected();
+    exchange(&mut idle, "before\n");
+    let began = Instant::now();
+    rig.agent.as_ref().expect("it runs").signal(Signal::SIGTERM);
+    assert_eq!(rig.agent.as_mut().expect("ours").ended(), 0, "{}", rig.log("agent"));
+    println!("stopped after {:?}; promised: 5 s of silence", began.elapsed());
+    assert!(began.elapsed() < ANSWERED);
 }

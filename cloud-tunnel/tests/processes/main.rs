@@ -5,6 +5,7 @@ mod rig;
 
 mod a_dial_is_answered_in_words_within_five_seconds;
 mod a_drain_lets_open_streams_end;
+mod aborted_dials_leave_nothing_behind;
 mod bytes_ends_and_aborts_are_passed_on;
 mod killed_ends_are_noticed_and_come_back;
 mod settings_are_checked_before_anything_starts;

@@ -337,7 +337,11 @@ impl Lab {
         let process = self.process_name(node, part)?;
         if part == NodePart::TunnelServer {
             self.processes.stop(&process);
-            return self.tunnel(&self.names.cloud(), "")?.start_server(&self.program());
+            let cloud = self.names.cloud();
+            let tunnel = self.tunnel(&cloud, "")?;
+            tunnel.start_server(&self.program())?;
+            let agent = self.processes.running(&tunnel::agent_process(tunnel.agent_node()));
+            return if agent.is_some() { tunnel.wait_link() } else { Ok(()) };
         }
         let _lock = state::lock_node(&self.dir, node)?;
         self.processes.stop(&process);
