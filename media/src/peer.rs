@@ -16,7 +16,7 @@ use str0m::{
 
 use crate::{
     crypto,
-    endpoint::{Annotations, Codec, Endpoint, Event, Output, Packet},
+    endpoint::{Annotations, Answered, Codec, Endpoint, Endpoints, Event, OfferError, Output, Packet},
 };
 
 /// Most packets that a session keeps for those who ask again, of pictures: 2 s at 4 Mbit/s.
@@ -34,49 +34,41 @@ pub struct Peer {
     closed: bool,
 }
 
-/// What an offer was answered with.
-pub struct Answered {
-    /// The session.
-    pub peer: Peer,
-    /// The SDP answer.
-    pub sdp: String,
-    /// Our part of the ICE user name, by which STUN finds the session.
-    pub ufrag: String,
+/// Makes sessions of offers: all with one certificate, and one address that their answers name.
+pub struct Peers {
+    /// The candidate.
+    pub local: SocketAddr,
+    /// The certificate whose fingerprint stands in the answers.
+    pub certificate: DtlsCert,
 }
 
-/// Why an offer cannot be answered.
-#[derive(Debug, thiserror::Error)]
-pub enum OfferError {
-    /// No SDP.
-    #[error("the offer is no SDP that can be read: a line is broken, or what it refers to is missing")]
-    Syntax,
-    /// SDP that makes no session.
-    #[error("the offer cannot work: {0}")]
-    Unworkable(String),
-    /// A track without a codec of ours, or one that was refused.
-    #[error("no codec in common for {0}; this engine has Opus, VP8 and H264")]
-    Codec(&'static str),
+impl Endpoints for Peers {
+    fn answer(&self, offer: &str, role: Role, now: Instant) -> Result<Answered, OfferError> {
+        let (peer, sdp) = Peer::answer(offer, role, self.local, self.certificate.clone(), now)?;
+        let user = peer.credentials.ufrag.clone();
+        Ok(Answered { endpoint: Box::new(peer), sdp, user })
+    }
+
+    fn user<'a>(&self, datagram: &'a [u8]) -> Option<&'a str> {
+        stun_user(datagram)
+    }
 }
 
 impl Peer {
     /// Answers `offer` in this role: a publisher's media is received, a viewer's sent. `local` is the candidate.
-    ///
-    /// # Errors
-    /// [`OfferError`].
-    pub fn answer(
+    fn answer(
         offer: &str,
         role: Role,
         local: SocketAddr,
         certificate: DtlsCert,
         now: Instant,
-    ) -> Result<Answered, OfferError> {
+    ) -> Result<(Self, String), OfferError> {
         let offer = SdpOffer::from_sdp_string(offer).map_err(|error| {
             // Its text holds addresses of this process's memory.
             tracing::debug!(%error, "an offer was not read");
             OfferError::Syntax
         })?;
         let credentials = IceCreds::new();
-        let ufrag = credentials.ufrag.clone();
         let mut rtc = Rtc::builder()
             .set_crypto_provider(crypto::provider())
             .set_dtls_cert(certificate)
@@ -96,7 +88,7 @@ impl Peer {
         let sdp = answer.to_sdp_string();
         let mut peer = Self { rtc, local, credentials, audio: None, video: None, closed: false };
         peer.find_tracks(&sdp, role)?;
-        Ok(Answered { peer, sdp, ufrag })
+        Ok((peer, sdp))
     }
 
     fn find_tracks(&mut self, answer: &str, role: Role) -> Result<(), OfferError> {
@@ -183,8 +175,7 @@ impl Peer {
 }
 
 /// Our part of the user name in a STUN request, by which it finds its session.
-#[must_use]
-pub fn stun_user(datagram: &[u8]) -> Option<&str> {
+fn stun_user(datagram: &[u8]) -> Option<&str> {
     let message = StunMessage::parse(datagram).ok()?;
     message.is_binding_request().then(|| message.username()?.split_once(':')).flatten().map(|(ours, _)| ours)
 }
@@ -425,14 +416,10 @@ mod tests {
         let mut now = Instant::now();
         let (mut client, offer) = Client::new(direction, now);
         let certificate = crypto::certificate().expect("a certificate");
-        let answered = Peer::answer(&offer, role, ENGINE.into(), certificate, now).expect("answered");
-        assert!(
-            answered.sdp.contains("a=ice-lite") && answered.sdp.contains(&answered.ufrag),
-            "{}",
-            answered.sdp
-        );
-        client.accept(&answered.sdp);
-        let mut engine = answered.peer;
+        let (mut engine, answer) =
+            Peer::answer(&offer, role, ENGINE.into(), certificate, now).expect("answered");
+        assert!(answer.contains("a=ice-lite") && answer.contains(&engine.credentials.ufrag), "{answer}");
+        client.accept(&answer);
         let (mut one, mut other) = (false, false);
         talk(&mut engine, &mut client, &mut now, |_, ours, theirs| {
             one |= matches!(ours, Some(Event::Connected));
