@@ -510,4 +510,88 @@ mod tests {
             offer.lines().filter(|l| !l.contains("fingerprint")).map(|l| format!("{l}\r\n")).collect();
         assert!(matches!(answer(&bare, Role::Publisher), Err(OfferError::Unworkable(_))));
     }
+
+    /// A series that repeats (Knuth's MMIX).
+    struct Series(u64);
+
+    impl Series {
+        fn below(&mut self, end: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(self.0 >> 33).expect("31 bits") % end.max(1)
+        }
+    }
+
+    /// Lines that are left out, doubled, swapped, cut off, or have a character changed.
+    fn mutated(offer: &str, series: &mut Series) -> String {
+        let mut lines: Vec<String> = offer.lines().map(str::to_owned).collect();
+        for _ in 0..=series.below(4) {
+            let (at, other) = (series.below(lines.len()), series.below(lines.len()));
+            match series.below(6) {
+                0 => drop(lines.remove(at)),
+                1 => lines.insert(other, lines[at].clone()),
+                2 => lines.swap(at, other),
+                3 => {
+                    let length = series.below(lines[at].len());
+                    lines[at].truncate(length);
+                }
+                4 => {
+                    let line = std::mem::take(&mut lines[at]);
+                    let (number, new) =
+                        (series.below(line.len()), [b'0', b'9', b':', b' ', b'-', b'z'][series.below(6)]);
+                    let change = |(i, byte)| if i == number { char::from(new) } else { char::from(byte) };
+                    lines[at] = line.bytes().enumerate().map(change).collect();
+                }
+                _ => {
+                    let digits = ["0", "127", "128", "65536", "99999999999999999999", "-1"][series.below(6)];
+                    lines[at] = lines[at].replace(|c: char| c.is_ascii_digit(), digits);
+                }
+            }
+            if lines.is_empty() {
+                break;
+            }
+        }
+        lines.iter().map(|line| format!("{line}\r\n")).collect()
+    }
+
+    #[test]
+    fn no_offer_breaks_the_library() {
+        let now = Instant::now();
+        let certificate = crypto::certificate().expect("a certificate");
+        let (_, offer) = Client::new(Direction::SendOnly, now);
+        let mut series = Series(1);
+        let (mut read, mut answered) = (0, 0);
+        for round in 0..1500 {
+            let text = mutated(&offer, &mut series);
+            // What the engine does: the core's checks come first.
+            let Ok(checked) = media_core::offer::check(&text, Role::Publisher) else { continue };
+            read += usize::from(SdpOffer::from_sdp_string(&checked).is_ok());
+            // A session without optimisation takes its time.
+            if round % 50 == 0 {
+                let certificate = certificate.clone();
+                let peer = Peer::answer(&checked, Role::Publisher, ENGINE.into(), certificate, now);
+                answered += usize::from(peer.is_ok());
+            }
+        }
+        assert!(read > 200 && answered > 5, "some are still good: {read}, {answered}");
+    }
+
+    #[test]
+    fn no_datagram_breaks_a_session() {
+        let (mut engine, _client, mut now) = connected(Role::Publisher, Direction::SendOnly);
+        let mut series = Series(2);
+        for round in 0..5_000_usize {
+            let first = [0_u8, 1, 20, 22, 23, 25, 128, 144, 200, 255][round % 10];
+            let length = series.below(200);
+            let mut datagram: Vec<u8> =
+                (0..length).map(|_| u8::try_from(series.below(256)).expect("a byte")).collect();
+            if let Some(byte) = datagram.first_mut() {
+                *byte = first;
+            }
+            // From the address that the session knows: as if its integrity held.
+            engine.receive(CLIENT.into(), &datagram, now);
+            while !matches!(engine.poll(), Output::Timeout(_)) {}
+            now += Duration::from_micros(50);
+        }
+        assert!(engine.is_alive(), "noise ends no session");
+    }
 }
