@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use media_core::TrackKind;
+use media_core::{Role, TrackKind};
 
 /// A codec as two sides must have it alike. The number of the payload is each side's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,4 +102,39 @@ pub trait Endpoint: Send {
     fn close(&mut self);
     /// Whether anything may still come out.
     fn is_alive(&self) -> bool;
+}
+
+/// What an offer was answered with.
+pub struct Answered {
+    /// The session.
+    pub endpoint: Box<dyn Endpoint>,
+    /// The SDP answer.
+    pub sdp: String,
+    /// The name by which STUN finds the session.
+    pub user: String,
+}
+
+/// Why an offer cannot be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum OfferError {
+    /// No SDP.
+    #[error("the offer is no SDP that can be read: a line is broken, or what it refers to is missing")]
+    Syntax,
+    /// SDP that makes no session.
+    #[error("the offer cannot work: {0}")]
+    Unworkable(String),
+    /// A track without a codec of ours, or one that was refused.
+    #[error("no codec in common for {0}; this engine has Opus, VP8 and H264")]
+    Codec(&'static str),
+}
+
+/// Whoever makes sessions of offers.
+pub trait Endpoints: Send {
+    /// Answers `offer` in this role: a publisher's media is received, a viewer's sent.
+    ///
+    /// # Errors
+    /// [`OfferError`].
+    fn answer(&self, offer: &str, role: Role, now: Instant) -> Result<Answered, OfferError>;
+    /// The name that a STUN request calls, if the datagram is one; nothing is proven by it.
+    fn user<'a>(&self, datagram: &'a [u8]) -> Option<&'a str>;
 }

@@ -20,13 +20,11 @@ use media_core::{
     whip::Refusal,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
-use str0m::config::DtlsCert;
 
 use crate::{
     call::{Offer, Opened, Snapshot, StreamStatus, retry_after},
-    endpoint::{Codec, Endpoint, Event, Output, Packet},
+    endpoint::{Codec, Endpoint, Endpoints, Event, OfferError, Output, Packet},
     metrics::{Direction, Metrics},
-    peer::{OfferError, Peer, stun_user},
 };
 
 /// Most addresses by which the other side of one session is known; its oldest is forgotten.
@@ -46,7 +44,8 @@ pub trait Sender {
 struct Member {
     endpoint: Box<dyn Endpoint>,
     session: Session,
-    ufrag: String,
+    /// The name by which STUN finds it.
+    user: String,
     /// Where the request came from.
     client: IpAddr,
     /// Where its datagrams come from, the newest last.
@@ -70,8 +69,7 @@ impl Member {
 
 /// The sessions of one worker.
 pub struct Engine {
-    candidate: SocketAddr,
-    certificate: DtlsCert,
+    endpoints: Box<dyn Endpoints>,
     max_sessions: usize,
     metrics: Arc<Metrics>,
     began: Instant,
@@ -79,7 +77,7 @@ pub struct Engine {
     state: State,
     members: BTreeMap<SessionId, Member>,
     timeouts: BTreeSet<(Instant, SessionId)>,
-    by_ufrag: HashMap<String, SessionId>,
+    by_user: HashMap<String, SessionId>,
     by_address: HashMap<SocketAddr, SessionId>,
     streams: Streams,
     key_frames: BTreeMap<StreamName, KeyFrameRequests>,
@@ -91,15 +89,13 @@ impl Engine {
     /// An engine without sessions.
     #[must_use]
     pub fn new(
-        candidate: SocketAddr,
-        certificate: DtlsCert,
+        endpoints: Box<dyn Endpoints>,
         max_sessions: usize,
         metrics: Arc<Metrics>,
         began: Instant,
     ) -> Self {
         Self {
-            candidate,
-            certificate,
+            endpoints,
             max_sessions,
             metrics,
             began,
@@ -107,7 +103,7 @@ impl Engine {
             state: State::default(),
             members: BTreeMap::new(),
             timeouts: BTreeSet::new(),
-            by_ufrag: HashMap::new(),
+            by_user: HashMap::new(),
             by_address: HashMap::new(),
             streams: Streams::default(),
             key_frames: BTreeMap::new(),
@@ -166,10 +162,9 @@ impl Engine {
     pub fn open(&mut self, offer: Offer, now: Instant, wire: &mut dyn Sender) -> Result<Opened, Refusal> {
         self.admit(&offer)?;
         let sdp = offer::check(&offer.sdp, offer.role)?;
-        let answered = Peer::answer(&sdp, offer.role, self.candidate, self.certificate.clone(), now)
-            .map_err(|error| refusal(&error))?;
+        let answered = self.endpoints.answer(&sdp, offer.role, now).map_err(|error| refusal(&error))?;
         if offer.role == Role::Viewer {
-            self.codecs_in_common(&offer.stream, &answered.peer)?;
+            self.codecs_in_common(&offer.stream, &*answered.endpoint)?;
         }
         let session = SessionId(u128::from_be_bytes(self.random_bytes()?));
         let since = self.since(now);
@@ -188,9 +183,9 @@ impl Engine {
         }
         let [first, second, third, fourth] = self.random_bytes()?;
         let member = Member {
-            endpoint: Box::new(answered.peer),
+            endpoint: answered.endpoint,
             session: Session::new(offer.role, since),
-            ufrag: answered.ufrag.clone(),
+            user: answered.user.clone(),
             client: network_of(offer.address),
             addresses: Vec::new(),
             timeout: now,
@@ -200,17 +195,17 @@ impl Engine {
         };
         self.members.insert(session, member);
         self.timeouts.insert((now, session));
-        self.by_ufrag.insert(answered.ufrag.clone(), session);
+        self.by_user.insert(answered.user.clone(), session);
         self.state = self.state.with_session();
         let (stream, subject) = (offer.stream, offer.subject);
         tracing::info!(role = offer.role.as_str(), %stream, %subject, %session, "a session begins");
-        Ok(Opened { session, sdp: answered.sdp, tag: answered.ufrag })
+        Ok(Opened { session, sdp: answered.sdp, tag: answered.user })
     }
 
     fn admit(&self, offer: &Offer) -> Result<(), Refusal> {
         let here = self.streams.get(&offer.stream).is_some();
         let taken = match offer.role {
-            Role::Publisher => here || self.state.takes_new_streams(),
+            Role::Publisher => self.state.takes_new_streams() || (here && self.state.takes_viewers()),
             Role::Viewer => self.state.takes_viewers(),
         };
         if !taken {
@@ -234,7 +229,7 @@ impl Engine {
     }
 
     /// A viewer must be able to decode what is sent; of a track that sends nothing yet, something that may be sent.
-    fn codecs_in_common(&self, stream: &StreamName, viewer: &Peer) -> Result<(), Refusal> {
+    fn codecs_in_common(&self, stream: &StreamName, viewer: &dyn Endpoint) -> Result<(), Refusal> {
         let publisher = self.streams.get(stream).and_then(|stream| self.members.get(&stream.publisher()?));
         let Some(publisher) = publisher else { return Ok(()) };
         for kind in TrackKind::ALL {
@@ -292,7 +287,7 @@ impl Engine {
             }
         }
         self.timeouts.remove(&(member.timeout, session));
-        self.by_ufrag.remove(&member.ufrag);
+        self.by_user.remove(&member.user);
         for address in &member.addresses {
             self.by_address.remove(address);
         }
@@ -314,7 +309,7 @@ impl Engine {
         // RFC 7983: 0 to 3 is STUN, which alone may come from an address that is not known.
         let is_stun = datagram.first().is_some_and(|first| *first < 4);
         let session = if is_stun {
-            stun_user(datagram).and_then(|user| self.by_ufrag.get(user)).copied()
+            self.endpoints.user(datagram).and_then(|user| self.by_user.get(user)).copied()
         } else {
             self.by_address.get(&from).copied()
         };
@@ -551,5 +546,242 @@ fn refusal(error: &OfferError) -> Refusal {
         OfferError::Syntax => Refusal::new(400, "offer", error.to_string()),
         OfferError::Unworkable(_) => Refusal::new(422, "offer", error.to_string()),
         OfferError::Codec(_) => Refusal::no_codec(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::endpoint::{Annotations, Answered};
+
+    /// What a session was told, by its number in order of its offer.
+    type Log = Arc<Mutex<Vec<String>>>;
+
+    /// Sessions whose other side is the test: a datagram `connected`, `key` or `delta` is what it says.
+    struct Fakes {
+        log: Log,
+    }
+
+    struct Fake {
+        user: String,
+        log: Log,
+        pending: VecDeque<Event>,
+        sequence: u64,
+    }
+
+    impl Fake {
+        fn say(&self, what: &str) {
+            let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            log.push(format!("{} {what}", self.user));
+        }
+    }
+
+    fn vp8() -> Codec {
+        Codec { name: "VP8", clock_rate: 90_000, variant: None }
+    }
+
+    impl Endpoints for Fakes {
+        fn answer(&self, offer: &str, _role: Role, _now: Instant) -> Result<Answered, OfferError> {
+            let user =
+                offer.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")).expect("checked").to_owned();
+            let fake = Fake {
+                user: user.clone(),
+                log: Arc::clone(&self.log),
+                pending: VecDeque::new(),
+                sequence: 7,
+            };
+            Ok(Answered { endpoint: Box::new(fake), sdp: String::new(), user })
+        }
+
+        fn user<'a>(&self, datagram: &'a [u8]) -> Option<&'a str> {
+            std::str::from_utf8(datagram.get(1..)?).ok()
+        }
+    }
+
+    impl Endpoint for Fake {
+        fn accepts(&self, _source: SocketAddr, _datagram: &[u8], _now: Instant) -> bool {
+            true
+        }
+
+        fn receive(&mut self, _source: SocketAddr, datagram: &[u8], now: Instant) {
+            self.pending.extend(match datagram {
+                b"connected" => Some(Event::Connected),
+                b"lost" => Some(Event::KeyFrameWanted),
+                b"key" | b"delta" => {
+                    self.sequence += 1;
+                    Some(Event::Packet(Packet {
+                        kind: TrackKind::Video,
+                        codec: vp8(),
+                        source: 1,
+                        sequence: self.sequence,
+                        timestamp: 0,
+                        marker: true,
+                        payload: vec![0x10, u8::from(datagram == b"delta")].into(),
+                        arrived: now,
+                        annotations: Annotations::default(),
+                    }))
+                }
+                _ => None,
+            });
+        }
+
+        fn handle_timeout(&mut self, _now: Instant) {}
+
+        fn poll(&mut self) -> Output {
+            let later = || Output::Timeout(Instant::now() + Duration::from_secs(3600));
+            self.pending.pop_front().map_or_else(later, Output::Event)
+        }
+
+        fn codecs(&self, kind: TrackKind) -> Vec<Codec> {
+            if kind == TrackKind::Video { vec![vp8()] } else { Vec::new() }
+        }
+
+        fn send(&mut self, _packet: &Packet, _sequence: u64, _timestamp: u32) -> bool {
+            self.say("packet");
+            true
+        }
+
+        fn request_key_frame(&mut self) -> bool {
+            self.say("asked");
+            true
+        }
+
+        fn close(&mut self) {
+            self.say("closed");
+        }
+
+        fn is_alive(&self) -> bool {
+            true
+        }
+    }
+
+    struct Nowhere;
+
+    impl Sender for Nowhere {
+        fn send(&mut self, _to: SocketAddr, _datagram: &[u8]) {}
+    }
+
+    struct Stage {
+        engine: Engine,
+        log: Log,
+        now: Instant,
+        clients: u16,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let (log, now) = (Log::default(), Instant::now());
+            let metrics = Arc::new(Metrics::register(&mut Registry::default()));
+            let fakes = Box::new(Fakes { log: Arc::clone(&log) });
+            Self { engine: Engine::new(fakes, 3, metrics, now), log, now, clients: 0 }
+        }
+
+        fn open(&mut self, role: Role, subject: &str) -> Result<(SessionId, SocketAddr), Refusal> {
+            self.clients += 1;
+            let direction = if role == Role::Publisher { "sendonly" } else { "recvonly" };
+            let sdp = format!(
+                "v=0\na=group:BUNDLE 0\nm=video 9 UDP 96\na=mid:0\na=fingerprint:x\na=ice-pwd:x\n\
+                 a=ice-ufrag:{}\na={direction}\n",
+                self.clients
+            );
+            let stream = StreamName { room: "hall".into(), stream: "cam".into() };
+            let address = [192, 0, 2, 1].into();
+            let offer = Offer { role, stream, subject: subject.into(), sdp, address };
+            let opened = self.engine.open(offer, self.now, &mut Nowhere)?;
+            let from = SocketAddr::from(([192, 0, 2, 1], self.clients));
+            let stun = [&[1][..], self.clients.to_string().as_bytes()].concat();
+            self.engine.datagram(from, &stun, self.now, &mut Nowhere);
+            self.hears(from, b"connected");
+            Ok((opened.session, from))
+        }
+
+        fn hears(&mut self, from: SocketAddr, datagram: &[u8]) {
+            self.engine.datagram(from, datagram, self.now, &mut Nowhere);
+        }
+
+        fn pass(&mut self, milliseconds: u64) {
+            self.now += Duration::from_millis(milliseconds);
+            self.engine.look_around(self.now, &mut Nowhere);
+        }
+
+        fn told(&self) -> Vec<String> {
+            std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner))
+        }
+    }
+
+    #[test]
+    fn a_silent_publisher_ends_after_30_s_and_its_viewers_15_s_later() {
+        let mut stage = Stage::new();
+        let (publisher, from) = stage.open(Role::Publisher, "ann").expect("free");
+        stage.hears(from, b"key");
+        let (viewer, of_viewer) = stage.open(Role::Viewer, "eve").expect("somebody publishes");
+        stage.pass(29_900);
+        stage.engine.datagram(of_viewer, b"\x012", stage.now, &mut Nowhere);
+        assert_eq!(stage.engine.presence(publisher), Presence::Here);
+        stage.pass(200);
+        assert_eq!(stage.engine.presence(publisher), Presence::Unknown);
+        stage.pass(14_900);
+        assert_eq!(stage.engine.presence(viewer), Presence::Here, "it waits");
+        stage.pass(200);
+        assert_eq!(stage.engine.presence(viewer), Presence::Unknown);
+        assert!(stage.engine.is_idle());
+    }
+
+    #[test]
+    fn who_is_not_live_after_10_s_is_ended() {
+        let mut stage = Stage::new();
+        let (publisher, _) = stage.open(Role::Publisher, "ann").expect("free");
+        stage.pass(9_900);
+        assert_eq!(stage.engine.presence(publisher), Presence::Here, "no media came yet");
+        stage.pass(200);
+        assert_eq!(stage.engine.presence(publisher), Presence::Unknown);
+        assert_eq!(stage.told(), ["1 closed"]);
+    }
+
+    #[test]
+    fn a_publisher_is_asked_again_each_half_second_until_a_key_frame_comes() {
+        let mut stage = Stage::new();
+        let (_, publisher) = stage.open(Role::Publisher, "ann").expect("free");
+        stage.hears(publisher, b"delta");
+        stage.told();
+        stage.pass(1000);
+        stage.hears(publisher, b"key");
+        stage.pass(600);
+        stage.told();
+        let (_, viewer) = stage.open(Role::Viewer, "eve").expect("somebody publishes");
+        assert_eq!(stage.told(), ["1 asked"]);
+        for _ in 0..19 {
+            stage.pass(50);
+            stage.hears(viewer, b"lost");
+            stage.hears(publisher, b"delta");
+        }
+        assert_eq!(stage.told(), ["1 asked"], "950 ms");
+        stage.hears(publisher, b"key");
+        assert_eq!(stage.told(), ["2 packet"]);
+        stage.pass(5_000);
+        assert!(stage.told().is_empty());
+    }
+
+    #[test]
+    fn a_full_engine_and_one_that_ends_say_so() {
+        let mut stage = Stage::new();
+        let (_, publisher) = stage.open(Role::Publisher, "ann").expect("free");
+        stage.hears(publisher, b"key");
+        for _ in 0..2 {
+            stage.open(Role::Viewer, "eve").expect("there is room");
+        }
+        let full = stage.open(Role::Viewer, "eve").expect_err("no room");
+        assert_eq!((full.status, full.reason), (503, "full"));
+        assert!((2..=5).contains(&full.retry_after.expect("a time")));
+        stage.engine.told_to_end();
+        assert_eq!(stage.engine.state(), State::Tombstone);
+        stage.engine.end_all(stage.now, &mut Nowhere);
+        assert_eq!(stage.engine.state(), State::WaitingToBeDeleted);
+        let ends = stage.open(Role::Publisher, "ann").expect_err("it ends");
+        assert_eq!((ends.status, ends.reason), (503, "tombstone"));
     }
 }

@@ -16,7 +16,7 @@ use str0m::{
 
 use crate::{
     crypto,
-    endpoint::{Annotations, Codec, Endpoint, Event, Output, Packet},
+    endpoint::{Annotations, Answered, Codec, Endpoint, Endpoints, Event, OfferError, Output, Packet},
 };
 
 /// Most packets that a session keeps for those who ask again, of pictures: 2 s at 4 Mbit/s.
@@ -34,49 +34,41 @@ pub struct Peer {
     closed: bool,
 }
 
-/// What an offer was answered with.
-pub struct Answered {
-    /// The session.
-    pub peer: Peer,
-    /// The SDP answer.
-    pub sdp: String,
-    /// Our part of the ICE user name, by which STUN finds the session.
-    pub ufrag: String,
+/// Makes sessions of offers: all with one certificate, and one address that their answers name.
+pub struct Peers {
+    /// The candidate.
+    pub local: SocketAddr,
+    /// The certificate whose fingerprint stands in the answers.
+    pub certificate: DtlsCert,
 }
 
-/// Why an offer cannot be answered.
-#[derive(Debug, thiserror::Error)]
-pub enum OfferError {
-    /// No SDP.
-    #[error("the offer is no SDP that can be read: a line is broken, or what it refers to is missing")]
-    Syntax,
-    /// SDP that makes no session.
-    #[error("the offer cannot work: {0}")]
-    Unworkable(String),
-    /// A track without a codec of ours, or one that was refused.
-    #[error("no codec in common for {0}; this engine has Opus, VP8 and H264")]
-    Codec(&'static str),
+impl Endpoints for Peers {
+    fn answer(&self, offer: &str, role: Role, now: Instant) -> Result<Answered, OfferError> {
+        let (peer, sdp) = Peer::answer(offer, role, self.local, self.certificate.clone(), now)?;
+        let user = peer.credentials.ufrag.clone();
+        Ok(Answered { endpoint: Box::new(peer), sdp, user })
+    }
+
+    fn user<'a>(&self, datagram: &'a [u8]) -> Option<&'a str> {
+        stun_user(datagram)
+    }
 }
 
 impl Peer {
     /// Answers `offer` in this role: a publisher's media is received, a viewer's sent. `local` is the candidate.
-    ///
-    /// # Errors
-    /// [`OfferError`].
-    pub fn answer(
+    fn answer(
         offer: &str,
         role: Role,
         local: SocketAddr,
         certificate: DtlsCert,
         now: Instant,
-    ) -> Result<Answered, OfferError> {
+    ) -> Result<(Self, String), OfferError> {
         let offer = SdpOffer::from_sdp_string(offer).map_err(|error| {
             // Its text holds addresses of this process's memory.
             tracing::debug!(%error, "an offer was not read");
             OfferError::Syntax
         })?;
         let credentials = IceCreds::new();
-        let ufrag = credentials.ufrag.clone();
         let mut rtc = Rtc::builder()
             .set_crypto_provider(crypto::provider())
             .set_dtls_cert(certificate)
@@ -96,7 +88,7 @@ impl Peer {
         let sdp = answer.to_sdp_string();
         let mut peer = Self { rtc, local, credentials, audio: None, video: None, closed: false };
         peer.find_tracks(&sdp, role)?;
-        Ok(Answered { peer, sdp, ufrag })
+        Ok((peer, sdp))
     }
 
     fn find_tracks(&mut self, answer: &str, role: Role) -> Result<(), OfferError> {
@@ -183,8 +175,7 @@ impl Peer {
 }
 
 /// Our part of the user name in a STUN request, by which it finds its session.
-#[must_use]
-pub fn stun_user(datagram: &[u8]) -> Option<&str> {
+fn stun_user(datagram: &[u8]) -> Option<&str> {
     let message = StunMessage::parse(datagram).ok()?;
     message.is_binding_request().then(|| message.username()?.split_once(':')).flatten().map(|(ours, _)| ours)
 }
@@ -425,14 +416,10 @@ mod tests {
         let mut now = Instant::now();
         let (mut client, offer) = Client::new(direction, now);
         let certificate = crypto::certificate().expect("a certificate");
-        let answered = Peer::answer(&offer, role, ENGINE.into(), certificate, now).expect("answered");
-        assert!(
-            answered.sdp.contains("a=ice-lite") && answered.sdp.contains(&answered.ufrag),
-            "{}",
-            answered.sdp
-        );
-        client.accept(&answered.sdp);
-        let mut engine = answered.peer;
+        let (mut engine, answer) =
+            Peer::answer(&offer, role, ENGINE.into(), certificate, now).expect("answered");
+        assert!(answer.contains("a=ice-lite") && answer.contains(&engine.credentials.ufrag), "{answer}");
+        client.accept(&answer);
         let (mut one, mut other) = (false, false);
         talk(&mut engine, &mut client, &mut now, |_, ours, theirs| {
             one |= matches!(ours, Some(Event::Connected));
@@ -522,5 +509,89 @@ mod tests {
         let bare: String =
             offer.lines().filter(|l| !l.contains("fingerprint")).map(|l| format!("{l}\r\n")).collect();
         assert!(matches!(answer(&bare, Role::Publisher), Err(OfferError::Unworkable(_))));
+    }
+
+    /// A series that repeats (Knuth's MMIX).
+    struct Series(u64);
+
+    impl Series {
+        fn below(&mut self, end: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(self.0 >> 33).expect("31 bits") % end.max(1)
+        }
+    }
+
+    /// Lines that are left out, doubled, swapped, cut off, or have a character changed.
+    fn mutated(offer: &str, series: &mut Series) -> String {
+        let mut lines: Vec<String> = offer.lines().map(str::to_owned).collect();
+        for _ in 0..=series.below(4) {
+            let (at, other) = (series.below(lines.len()), series.below(lines.len()));
+            match series.below(6) {
+                0 => drop(lines.remove(at)),
+                1 => lines.insert(other, lines[at].clone()),
+                2 => lines.swap(at, other),
+                3 => {
+                    let length = series.below(lines[at].len());
+                    lines[at].truncate(length);
+                }
+                4 => {
+                    let line = std::mem::take(&mut lines[at]);
+                    let (number, new) =
+                        (series.below(line.len()), [b'0', b'9', b':', b' ', b'-', b'z'][series.below(6)]);
+                    let change = |(i, byte)| if i == number { char::from(new) } else { char::from(byte) };
+                    lines[at] = line.bytes().enumerate().map(change).collect();
+                }
+                _ => {
+                    let digits = ["0", "127", "128", "65536", "99999999999999999999", "-1"][series.below(6)];
+                    lines[at] = lines[at].replace(|c: char| c.is_ascii_digit(), digits);
+                }
+            }
+            if lines.is_empty() {
+                break;
+            }
+        }
+        lines.iter().map(|line| format!("{line}\r\n")).collect()
+    }
+
+    #[test]
+    fn no_offer_breaks_the_library() {
+        let now = Instant::now();
+        let certificate = crypto::certificate().expect("a certificate");
+        let (_, offer) = Client::new(Direction::SendOnly, now);
+        let mut series = Series(1);
+        let (mut read, mut answered) = (0, 0);
+        for round in 0..1500 {
+            let text = mutated(&offer, &mut series);
+            // What the engine does: the core's checks come first.
+            let Ok(checked) = media_core::offer::check(&text, Role::Publisher) else { continue };
+            read += usize::from(SdpOffer::from_sdp_string(&checked).is_ok());
+            // A session without optimisation takes its time.
+            if round % 50 == 0 {
+                let certificate = certificate.clone();
+                let peer = Peer::answer(&checked, Role::Publisher, ENGINE.into(), certificate, now);
+                answered += usize::from(peer.is_ok());
+            }
+        }
+        assert!(read > 200 && answered > 5, "some are still good: {read}, {answered}");
+    }
+
+    #[test]
+    fn no_datagram_breaks_a_session() {
+        let (mut engine, _client, mut now) = connected(Role::Publisher, Direction::SendOnly);
+        let mut series = Series(2);
+        for round in 0..5_000_usize {
+            let first = [0_u8, 1, 20, 22, 23, 25, 128, 144, 200, 255][round % 10];
+            let length = series.below(200);
+            let mut datagram: Vec<u8> =
+                (0..length).map(|_| u8::try_from(series.below(256)).expect("a byte")).collect();
+            if let Some(byte) = datagram.first_mut() {
+                *byte = first;
+            }
+            // From the address that the session knows: as if its integrity held.
+            engine.receive(CLIENT.into(), &datagram, now);
+            while !matches!(engine.poll(), Output::Timeout(_)) {}
+            now += Duration::from_micros(50);
+        }
+        assert!(engine.is_alive(), "noise ends no session");
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     error::RunError,
     http::{self, Front},
     metrics::Metrics,
+    peer::Peers,
     token::TokenKeys,
     worker::{self, Setup, Worker},
 };
@@ -128,7 +129,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let candidate = SocketAddr::new(config.candidate, port);
     let certificate = crypto::certificate().map_err(|error| RunError::Certificate(error.to_string()))?;
     let max_sessions = config.file.limits.sessions;
-    let setup = Setup { socket, candidate, certificate, max_sessions, metrics: Arc::clone(&metrics) };
+    let endpoints = Box::new(Peers { local: candidate, certificate });
+    let setup = Setup { socket, endpoints, max_sessions, metrics: Arc::clone(&metrics) };
     let (worker, thread) = Worker::start(setup)?;
     let state: Arc<dyn AdminState> = Arc::new(Admin { worker: worker.clone(), registry });
     let _admin = admin::serve(&config.file.admin_socket, state)?;

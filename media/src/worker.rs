@@ -13,7 +13,6 @@ use std::{
 };
 
 use media_core::{SessionId, session::Presence, state::State, whip::Refusal};
-use str0m::config::DtlsCert;
 use tokio::{
     net::UdpSocket,
     sync::{mpsc, oneshot, watch},
@@ -21,6 +20,7 @@ use tokio::{
 
 use crate::{
     call::{Offer, Opened, Snapshot, StreamStatus, retry_after},
+    endpoint::Endpoints,
     engine::{Engine, Sender},
     metrics::{Direction, Metrics},
 };
@@ -62,10 +62,8 @@ pub struct Worker {
 pub struct Setup {
     /// The bound socket.
     pub socket: std::net::UdpSocket,
-    /// The address and port that answers name.
-    pub candidate: SocketAddr,
-    /// The engine's certificate.
-    pub certificate: DtlsCert,
+    /// Who makes sessions of offers.
+    pub endpoints: Box<dyn Endpoints>,
     /// Sessions at a time.
     pub max_sessions: usize,
     /// Where to count.
@@ -106,13 +104,7 @@ impl Worker {
         };
         let turn = Turn {
             socket,
-            engine: Engine::new(
-                setup.candidate,
-                setup.certificate,
-                setup.max_sessions,
-                Arc::clone(&setup.metrics),
-                began,
-            ),
+            engine: Engine::new(setup.endpoints, setup.max_sessions, Arc::clone(&setup.metrics), began),
             metrics: setup.metrics,
             queue,
             state: state_sender,

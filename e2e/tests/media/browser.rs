@@ -3,12 +3,15 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
-use e2e::lab::{cache_root, skip};
+use e2e::lab::{cache_root, skip, wait_until};
 use serde_json::Value;
 
 /// Debian's.
 const CHROMIUM: &str = "/usr/bin/chromium";
+/// How long it may take to close.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("e2e stands in the workspace")
@@ -17,7 +20,8 @@ fn repository() -> &'static Path {
 /// A running browser; it ends with its standard input.
 pub(crate) struct Browser {
     process: Child,
-    input: ChildStdin,
+    /// Its end is the browser's; there until then.
+    input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
@@ -56,7 +60,7 @@ impl Browser {
         node.arg(repository().join("media/src/page.html")).arg(modules);
         let mut process =
             node.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("node is there since above");
-        let input = process.stdin.take().expect("piped");
+        let input = process.stdin.take();
         let output = BufReader::new(process.stdout.take().expect("piped"));
         let mut browser = Self { process, input, output };
         eprintln!("chromium {}", browser.answer()["version"]);
@@ -78,7 +82,8 @@ impl Browser {
     }
 
     fn ask(&mut self, line: &str) -> Value {
-        writeln!(self.input, "{line}").expect("the browser runs");
+        let input = self.input.as_mut().expect("piped");
+        writeln!(input, "{line}").expect("the browser runs");
         let answer = self.answer();
         assert!(answer["error"].is_null(), "{line}: {answer}");
         answer
@@ -93,9 +98,12 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Node ends the browser by itself where it can; whatever hangs must not outlive the test.
-        let _ = writeln!(self.input, "end");
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        drop(self.input.take());
+        let ended = wait_until(END_LIMIT, || matches!(self.process.try_wait(), Ok(Some(_))));
+        if !ended {
+            // What hangs must not outlive the test; Chromium ends with the pipe to it.
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+        }
     }
 }
