@@ -197,10 +197,6 @@ fn build(
         make_pods(&lab, &cloud, &authority)?;
     }
     steps.done("kubeconfigs written");
-    if state.pools > 0 {
-        super::pool::start(&lab, cloud.kubectl()?, &authority, &cloud.server())?;
-        steps.done(&format!("{} pools, and a coordinator on {}", state.pools, state.nodes[0]));
-    }
     if state.hub == HubKind::EdgeHub {
         start_hubs(&lab, &cloud, &authority, steps)?;
     }
@@ -311,6 +307,10 @@ fn node_files(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, node: &str) -
 
 /// Starts all hubs, then waits for each: they start at the same time.
 fn start_hubs(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, steps: &Steps) -> Result<()> {
+    if lab.state.pools > 0 {
+        super::pool::start(lab, cloud.kubectl()?, authority, &cloud.server())?;
+        steps.done(&format!("{} pools, and a coordinator on {}", lab.state.pools, lab.state.nodes[0]));
+    }
     let namespaces: Vec<String> = lab.state.nodes.iter().map(|node| lab.names.node(node)).collect();
     let mut hubs = Vec::new();
     for (node, namespace) in lab.state.nodes.iter().zip(&namespaces) {
