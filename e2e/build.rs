@@ -6,6 +6,7 @@ use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=pod/main.rs");
+    println!("cargo::rerun-if-changed=pod/tar.rs");
     println!("cargo::rerun-if-changed=build.rs");
     let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"));
     let program = PathBuf::from(variable("OUT_DIR")).join("eyot-pod");

@@ -2,6 +2,8 @@
 //!
 //! It needs nothing but the standard library and is linked statically: it is all that the lab's image holds.
 
+mod tar;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -25,17 +27,24 @@ usage: eyot-pod serve            a page about this pod on port 8080
        eyot-pod resolve NAME [SERVER]     the name's IPv4 addresses, one a line
        eyot-pod resolve6 NAME [SERVER]    the name's IPv6 addresses, one a line
        eyot-pod fetch HOST[:PORT][/PATH], an IPv6 address in brackets
-       eyot-pod cat FILE";
+       eyot-pod cat FILE
+       eyot-pod chat LINES RATE  so many lines of 64 bytes on stdout, then RATE a second
+       eyot-pod tar ..., also as `tar`: what kubectl cp asks for";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let called = std::env::args().next().unwrap_or_default();
+    let is_tar = Path::new(&called).file_name().is_some_and(|name| name == "tar");
     let done = match words.as_slice() {
+        words if is_tar => tar::run(words),
+        ["tar", words @ ..] => tar::run(words),
         ["serve"] => serve(),
         ["pause"] => pause(),
         ["resolve", name, server @ ..] => resolve(name, Record::A, server).map(print_lines),
         ["resolve6", name, server @ ..] => resolve(name, Record::Aaaa, server).map(print_lines),
         ["fetch", target] => fetch(target).map(|body| println!("{body}")),
+        ["chat", lines, rate] => chat(lines, rate),
         ["cat", file] => read(file).map(|text| print!("{text}")),
         _ => {
             eprintln!("{USAGE}");
@@ -66,6 +75,20 @@ fn pause() -> ! {
     loop {
         std::thread::park();
     }
+}
+
+/// Prints numbered lines for ever: `lines` of them as fast as they are taken, then `rate` a second.
+fn chat(lines: &str, rate: &str) -> Outcome<()> {
+    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text}: no number"));
+    let (lines, rate) = (number(lines)?, number(rate)?.clamp(1, 1000));
+    let mut output = std::io::stdout().lock();
+    for line in 0.. {
+        writeln!(output, "{line:063}").map_err(|error| error.to_string())?;
+        if line >= lines {
+            std::thread::sleep(Duration::from_secs(1) / u32::try_from(rate).unwrap_or(1));
+        }
+    }
+    Ok(())
 }
 
 /// Counts this start and serves one page to one client at a time, for ever.

@@ -14,7 +14,9 @@ use crate::lab::{
     Slow, Status, UpOptions, Way, all_programs, build_judges, cache_root,
 };
 
+mod daemon;
 mod help;
+mod media;
 
 use help::{DEMO_ABOUT, DEMO_JSON, LAB_ABOUT, LAB_EXAMPLE, SLOW_EXAMPLE};
 
@@ -43,6 +45,24 @@ enum Top {
     /// Run a pool's coordinator; the lab starts it by this
     #[command(hide = true, disable_help_flag = true)]
     Coordinator {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run a tunnel-server; the lab starts its own by this
+    #[command(hide = true, disable_help_flag = true)]
+    TunnelServer {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run a tunnel-agent; the lab starts its own by this
+    #[command(hide = true, disable_help_flag = true)]
+    TunnelAgent {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run a media engine, as the program does under the name media-engine; the lab's pods do that
+    #[command(hide = true, disable_help_flag = true)]
+    MediaEngine {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -101,6 +121,9 @@ enum LabCommand {
         /// Give nodes, pods, Services and the DNS server IPv6 addresses (ULA) beside those of IPv4, which come first
         #[arg(long)]
         dual_stack: bool,
+        /// Put the nodes behind a router with NAT; the API server reaches them by the tunnel that node-1 dials
+        #[arg(long)]
+        tunnel: bool,
     },
     /// Cut a node off from the cloud: packets vanish without a reset; all of them, both ways, unless told otherwise
     Cut {
@@ -249,6 +272,7 @@ enum LabCommand {
         #[arg(long)]
         json: bool,
     },
+    Media(media::Arguments),
     /// Show which parts run, are ready, are cut off, are slow
     Status {
         #[command(flatten)]
@@ -275,6 +299,10 @@ enum LabCommand {
 /// Runs the `eyot` command with `arguments` (the program's name first); returns its exit status: 0, 1 for a failure
 /// that stderr explains, 2 for words that it does not know; for `exec`, that of the command.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut arguments = arguments.into_iter().peekable();
+    if arguments.peek().is_some_and(|name| daemon::is_engine(name)) {
+        return daemon::media_engine(arguments.skip(1));
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -284,11 +312,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let command = match cli.command {
-        Top::Hub { arguments } => return run_hub(arguments),
-        Top::Coordinator { arguments } => {
-            let program = std::iter::once(OsString::from("pool-coordinator"));
-            return pool_coordinator::main_with(program.chain(arguments));
-        }
+        Top::Hub { arguments } => return daemon::hub(arguments),
+        Top::Coordinator { arguments } => return daemon::coordinator(arguments),
+        Top::TunnelServer { arguments } => return daemon::tunnel_server(arguments),
+        Top::TunnelAgent { arguments } => return daemon::tunnel_agent(arguments),
+        Top::MediaEngine { arguments } => return daemon::media_engine(arguments),
         Top::Demo(options) => return crate::demo::run(&options),
         Top::Janitor { parent } => return crate::demo::run_janitor(&parent),
         Top::Delay { link, mean, jitter } => {
@@ -310,29 +338,17 @@ fn finish(result: Result<(), LabError>) -> ExitCode {
     }
 }
 
-/// The one place where the roof starts a hub.
-fn run_hub(mut arguments: Vec<OsString>) -> ExitCode {
-    if arguments.first().is_some_and(|first| first == "--exit-with-parent") {
-        arguments.remove(0);
-        // Whoever holds the other end of stdin has gone, by kill -9 perhaps; this process must not outlive it.
-        std::thread::spawn(|| {
-            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            std::process::exit(1);
-        });
-    }
-    edge_hub::main_with(std::iter::once(OsString::from("edge-hub")).chain(arguments))
-}
-
 fn run_lab(command: LabCommand) -> Result<(), LabError> {
     match command {
         LabCommand::Assets => assets(),
-        LabCommand::Up { dir, nodes, pools, without, hub, dual_stack } => {
+        LabCommand::Up { dir, nodes, pools, without, hub, dual_stack, tunnel } => {
             let kubelets = !without.contains(&Part::Kubelet);
             up(&UpOptions {
                 kubelets,
                 pools,
                 hub,
                 dual_stack,
+                tunnel,
                 verbose: true,
                 ..UpOptions::new(dir.dir, nodes)
             })
@@ -375,7 +391,7 @@ fn run_lab(command: LabCommand) -> Result<(), LabError> {
             let lab = Lab::open(&dir.dir)?;
             lab.kill(&node, part)?;
             say(&format!("killed: the {} of {node}", word(part)));
-            if part != NodePart::Pod {
+            if !matches!(part, NodePart::Pod | NodePart::MediaEngine) {
                 let dir = lab.dir().display();
                 say(&format!("`eyot lab restart {node} {} --dir {dir}` starts it again", word(part)));
             }
@@ -385,6 +401,7 @@ fn run_lab(command: LabCommand) -> Result<(), LabError> {
         LabCommand::Traffic { dir, json } => traffic(&dir, json),
         LabCommand::Compare { minutes, dir, json } => compare(minutes, dir, json),
         LabCommand::Requests { node, dir, json } => requests(&dir, &node, json),
+        LabCommand::Media(arguments) => media::run(arguments),
         LabCommand::Status { dir, json } => status(&dir, json),
         LabCommand::Down { dir, after_process: Some(process), created, .. } => {
             crate::lab::down_after(&dir.dir, process, created.unwrap_or_default())
@@ -627,6 +644,10 @@ mod tests {
             "eyot lab traffic --json --dir /tmp/l",
             "eyot lab status --json --dir /tmp/l",
             "eyot lab requests node-1 --json --dir /tmp/l",
+            "eyot lab media node-1 --dir /tmp/l",
+            "eyot lab kill node-1 media-engine --dir /tmp/l",
+            "eyot lab media node-1 --subject bob --play cam --token --dir /tmp/l",
+            "eyot media-engine --config /tmp/m.yaml --check-config",
             "eyot lab compare --minutes 0.5 --json --dir /tmp/l",
             "eyot lab down --dir /tmp/l",
             "eyot demo",

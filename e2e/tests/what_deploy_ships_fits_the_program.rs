@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cloud_tunnel::config::{AgentConfig, ServerConfig};
 use edge_hub::config::Config;
+use media::config::Config as MediaConfig;
 use proto_daemon::exit::Exit;
 
 fn shipped(name: &str) -> PathBuf {
@@ -15,11 +17,12 @@ fn shipped(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// The hub's unit's settings, each with its last value.
+/// The hub's unit.
 fn unit() -> BTreeMap<String, String> {
     unit_of("edge-hub.service")
 }
 
+/// A unit's settings, each with its last value.
 fn unit_of(name: &str) -> BTreeMap<String, String> {
     let text = fs::read_to_string(shipped(name)).expect("the unit is readable");
     let settings = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
@@ -155,4 +158,128 @@ fn nodes_may_read_the_keys_of_tokens_and_the_pools_and_nothing_else() {
     let pools = serde_json::json!([{ "apiGroups": ["apps.openyurt.io"],
         "resources": ["nodepools", "nodebuckets"], "verbs": ["get", "list", "watch"] }]);
     assert_eq!(roles[0]["rules"], pools);
+}
+
+/// What every unit of the tunnel keeps to: its folders are those of the configuration, it starts again where that helps.
+fn unit_fits(program: &str, sockets: &[&Path]) {
+    let unit = unit_of(&format!("{program}.service"));
+    let run = Path::new("/run").join(&unit["RuntimeDirectory"]);
+    assert!(sockets.iter().all(|socket| socket.parent() == Some(&run)), "{sockets:?} stand in {run:?}");
+    let config = Path::new("/etc").join(&unit["ConfigurationDirectory"]).join(format!("{program}.yaml"));
+    let wanted = format!("/usr/local/bin/{program} --config {}", config.display());
+    assert_eq!(unit["ExecStart"], wanted);
+    assert_eq!(unit["ExecStartPre"], format!("{wanted} --check-config"));
+    assert_eq!(unit["RestartPreventExitStatus"], format!("{} {}", Exit::Usage.code(), Exit::Config.code()));
+    let stop: u64 = unit["TimeoutStopSec"].parse().expect("seconds");
+    assert!(stop > cloud_tunnel::link::control::DRAIN_GRACE.as_secs(), "a drain has its time");
+}
+
+#[test]
+fn both_ends_of_the_tunnel_are_shipped_and_fit_each_other() {
+    let server = ServerConfig::load(&shipped("tunnel-server.yaml")).expect("the example is valid");
+    let agent = AgentConfig::load(&shipped("tunnel-agent.yaml")).expect("the example is valid");
+    unit_fits("tunnel-server", &[&server.file.admin_socket, &server.file.doors.http_connect]);
+    unit_fits("tunnel-agent", &[&agent.file.admin_socket]);
+    assert!(server.pool.has(&agent.file.node_name), "the agent's certificate is one of the pool's");
+    assert!(agent.file.nodes.iter().all(|node| server.pool.has(&node.name)));
+    assert_eq!((agent.file.pool.as_str(), agent.allow.len()), (server.pool.name.as_str(), server.pool.len()));
+    let port = server.file.listen[0].port();
+    assert!(agent.servers.iter().all(|server| server.address.ends_with(&format!(":{port}"))));
+    // The keys that are left out have the values that the examples show.
+    let bare = "serving: {certificate: /c, key: /k}\nclientCA: /ca\npool: {name: a, nodes: [b]}\n";
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("bare.yaml");
+    fs::write(&path, bare).expect("written");
+    let bare = ServerConfig::load(&path).expect("valid");
+    assert_eq!(bare.file.doors.http_connect, server.file.doors.http_connect);
+    assert_eq!((bare.file.listen, bare.file.admin_socket), (server.file.listen, server.file.admin_socket));
+}
+
+#[test]
+fn the_egress_selector_names_the_servers_door() {
+    let path = shipped("egress-selector-configuration.yaml");
+    let egress: serde_json::Value = proto_daemon::config::load(&path).expect("a YAML document");
+    let server = ServerConfig::load(&shipped("tunnel-server.yaml")).expect("the example is valid");
+    let selection = &egress["egressSelections"][0];
+    assert_eq!(selection["name"], "cluster");
+    assert_eq!(selection["connection"]["proxyProtocol"], "HTTPConnect");
+    let door = selection["connection"]["transport"]["uds"]["udsName"].as_str().map(Path::new);
+    assert_eq!(door, Some(server.file.doors.http_connect.as_path()));
+}
+
+fn media_object(kind: &str, name: &str) -> serde_json::Value {
+    let found = documents("media.yaml")
+        .into_iter()
+        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+    found.unwrap_or_else(|| panic!("no {kind} {name} in media.yaml"))
+}
+
+/// The pod of the media engines, and its one container.
+fn media_pod() -> (serde_json::Value, serde_json::Value) {
+    let pod = media_object("DaemonSet", "media-engine")["spec"]["template"]["spec"].clone();
+    let container = pod["containers"][0].clone();
+    assert_eq!(pod["containers"].as_array().map(Vec::len), Some(1));
+    (pod, container)
+}
+
+#[test]
+fn the_media_engines_configuration_is_accepted_and_is_that_of_the_manifest() {
+    let candidate = [192, 0, 2, 1].into();
+    let path = shipped("media-engine.yaml");
+    let config = MediaConfig::load(&path, Some(candidate)).expect("the example is valid");
+    assert!(!config.is_narrowed(), "it takes tokens");
+    let text = fs::read_to_string(&path).expect("it is readable");
+    assert_eq!(media_object("ConfigMap", "media-engine")["data"]["media-engine.yaml"], text.as_str());
+}
+
+#[test]
+fn the_media_engines_pod_provides_what_its_configuration_names() {
+    let config =
+        MediaConfig::load(&shipped("media-engine.yaml"), Some([192, 0, 2, 1].into())).expect("valid");
+    let (pod, container) = media_pod();
+    let mounts = container["volumeMounts"].as_array().expect("a list");
+    let mounted =
+        |path: &Path| mounts.iter().any(|mount| mount["mountPath"].as_str().map(Path::new) == path.parent());
+    let keys = config.file.tokens.expect("it takes tokens").keys;
+    let words: Vec<&str> =
+        container["args"].as_array().expect("a list").iter().filter_map(|w| w.as_str()).collect();
+    let ["--config", file, "--candidate", "$(HOST_IP)"] = words[..] else { panic!("{words:?}") };
+    for path in [Path::new(file), &keys, &config.file.admin_socket] {
+        assert!(mounted(path), "{} is in a volume", path.display());
+    }
+    for (probe, route) in
+        [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]
+    {
+        let command = container[probe]["exec"]["command"].as_array().expect("a list");
+        let asks = command[..3]
+            == container["command"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .cloned()
+                .chain(["--config".into(), file.into()])
+                .collect::<Vec<_>>();
+        assert!(asks && command[command.len() - 2..] == ["--probe", route], "{probe}: {command:?}");
+    }
+    let grace = pod["terminationGracePeriodSeconds"].as_u64().expect("seconds");
+    assert_eq!(config.file.drain_limit.as_secs() + 5, grace);
+}
+
+#[test]
+fn a_media_engine_has_the_nodes_network_and_no_other_right() {
+    let (pod, container) = media_pod();
+    assert_eq!((&pod["hostNetwork"], &pod["automountServiceAccountToken"]), (&true.into(), &false.into()));
+    assert_eq!(
+        (&pod["serviceAccountName"], &pod["securityContext"]["runAsNonRoot"]),
+        (&serde_json::Value::Null, &true.into())
+    );
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    let own = &container["securityContext"];
+    assert_eq!(
+        (&own["readOnlyRootFilesystem"], &own["allowPrivilegeEscalation"]),
+        (&true.into(), &false.into())
+    );
+    assert_eq!(own["capabilities"]["drop"], serde_json::json!(["ALL"]));
+    let kinds: Vec<_> = documents("media.yaml").iter().map(|object| object["kind"].clone()).collect();
+    assert_eq!(kinds, ["Namespace", "ConfigMap", "ConfigMap", "DaemonSet"], "no rights are asked for");
 }

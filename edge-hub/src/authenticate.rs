@@ -18,12 +18,13 @@ use edge_hub_core::{
     access::AccessKey,
     authentication::{
         AcceptedTokens, BoundObjects, OfflinePolicy, Presence, PresentedToken, SignatureVerdict, TokenHash,
-        decide_offline, is_bootstrap_token,
+        decide_offline, is_bootstrap_token, pod_of_this_node_is_gone,
     },
+    claims,
     clock::Now,
     collection::Lookup,
     identity::{Details, Principal},
-    jwt::{Jwt, KeySet, MAX_TOKEN_BYTES},
+    link::LinkState,
     record::RecordChange,
     review::{
         AcceptedToken, TokenVerdict, access_verdict, subject_access_review, token_review, token_verdict,
@@ -31,11 +32,11 @@ use edge_hub_core::{
     token::ExpiredToken,
 };
 use http::{HeaderMap, Request, StatusCode, header};
+use proto::jwt::{KeySet, MAX_TOKEN_BYTES};
 use proto_kube::{object::ObjectKey, status::Status};
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 use x509_parser::certificate::X509Certificate;
 
 use crate::{
@@ -43,13 +44,12 @@ use crate::{
     hub::{Hub, lock},
     signature,
     store::BlobClass,
+    token_reviews::TokenReviews,
     upstream::{Credential, empty, full, read_all},
 };
 
 /// Accepted tokens that are remembered.
 const ACCEPTED_TOKENS: usize = 4096;
-/// Reviews at a time of tokens that nobody has vouched for: a flood of guesses must not become one upstream.
-const UNKNOWN_REVIEWS: usize = 8;
 /// How long a review may take.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REVIEW_BYTES: usize = 256 * 1024;
@@ -141,11 +141,27 @@ struct IssuerKeys {
 /// The memories behind authentication.
 pub struct Authenticator {
     verifier: Arc<dyn ClientCertVerifier>,
-    /// Reviews at a time of tokens that nothing speaks for yet; all others wait for none of these.
-    unknown_reviews: Semaphore,
+    reviews: TokenReviews,
     accepted: Mutex<AcceptedTokens>,
     issuer: Mutex<IssuerKeys>,
-    in_flight: Mutex<BTreeMap<Principal, Arc<AtomicUsize>>>,
+    in_flight: Mutex<BTreeMap<Principal, InFlight>>,
+}
+
+/// The requests of one principal that have not been answered to their end.
+#[derive(Clone, Debug, Default)]
+pub struct InFlight {
+    /// Those that end by themselves.
+    pub short: Arc<AtomicUsize>,
+    /// Watches, logs and upgrades.
+    pub streams: Arc<AtomicUsize>,
+}
+
+impl InFlight {
+    fn is_held(&self) -> bool {
+        [&self.short, &self.streams]
+            .into_iter()
+            .any(|count| Arc::strong_count(count) > 1 || count.load(Ordering::Relaxed) > 0)
+    }
 }
 
 impl Authenticator {
@@ -154,7 +170,7 @@ impl Authenticator {
     pub fn new(verifier: Arc<dyn ClientCertVerifier>) -> Self {
         Self {
             verifier,
-            unknown_reviews: Semaphore::new(UNKNOWN_REVIEWS),
+            reviews: TokenReviews::default(),
             accepted: Mutex::new(AcceptedTokens::new(ACCEPTED_TOKENS)),
             issuer: Mutex::default(),
             in_flight: Mutex::default(),
@@ -201,13 +217,13 @@ impl Authenticator {
         records
     }
 
-    /// The counter of a principal's requests in flight. Counters that nobody holds are dropped.
-    pub fn in_flight(&self, principal: &Principal) -> Arc<AtomicUsize> {
+    /// The counters of a principal's requests in flight. Counters that nobody holds are dropped.
+    pub fn in_flight(&self, principal: &Principal) -> InFlight {
         let mut counters = lock(&self.in_flight);
         if counters.len() > 1024 {
-            counters.retain(|_, count| Arc::strong_count(count) > 1 || count.load(Ordering::Relaxed) > 0);
+            counters.retain(|_, count| count.is_held());
         }
-        Arc::clone(counters.entry(principal.clone()).or_default())
+        counters.entry(principal.clone()).or_default().clone()
     }
 }
 
@@ -255,7 +271,7 @@ impl Hub {
     ) -> Result<(Principal, Credential), Status> {
         if let Some(token) = bearer(headers) {
             let token = token?;
-            let principal = self.token_principal(token).await?;
+            let principal = self.token_principal(token, headers).await?;
             return Ok((principal, Credential::Bearer(token.into())));
         }
         match peer {
@@ -282,21 +298,31 @@ impl Hub {
         Err(unauthorized(&format!("this node's client certificate does not hold: it {why}")))
     }
 
-    async fn token_principal(&self, token: &str) -> Result<Principal, Status> {
+    async fn token_principal(&self, token: &str, headers: &HeaderMap) -> Result<Principal, Status> {
         let hash = hash_of(token);
         let now = self.clock.now();
-        if let Some(principal) = lock(&self.authenticator.accepted).fresh(now, hash) {
-            return Ok(principal.clone());
+        let fresh = lock(&self.authenticator.accepted).fresh(now, hash).cloned();
+        let is_of_gone_pod = fresh.is_some() && self.is_of_gone_pod(token);
+        if let Some(principal) = fresh.filter(|_| !is_of_gone_pod) {
+            return Ok(principal);
         }
         if self.is_connected() {
-            let _turn = match self.is_plausible(token, hash) {
-                true => None,
-                false => self.authenticator.unknown_reviews.acquire().await.ok(),
-            };
-            // The same token may have been asked about while this request waited.
-            if let Some(principal) = lock(&self.authenticator.accepted).fresh(self.clock.now(), hash) {
-                return Ok(principal.clone());
+            let (reviews, is_plausible) = (&self.authenticator.reviews, self.is_plausible(token, hash));
+            if reviews.is_refused(now, hash) {
+                return Err(Status::unauthorized());
             }
+            let _place = reviews.enter(is_plausible, headers)?;
+            let same_token = reviews.of(hash);
+            let _alone = same_token.lock().await;
+            // The same token may have been asked about while this request waited.
+            let fresh = lock(&self.authenticator.accepted).fresh(self.clock.now(), hash).cloned();
+            if let Some(principal) = fresh.filter(|_| !is_of_gone_pod) {
+                return Ok(principal);
+            }
+            if reviews.is_refused(self.clock.now(), hash) {
+                return Err(Status::unauthorized());
+            }
+            let _turn = reviews.turn(is_plausible).await;
             match self.review_token(token).await {
                 Ok(TokenVerdict::Accepted(principal, details)) => {
                     self.accept_token(token, hash, &principal, &details);
@@ -305,6 +331,10 @@ impl Hub {
                 Ok(TokenVerdict::Refused) => {
                     let changes = lock(&self.authenticator.accepted).refuse(hash);
                     self.save_records(BlobClass::Key, changes);
+                    // One that the issuer signed may be of a pod that the server has not seen yet.
+                    if !is_plausible {
+                        reviews.refuse(self.clock.now(), hash);
+                    }
                     return Err(Status::unauthorized());
                 }
                 // The link died under the review, or the server cannot answer: judge as if cut.
@@ -321,7 +351,18 @@ impl Hub {
         }
         let issuer = lock(&self.authenticator.issuer);
         let keys = issuer.keys.as_ref();
-        keys.zip(Jwt::parse(token).ok()).is_some_and(|(keys, jwt)| signature::holds(&jwt, keys))
+        let now = self.clock.now().unix.as_secs();
+        keys.zip(claims::parse(token).ok()).is_some_and(|(keys, jwt)| {
+            // Anybody may have found one that has ended.
+            jwt.claims.exp.is_none_or(|end| now <= end) && signature::holds(&jwt, keys)
+        })
+    }
+
+    /// Whether this node saw the pod go that the token was made for: then an acceptance of a moment ago counts no more.
+    fn is_of_gone_pod(&self, token: &str) -> bool {
+        let jwt = claims::parse(token).ok();
+        let bound = jwt.as_ref().and_then(|jwt| jwt.claims.kubernetes.as_ref());
+        bound.is_some_and(|claims| pod_of_this_node_is_gone(claims, &OnThisNode(self)))
     }
 
     /// What the API server said of a token when this node's kubelet asked, as good as if the hub had asked.
@@ -353,7 +394,7 @@ impl Hub {
     }
 
     fn accept_token(&self, token: &str, hash: TokenHash, principal: &Principal, details: &Details) {
-        let expires_seconds = Jwt::parse(token).ok().and_then(|jwt| jwt.claims.exp);
+        let expires_seconds = claims::parse(token).ok().and_then(|jwt| jwt.claims.exp);
         let details = if details.is_short() { details.clone() } else { Details::default() };
         let accepted = AcceptedToken { principal: principal.clone(), details, expires_seconds };
         let changes = lock(&self.authenticator.accepted).accept(self.clock.now(), hash, accepted);
@@ -364,7 +405,7 @@ impl Hub {
         if is_bootstrap_token(token) {
             return Err(joining_must_wait());
         }
-        let jwt = Jwt::parse(token).ok();
+        let jwt = claims::parse(token).ok();
         let accepted = lock(&self.authenticator.accepted).held(hash).cloned();
         let (verdict, policy) = {
             let issuer = lock(&self.authenticator.issuer);
@@ -374,10 +415,13 @@ impl Hub {
                 Some(_) => SignatureVerdict::Invalid,
             });
             // That an ended token goes on working is for a cut only, not for a review that failed.
-            let expired_token =
-                if self.is_connected() { ExpiredToken::Deny } else { self.config.file.offline.expired_token };
+            let (expired_token, reachable_until) = match *self.link.borrow() {
+                LinkState::Connected | LinkState::Relayed { .. } => (ExpiredToken::Deny, Duration::ZERO),
+                LinkState::Cut { since_unix } => (self.config.file.offline.expired_token, since_unix),
+            };
             let policy = OfflinePolicy {
                 expired_token,
+                reachable_until,
                 issuer: issuer.issuer.clone(),
                 audiences: [issuer.issuer.clone()].into(),
                 admit: self.config.file.offline.admit.iter().map(|user| user.as_str().into()).collect(),

@@ -72,6 +72,17 @@ impl Inner {
     }
 }
 
+/// How well a collection can be spared; the last goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Spare {
+    /// Somebody paid for its watch in this process, or may come back to it soon.
+    Needed,
+    /// Since the process began nobody has paid for its watch, and nobody has read it for long.
+    Abandoned,
+    /// The same, and it is the collection of a single name, under which there is nothing.
+    Nothing,
+}
+
 /// A collection with its readers and sponsors.
 pub struct Cell {
     /// What is collected.
@@ -81,6 +92,8 @@ pub struct Cell {
     inner: Mutex<Inner>,
     /// Wakes the reflector: a new sponsor, a new reader.
     pub attention: Notify,
+    /// Tells the reflector that what is held may be of another history than the server's.
+    pub doubted: Notify,
     progress: watch::Sender<u64>,
     has_reflector: AtomicBool,
     stopped: watch::Sender<bool>,
@@ -109,6 +122,7 @@ impl Cell {
             pinned,
             inner: Mutex::new(inner),
             attention: Notify::new(),
+            doubted: Notify::new(),
             progress: watch::Sender::new(0),
             has_reflector: AtomicBool::new(false),
             stopped: watch::Sender::new(false),
@@ -166,9 +180,16 @@ impl Cell {
         }
     }
 
-    /// Notes a read of one who does not pay for the upstream watch.
+    /// Notes a read of one who does not pay for the upstream watch. Wakes a reflector that retired: what is read is kept
+    /// up to date by whoever paid before, or its readers are told that nobody does.
     pub fn touch(&self, now: Duration) {
-        self.with(|inner| inner.last_read = now);
+        let is_retired = self.with(|inner| {
+            inner.last_read = now;
+            inner.phase == Phase::Retired
+        });
+        if is_retired {
+            self.attention.notify_one();
+        }
     }
 
     /// The sponsor whose credential is to be used: the node's own if it reads here, else the latest reader's.
@@ -199,6 +220,20 @@ impl Cell {
         !self.pinned && self.with(|inner| inner.readers == 0 && now.saturating_sub(inner.last_read) >= idle)
     }
 
+    /// Whether somebody would miss it.
+    #[must_use]
+    pub fn spare(&self, now: Duration, idle: Duration) -> Spare {
+        let is_single = self.spec.fields.single_name().is_some();
+        self.with(|inner| {
+            let is_read = inner.readers > 0 || !inner.sponsors.is_empty();
+            match (is_read, inner.collection.is_complete() && inner.collection.is_empty()) {
+                (false, true) if is_single => Spare::Nothing,
+                (false, _) if now.saturating_sub(inner.last_read) >= idle => Spare::Abandoned,
+                _ => Spare::Needed,
+            }
+        })
+    }
+
     /// Time of the last read, on the monotonic clock.
     #[must_use]
     pub fn last_read(&self) -> Duration {
@@ -208,11 +243,14 @@ impl Cell {
     /// Registers a stream that stays open.
     #[must_use]
     pub fn enter(self: &Arc<Self>) -> Reader {
-        let id = self.with(|inner| {
+        let (id, is_retired) = self.with(|inner| {
             inner.readers += 1;
             inner.next_reader += 1;
-            inner.next_reader
+            (inner.next_reader, inner.phase == Phase::Retired)
         });
+        if is_retired {
+            self.attention.notify_one();
+        }
         Reader { cell: Arc::clone(self), id }
     }
 }

@@ -104,8 +104,10 @@ pub enum ProtocolName {
 pub struct LimitsFile {
     /// Connections at a time.
     pub connections: usize,
-    /// Requests in flight of one principal, watches included.
+    /// Requests in flight of one principal, without watches, logs and upgrades.
     pub requests_per_principal: usize,
+    /// Watches, logs and upgrades of one principal. It does not hold for this node itself.
+    pub watches_per_principal: usize,
     /// Collections with an upstream watch of their own.
     pub collections: usize,
     /// Largest answer that is taken from the cloud for the cache, in MiB, and the most that lists which are filtered on
@@ -120,6 +122,7 @@ impl Default for LimitsFile {
         Self {
             connections: 2048,
             requests_per_principal: 1024,
+            watches_per_principal: 4096,
             collections: 2048,
             list_mib: 64,
             ring_kib: 1024,
@@ -211,8 +214,9 @@ impl TryFrom<ConfigFile> for Config {
     type Error = ConfigError;
 
     fn try_from(file: ConfigFile) -> Result<Self, ConfigError> {
-        if file.node_name.is_empty() || file.node_name.len() > 253 {
-            return Err(refuse("nodeName", "must be the name of this node's Node object (1 to 253 bytes)"));
+        if !is_dns_subdomain(&file.node_name) {
+            let why = "must be the name of this node's Node object: 1 to 253 lower-case letters, digits, '-' and '.'";
+            return Err(refuse("nodeName", why));
         }
         if file.listen.is_empty() {
             return Err(refuse("listen", "needs at least one address, for example 127.0.0.1:10261"));
@@ -226,8 +230,10 @@ impl TryFrom<ConfigFile> for Config {
         if file.state_limit_mib < 16 {
             return Err(refuse("stateLimitMib", "must be at least 16"));
         }
-        if file.limits.connections == 0 || file.limits.requests_per_principal == 0 {
-            return Err(refuse("limits", "connections and requestsPerPrincipal must be at least 1"));
+        let limits = &file.limits;
+        if [limits.connections, limits.requests_per_principal, limits.watches_per_principal].contains(&0) {
+            let why = "connections, requestsPerPrincipal and watchesPerPrincipal must be at least 1";
+            return Err(refuse("limits", why));
         }
         if file.idle_watch < Duration::from_secs(30) {
             return Err(refuse("idleWatch", "must be at least 30s, or each read would list again"));
@@ -240,6 +246,15 @@ impl TryFrom<ConfigFile> for Config {
         let servers = servers.collect::<Result<_, _>>().map_err(|why| refuse("apiServers", why))?;
         Ok(Self { file, servers })
     }
+}
+
+/// Whether this can be the name of a Node (RFC 1123, as kube-apiserver checks it).
+fn is_dns_subdomain(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner)
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 #[cfg(test)]
@@ -274,6 +289,8 @@ mod tests {
         for (text, needle) in [
             (GOOD.replace("https", "http"), "apiServers"),
             (GOOD.replace("nodeName: a", "nodeName: ''"), "nodeName"),
+            (GOOD.replace("nodeName: a", "nodeName: 'a,b'"), "nodeName"),
+            (GOOD.replace("nodeName: a", "nodeName: Node-1"), "nodeName"),
             (format!("{GOOD}listen: []\n"), "listen"),
             (format!("{GOOD}lisen: []\n"), "lisen"),
             (format!("{GOOD}stateDirectory: here\n"), "stateDirectory"),

@@ -33,7 +33,7 @@ mod probe;
 
 use crate::{
     authenticate::Authenticator,
-    cell::Cell,
+    cell::{Cell, Spare},
     clock::Clock,
     config::Config,
     expiry::Certificates,
@@ -68,6 +68,8 @@ pub struct Hub {
     pub upstream: Upstream,
     /// Is the cloud there?
     pub link: watch::Sender<LinkState>,
+    /// A server was reached by a new connection: its state may be older than the one before.
+    pub reconnected: tokio::sync::Notify,
     cells: Mutex<BTreeMap<CollectionSpec, Arc<Cell>>>,
     json_only: Mutex<BTreeSet<GroupVersionResource>>,
     /// Kinds whose protobuf this program cannot read.
@@ -154,6 +156,7 @@ impl Hub {
             certificates,
             upstream,
             link,
+            reconnected: tokio::sync::Notify::new(),
             cells: Mutex::default(),
             json_only: Mutex::default(),
             opaque: Mutex::default(),
@@ -250,6 +253,7 @@ impl Hub {
         tokio::spawn(Arc::clone(self).probe());
         tokio::spawn(Arc::clone(self).keep_issuer_keys());
         tokio::spawn(crate::replay::run(Arc::clone(self)));
+        tokio::spawn(crate::rollback::run(Arc::clone(self)));
         tokio::spawn(crate::store_care::run(Arc::clone(self)));
         tokio::spawn(crate::filters::run(Arc::clone(self)));
         tokio::spawn(crate::overlay::run(Arc::clone(self)));
@@ -297,7 +301,7 @@ impl Hub {
         }
         // While cut nothing could take the place of what would have to go.
         if cells.len() >= self.config.file.limits.collections
-            && !(self.is_connected() && evict_longest_unread(&mut cells, &self.store))
+            && !(self.is_connected() && self.make_place(&mut cells))
         {
             return None;
         }
@@ -516,9 +520,21 @@ pub fn collection_access(spec: &CollectionSpec, verb: Verb) -> AccessKey {
     }
 }
 
-/// Makes room at the cost of whom most collections are kept for, so that nobody pushes out others: of theirs, the one
-/// without a reader that was not read for the longest time goes, with its data.
-fn evict_longest_unread(cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>, store: &Store) -> bool {
+impl Hub {
+    /// Makes room for one more collection.
+    fn make_place(&self, cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>) -> bool {
+        let (now, idle) = (self.clock.now().monotonic, self.config.file.idle_watch);
+        evict_longest_unread(cells, &self.store, |cell| cell.spare(now, idle))
+    }
+}
+
+/// Makes room: first at the cost of what nobody needs, then of whom most collections are kept for, so that nobody pushes
+/// out others. Of these, the one without a reader that was not read for the longest time goes, with its data.
+fn evict_longest_unread(
+    cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>,
+    store: &Store,
+    spare: impl Fn(&Cell) -> Spare,
+) -> bool {
     let payer = |cell: &Cell| cell.best_sponsor().map(|(principal, _)| principal);
     let mut shares: BTreeMap<Principal, usize> = BTreeMap::new();
     for principal in cells.values().filter_map(|cell| payer(cell)) {
@@ -528,7 +544,7 @@ fn evict_longest_unread(cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>, store: 
     let victim = cells
         .values()
         .filter(|cell| cell.is_idle(Duration::MAX, Duration::ZERO))
-        .max_by_key(|cell| (share(cell), std::cmp::Reverse(cell.last_read())))
+        .max_by_key(|cell| (spare(cell), share(cell), std::cmp::Reverse(cell.last_read())))
         .cloned();
     let Some(victim) = victim else { return false };
     remove_cell(cells, &victim, store);

@@ -16,6 +16,7 @@ pub mod overlay;
 pub mod pool;
 pub mod reflect;
 pub mod replay;
+pub mod rollback;
 pub mod run;
 pub mod serve;
 pub mod server;
@@ -23,6 +24,7 @@ pub mod signature;
 pub mod status;
 pub mod store;
 pub mod store_care;
+pub mod token_reviews;
 pub mod upstream;
 
 pub use run::main_with;

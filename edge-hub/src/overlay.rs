@@ -108,7 +108,7 @@ impl Overlay {
     /// Pods of which the kubelet said something that the cloud may not know.
     #[must_use]
     pub fn pods(&self) -> usize {
-        lock(&self.memory).len()
+        lock(&self.memory).told()
     }
 }
 
@@ -140,7 +140,7 @@ pub async fn run(hub: Arc<Hub>) {
         tokio::select! {
             () = draining.draining() => return,
             () = hub.overlay.attention.notified() => {}
-            changed = link.changed(), if !is_idle => if changed.is_err() { return },
+            changed = link.changed() => if changed.is_err() { return },
             () = changed => {}
             () = due => {}
         }
@@ -176,6 +176,12 @@ impl Hub {
         let [_, pods] = self.own_specs();
         let amendments = {
             let mut memory = lock(&self.overlay.memory);
+            if !connected && let Some(cell) = self.cell(&pods) {
+                let all = Selection { fields: pods.fields.clone(), ..Selection::default() };
+                let held = cell.with(|inner| inner.collection.list(&all));
+                let over = held.map(|held| memory.cut(pods.format, &held.objects)).unwrap_or_default();
+                self.save_records(BlobClass::Overlay, over);
+            }
             if connected && let Some(cell) = self.cell(&pods) {
                 let changes = cell.with(|inner| {
                     let collection = &inner.collection;
@@ -200,7 +206,8 @@ impl Hub {
     }
 
     async fn amend(&self, amendments: Arc<Amendments>) {
-        tracing::info!(pods = self.overlay.pods(), "endpoints of this node's pods follow the kubelet");
+        let pods = self.overlay.pods();
+        tracing::info!(pods, "endpoints of this node's pods are as their kubelet has them");
         let of_kind = || self.cells().into_iter().filter(|cell| concerns(&cell.spec.gvr));
         let slices: usize = of_kind().map(|cell| cell.with(|inner| inner.collection.len())).sum();
         self.make_room(u64::try_from(slices).unwrap_or(ROOM), true).await;

@@ -65,6 +65,7 @@ pub async fn run(hub: Arc<Hub>, cell: Arc<Cell>) {
             () = draining.draining() => return,
             () = attention.stopped() => return,
             () = driver.turn() => {}
+            () = attention.doubted.notified() => driver.reflector.doubt(),
             // A new sponsor may end a pause; it must not cut a request short.
             () = attention.attention.notified(), if driver.pauses() => driver.reflector.nudge(),
         }
@@ -342,12 +343,11 @@ impl Driver {
         self.check_format(response.headers())?;
         let mut inflate = inflate_for(response.headers()).ok_or(Failure::BadAnswer)?;
         self.hub.note_own_success(principal, &self.cell.spec, Verb::Watch);
-        if !initial {
-            self.enter_live();
-        }
         if initial {
             // What a stream that broke off had told may be deleted since, and this one will not say so.
             self.gathered = Gathered::default();
+        } else {
+            self.enter_live();
         }
         let opened = self.hub.clock.now().monotonic;
         let mut stream = WatchStream {
@@ -539,7 +539,7 @@ struct WatchStream {
 }
 
 /// Path and query of a request for this collection.
-fn target(spec: &CollectionSpec, query: &[(&'static str, String)]) -> String {
+pub(crate) fn target(spec: &CollectionSpec, query: &[(&'static str, String)]) -> String {
     let mut pairs = form_urlencoded::Serializer::new(String::new());
     if !spec.fields.is_empty() {
         pairs.append_pair("fieldSelector", &spec.fields.to_string());

@@ -9,6 +9,10 @@ use std::{
     time::Duration,
 };
 
+use edge_hub_core::{
+    connections::{ConnectionLimits, Connections},
+    identity::Principal,
+};
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -17,7 +21,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::AbortHandle,
 };
 use tokio_rustls::TlsAcceptor;
@@ -30,8 +34,13 @@ use crate::{
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-const MAX_HEADER_BYTES: usize = 32 * 1024;
-const MAX_HEADERS: usize = 100;
+/// Bounds on the head of one request, as kube-apiserver has them: a command of `exec` and a selector may be long, and a
+/// proxy that impersonates names each group.
+const WIDE: Heads = Heads { bytes: 1024 * 1024, count: 1024 };
+/// The same where many clients have shown no credential yet, each of which could send as much.
+const NARROW: Heads = Heads { bytes: 32 * 1024, count: 100 };
+/// Connections of clients that are not known, which may send a wide head.
+const WIDE_UNKNOWN: usize = 32;
 const STREAMS_PER_CONNECTION: u32 = 250;
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 512 * 1024;
@@ -41,36 +50,74 @@ const SEND_BUFFER: usize = 256 * 1024;
 const CLIENT_PING: Duration = Duration::from_secs(60);
 /// Pause after a failed accept: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections whose client has not said yet who it is; one more, and the oldest of them is closed.
-const STRANGERS: usize = 512;
 /// How long a client may stay a stranger after its handshake.
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Connections of clients that are not known yet. A flood of them pushes out its own, oldest first; a client that
-/// shows a credential within a moment is never among those.
-#[derive(Default)]
-struct Strangers {
-    waiting: Mutex<BTreeMap<u64, AbortHandle>>,
-    next: AtomicU64,
+/// How large the head of a request may be.
+#[derive(Clone, Copy)]
+struct Heads {
+    bytes: usize,
+    count: usize,
 }
 
-impl Strangers {
+/// The connections that stand, with the tasks that serve them.
+struct Open {
+    table: Mutex<(Connections, BTreeMap<u64, AbortHandle>)>,
+    next: AtomicU64,
+    /// Places for clients that are not known and may send wide heads.
+    wide: Arc<Semaphore>,
+}
+
+impl Open {
+    fn new(hub: &Hub) -> Self {
+        let limits = ConnectionLimits::of(hub.config.file.limits.connections);
+        let table = Connections::new(limits, hub.node.clone());
+        Self {
+            table: Mutex::new((table, BTreeMap::new())),
+            next: AtomicU64::new(0),
+            wide: Arc::new(Semaphore::new(WIDE_UNKNOWN)),
+        }
+    }
+
     fn next_id(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Changes the table, and closes what has to make room.
+    fn change(&self, change: impl FnOnce(&mut Connections) -> Option<u64>) {
+        let closed = {
+            let mut table = lock(&self.table);
+            change(&mut table.0).and_then(|victim| table.1.remove(&victim))
+        };
+        if let Some(task) = closed {
+            task.abort();
+        }
+    }
+
     fn add(&self, id: u64, task: AbortHandle) {
-        let mut waiting = lock(&self.waiting);
-        waiting.insert(id, task);
-        if waiting.len() > STRANGERS
-            && let Some((_, oldest)) = waiting.pop_first()
-        {
-            oldest.abort();
+        lock(&self.table).1.insert(id, task.clone());
+        self.change(|table| table.accept(id));
+        if task.is_finished() {
+            self.remove(id);
         }
     }
 
     fn remove(&self, id: u64) {
-        lock(&self.waiting).remove(&id);
+        let mut table = lock(&self.table);
+        table.0.remove(id);
+        table.1.remove(&id);
+    }
+}
+
+/// A request of a known client on a connection, until its answer has ended.
+pub struct Running {
+    id: u64,
+    open: Arc<Open>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        lock(&self.open.table).0.end(self.id);
     }
 }
 
@@ -79,17 +126,22 @@ pub struct Guest {
     /// What the handshake told.
     pub peer: Peer,
     id: u64,
-    strangers: Arc<Strangers>,
+    open: Arc<Open>,
     known: watch::Sender<bool>,
+    /// Held until the client is known.
+    wide: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Guest {
-    /// The client showed a credential that holds.
-    pub fn welcome(&self) {
+    /// The client showed a credential that holds, with a request.
+    #[must_use]
+    pub fn welcome(&self, user: &Principal) -> Running {
         if !*self.known.borrow() {
             self.known.send_replace(true);
-            self.strangers.remove(self.id);
+            lock(&self.wide).take();
         }
+        self.open.change(|table| table.begin(self.id, user));
+        Running { id: self.id, open: Arc::clone(&self.open) }
     }
 
     /// Resolves when the client has been a stranger for too long.
@@ -103,7 +155,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.strangers.remove(self.id);
+        self.open.remove(self.id);
     }
 }
 
@@ -125,8 +177,7 @@ impl Drop for Counted {
 
 /// Accepts on `listener` until the hub drains.
 pub async fn serve(hub: Arc<Hub>, listener: TcpListener, tls: TlsAcceptor) {
-    let room = Arc::new(Semaphore::new(hub.config.file.limits.connections));
-    let strangers = Arc::new(Strangers::default());
+    let open = Arc::new(Open::new(&hub));
     loop {
         let accepted = tokio::select! {
             () = hub.shutdown.draining() => return,
@@ -140,31 +191,34 @@ pub async fn serve(hub: Arc<Hub>, listener: TcpListener, tls: TlsAcceptor) {
                 continue;
             }
         };
-        // Full of known clients: the connection is dropped at once. To queue it would only hide the flood.
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let (tls, waiting) = (tls.clone(), Arc::clone(&strangers));
-        let id = strangers.next_id();
+        let (tls, table) = (tls.clone(), Arc::clone(&open));
+        let id = open.next_id();
         let counted = Counted::new(&hub);
         let hub = Arc::clone(&hub);
         let task = tokio::spawn(async move {
-            connection(&hub, stream, tls, (id, waiting)).await;
-            drop((counted, permit));
+            connection(&hub, stream, tls, (id, table)).await;
+            drop(counted);
         });
-        strangers.add(id, task.abort_handle());
+        open.add(id, task.abort_handle());
     }
 }
 
-async fn connection(
-    hub: &Arc<Hub>,
-    stream: TcpStream,
-    tls: TlsAcceptor,
-    (id, strangers): (u64, Arc<Strangers>),
-) {
+async fn connection(hub: &Arc<Hub>, stream: TcpStream, tls: TlsAcceptor, (id, open): (u64, Arc<Open>)) {
     // Small frames must not wait for more: an event is news.
     let _ = stream.set_nodelay(true);
-    let mut guest = Guest { peer: Peer::Anonymous, id, strangers, known: watch::Sender::new(false) };
+    let mut guest =
+        Guest { peer: Peer::Anonymous, id, open, known: watch::Sender::new(false), wide: Mutex::default() };
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await else { return };
     guest.peer = hub.peer(stream.get_ref().1.peer_certificates());
+    // This node shows who it is before its first request.
+    let heads = match (&guest.peer, Arc::clone(&guest.open.wide).try_acquire_owned()) {
+        (Peer::Node(_), _) => WIDE,
+        (_, Ok(place)) => {
+            lock(&guest.wide).replace(place);
+            WIDE
+        }
+        (_, Err(_)) => NARROW,
+    };
     let guest = Arc::new(guest);
     let service = service_fn({
         let hub = Arc::clone(hub);
@@ -186,13 +240,13 @@ async fn connection(
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEADER_BYTES)
-        .max_headers(MAX_HEADERS);
+        .max_buf_size(heads.bytes)
+        .max_headers(heads.count);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(heads.bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)

@@ -2,5 +2,7 @@
 
 pub mod backoff;
 pub mod coordinator;
+pub mod jwt;
 pub mod member;
 pub mod names;
+pub mod tunnel;

@@ -80,6 +80,13 @@ impl Cloud {
         &mut self.store
     }
 
+    /// Puts a former state in the place of this one, as an administrator does who restores etcd from a backup: with its
+    /// revision, and without the history before it, which a new watch cache does not have.
+    pub fn restore(&mut self, backup: Store) {
+        self.store = backup;
+        self.store.compact(self.store.revision());
+    }
+
     /// What is served.
     #[must_use]
     pub fn registry(&self) -> &Registry {

@@ -86,6 +86,12 @@ impl Client {
         self
     }
 
+    /// Its bearer token.
+    #[must_use]
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     /// The same client with one more header on each request; a repeated name replaces.
     #[must_use]
     pub fn with_header(mut self, name: header::HeaderName, value: &str) -> Self {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use e2e_cloud::{
-    Cloud, Fault, FaultRule, Gvr, Principal, Replica, RequestMatch, RequestRecord, Rule, Status,
+    Cloud, Fault, FaultRule, Gvr, Principal, Replica, RequestMatch, RequestRecord, Rule, Status, Store,
 };
 use rustls::ServerConfig;
 use serde_json::Value;
@@ -246,6 +246,13 @@ impl CloudControl {
             let revision = cloud.store().revision();
             cloud.store_mut().compact(revision);
         });
+    }
+
+    /// Puts a former state (a clone of the store) in the place of this one, as restoring etcd does: every API server is
+    /// started again for that, so that no connection outlives it.
+    pub fn restore(&self, backup: Store) {
+        self.with(|cloud, _| cloud.restore(backup));
+        self.reset_connections();
     }
 
     /// Every stream that takes bookmarks sends one now.

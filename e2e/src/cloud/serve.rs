@@ -23,8 +23,13 @@ use super::wire::Wire;
 
 /// The core refuses bodies above 3 MiB; here only memory is bounded.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// What is behind a proxy subresource has bounds of its own.
+const MAX_PROXIED_BYTES: usize = 64 * 1024 * 1024;
 
 /// What the server says of everything that it does not allow to be kept.
+/// The head of a request, as kube-apiserver bounds it.
+const MAX_HEAD_BYTES: usize = 1024 * 1024;
+const MAX_HEADERS: usize = 1024;
 const UNCACHED: &str = "no-cache, private";
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -50,7 +55,9 @@ pub(super) async fn connection(
     let service = service_fn(|request| {
         answer(shared.clone(), link.replica, connection.clone(), identity.clone(), request)
     });
-    let builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_HEADERS);
+    builder.http2().max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
     let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(tls), service));
     loop {
         tokio::select! {
@@ -70,8 +77,8 @@ async fn answer(
     request: http::Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
-    let Ok(body) =
-        Limited::new(body, MAX_BODY_BYTES).collect().await.map(http_body_util::Collected::to_bytes)
+    let largest = if head.uri.path().contains("/proxy/") { MAX_PROXIED_BYTES } else { MAX_BODY_BYTES };
+    let Ok(body) = Limited::new(body, largest).collect().await.map(http_body_util::Collected::to_bytes)
     else {
         return Ok(respond(&ModelResponse::from(&Status::too_large()), false));
     };

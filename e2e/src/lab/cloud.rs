@@ -14,6 +14,7 @@ use super::history;
 use super::kubeconfig::{self, Credential};
 use super::network::Subnet;
 use super::process::{Processes, Start};
+use super::tunnel;
 
 /// How long one part of the control plane may take to become ready.
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -44,6 +45,8 @@ pub(crate) struct Cloud<'a> {
     pub(crate) subnet: Subnet,
     /// Whether the nodes have kubelets.
     pub(crate) whole_nodes: bool,
+    /// Whether the API server reaches the nodes by the tunnel.
+    pub(crate) tunnel: bool,
     /// The binaries.
     pub(crate) assets: &'a Assets,
     /// The lab's process table.
@@ -115,7 +118,7 @@ impl Cloud<'_> {
     }
 
     fn start_api_server(&self) -> Result<()> {
-        self.launch("kube-apiserver", self.apiserver_arguments())?;
+        self.launch_api_server()?;
         self.processes.wait_ready("cloud.kube-apiserver", START_LIMIT, || {
             // The API server retries a missing etcd in silence: the process to blame is named here.
             if self.processes.running("cloud.etcd").is_none() {
@@ -123,6 +126,28 @@ impl Cloud<'_> {
             }
             self.ask(&["get", "--raw", "/readyz"])
         })
+    }
+
+    fn launch_api_server(&self) -> Result<()> {
+        if !self.tunnel {
+            return self.launch("kube-apiserver", self.apiserver_arguments());
+        }
+        // Nodes' names resolve for this process alone: it sees another /etc/hosts, in a mount namespace of its own that
+        // ends with it. Neither unshare nor sh forks: the child's id is the API server's.
+        let mount = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+        let hosts = tunnel::api_server_files(self.dir).hosts.display().to_string();
+        let program = self.assets.path("kube-apiserver")?.display().to_string();
+        let words = ["--mount", "--propagation", "private", "--", "sh", "-c", mount, &hosts, &program];
+        let arguments = words.into_iter().map(str::to_owned).chain(self.apiserver_arguments()).collect();
+        self.processes
+            .start(Start {
+                name: "cloud.kube-apiserver",
+                namespace: self.namespace,
+                program: Path::new("unshare"),
+                arguments,
+                environment: Vec::new(),
+            })
+            .map(drop)
     }
 
     /// Starts kube-controller-manager and kube-scheduler, and does not wait for them.
@@ -207,10 +232,17 @@ impl Cloud<'_> {
             "--enable-bootstrap-token-auth",
             // There is one API server at a fixed address; no lease has to say so.
             "--endpoint-reconciler-type=none",
-            // Otherwise logs and exec look the node's name up in DNS.
-            "--kubelet-preferred-address-types=InternalIP",
         ];
         let mut arguments: Vec<String> = flags.map(str::to_owned).into();
+        if self.tunnel {
+            let egress = tunnel::api_server_files(self.dir).egress;
+            arguments.push(format!("--egress-selector-config-file={}", egress.display()));
+            // The tunnel goes by names: two pools may have the same addresses.
+            arguments.push("--kubelet-preferred-address-types=Hostname,InternalIP".to_owned());
+        } else {
+            // Otherwise logs and exec look the node's name up in DNS.
+            arguments.push("--kubelet-preferred-address-types=InternalIP".to_owned());
+        }
         if self.whole_nodes {
             // A pod's token ends when it says so, and not a year later. Without kubelets the defaults are what is of
             // interest.

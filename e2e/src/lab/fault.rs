@@ -134,7 +134,7 @@ fn is_shaped(namespace: &str, device: &str) -> Result<bool> {
 
 /// Both ends of a node's link, as (namespace, device): what leaves one end arrives at the other.
 fn ends(lab: &Lab, node: &str) -> [(String, String); 2] {
-    [(lab.names.node(node), LINK.to_owned()), (lab.names.cloud(), node.to_owned())]
+    [(lab.names.node(node), LINK.to_owned()), (lab.names.switch(lab.state.subnet), node.to_owned())]
 }
 
 fn is_rate(text: &str) -> bool {
@@ -248,6 +248,9 @@ pub(super) fn power_on_as(lab: &Lab, node: &str, joining: bool) -> Result<()> {
     }
     if !lab.state.kubelets {
         return Ok(());
+    }
+    if lab.has_agent(node) {
+        lab.tunnel(&lab.names.cloud(), &namespace)?.start_agent(&lab.program())?;
     }
     let machine = lab.node_of(node, &namespace)?;
     machine.start_containerd()?;

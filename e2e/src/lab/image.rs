@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -33,6 +33,24 @@ pub(crate) const UNUSED: &[(&str, [&str; 2])] = &[(UNUSED_IMAGE, [POD_PROGRAM, "
 /// Writes `images` into one OCI archive at `path`.
 pub(crate) fn write_archive(path: &Path, images: &[(&str, [&str; 2])]) -> Result<()> {
     let layer = layer(PROGRAM).map_err(LabError::io("write", path))?;
+    let images: Vec<(&str, &[&str])> = images.iter().map(|(name, command)| (*name, &command[..])).collect();
+    write_images(path, layer, &images)
+}
+
+/// Writes one image whose only layer is `files` (path in the image, file here) and whose command is the first of them.
+pub(crate) fn write_program_archive(path: &Path, name: &str, files: &[(String, PathBuf)]) -> Result<()> {
+    let mut layer = tar::Builder::new(Vec::new());
+    for (target, source) in files {
+        let bytes = fs::read(source).map_err(LabError::io("read", source))?;
+        append(&mut layer, target.trim_start_matches('/'), &bytes, 0o755)
+            .map_err(LabError::io("write", path))?;
+    }
+    let layer = layer.into_inner().map_err(LabError::io("write", path))?;
+    let command: Vec<&str> = files.first().map(|(target, _)| target.as_str()).into_iter().collect();
+    write_images(path, layer, &[(name, &command)])
+}
+
+fn write_images(path: &Path, layer: Vec<u8>, images: &[(&str, &[&str])]) -> Result<()> {
     let mut blobs = Blobs::default();
     let layer_descriptor = blobs.add(LAYER, layer);
     let diff_id = layer_descriptor["digest"].clone();
@@ -93,12 +111,16 @@ fn archive(path: &Path, blobs: &Blobs, index: &Value) -> std::io::Result<()> {
 /// The one layer: the program, and the folders that a container expects.
 fn layer(program: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut layer = tar::Builder::new(Vec::new());
-    for (folder, mode) in [("etc/", 0o755), ("state/", 0o755), ("tmp/", 0o1777)] {
+    for (folder, mode) in [("bin/", 0o755), ("etc/", 0o755), ("state/", 0o755), ("tmp/", 0o1777)] {
         let mut header = header(0, mode);
         header.set_entry_type(tar::EntryType::Directory);
         layer.append_data(&mut header, folder, std::io::empty())?;
     }
     append(&mut layer, POD_PROGRAM.trim_start_matches('/'), program, 0o755)?;
+    // kubectl cp runs `tar` in the container; the program is one, by that name.
+    let mut link = header(0, 0o777);
+    link.set_entry_type(tar::EntryType::Symlink);
+    layer.append_link(&mut link, "bin/tar", POD_PROGRAM)?;
     layer.into_inner()
 }
 

@@ -20,6 +20,7 @@ mod image;
 mod informers;
 mod judge;
 mod kubeconfig;
+mod media;
 mod network;
 mod node;
 mod objects;
@@ -28,12 +29,14 @@ mod probe;
 mod process;
 mod request;
 mod requirements;
+mod router;
 mod samples;
 mod shared;
 mod state;
 mod status;
 mod sweep;
 mod traffic;
+mod tunnel;
 mod up;
 
 use std::path::{Path, PathBuf};
@@ -47,6 +50,7 @@ pub use expiry::{Certificate, HubOptions};
 pub use fault::{Cut, Slow, Way};
 pub use informers::{Board, CacheName, Collection, Informers, Told};
 pub use judge::{Judge, build_judges, locate_connect, locate_judges};
+pub use media::{EnginePod, Grant};
 pub use network::in_namespace;
 pub use node::Container;
 pub use process::wait_until;
@@ -66,6 +70,7 @@ use network::Names;
 use node::Node;
 use process::Processes;
 use state::State;
+use tunnel::Tunnel;
 
 /// A lab that stands, from any process that knows its folder.
 #[derive(Debug)]
@@ -76,7 +81,7 @@ pub struct Lab {
     processes: Processes,
 }
 
-/// A part of a node that can be killed; all but the pod can be restarted.
+/// A part of a node that can be killed; all but the pods can be restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum NodePart {
     /// The edge-hub.
@@ -91,8 +96,14 @@ pub enum NodePart {
     Coredns,
     /// The coordinator of the node's pool, where it runs on this node.
     Coordinator,
+    /// The tunnel's end on the first node.
+    TunnelAgent,
+    /// The tunnel's end in the cloud, whose node is `cloud`.
+    TunnelServer,
     /// The main container of the node's ordinary pod; the kubelet restarts it.
     Pod,
+    /// The container of the node's media engine; the kubelet restarts it.
+    MediaEngine,
 }
 
 /// Which nodes a command means.
@@ -300,11 +311,14 @@ impl Lab {
     /// to the byte; once for each family of addresses. Returns what it counted of IPv4.
     pub fn calibrate(&self, node: &str) -> Result<LinkTraffic> {
         self.check(node)?;
-        let (cloud, node) = (self.names.cloud(), self.names.node(node));
+        let (switch, node) = (self.names.switch(self.state.subnet), self.names.node(node));
         let mut counted = LinkTraffic::default();
+        if self.state.subnet.is_private() {
+            return traffic::calibrate(&switch, self.state.subnet.gateway().into(), &node);
+        }
         // IPv4 comes first.
         for address in self.state.subnet.cloud_addresses().into_iter().rev() {
-            counted = traffic::calibrate(&cloud, address, &node)?;
+            counted = traffic::calibrate(&switch, address, &node)?;
         }
         Ok(counted)
     }
@@ -321,6 +335,10 @@ impl Lab {
     pub fn restart(&self, node: &str, part: NodePart) -> Result<()> {
         let namespace = self.names.node(node);
         let process = self.process_name(node, part)?;
+        if part == NodePart::TunnelServer {
+            self.processes.stop(&process);
+            return self.tunnel(&self.names.cloud(), "")?.start_server(&self.program());
+        }
         let _lock = state::lock_node(&self.dir, node)?;
         self.processes.stop(&process);
         match part {
@@ -342,14 +360,22 @@ impl Lab {
                 agents.start(agent)?;
                 agents.wait_ready(agent)
             }
-            NodePart::Pod => unreachable!("process_name refuses a pod"),
+            NodePart::TunnelAgent => {
+                let cloud = self.names.cloud();
+                let tunnel = self.tunnel(&cloud, &namespace)?;
+                tunnel.start_agent(&self.program())?;
+                tunnel.wait_link()
+            }
+            NodePart::TunnelServer | NodePart::Pod | NodePart::MediaEngine => unreachable!("answered before"),
         }
     }
 
     /// Kills a part of the node with SIGKILL. [`Lab::restart`] starts it again; a pod comes back by its kubelet.
     pub fn kill(&self, node: &str, part: NodePart) -> Result<()> {
-        if part == NodePart::Pod {
-            return self.kill_pod(node, &objects::pod_name(node));
+        match part {
+            NodePart::Pod => return self.kill_pod(node, &objects::pod_name(node)),
+            NodePart::MediaEngine => return media::kill(self, node),
+            _ => {}
         }
         if let Some(process) = self.processes.running(&self.process_name(node, part)?) {
             process::kill_all(&[process]);
@@ -393,6 +419,27 @@ impl Lab {
     /// `fetch HOST`, `cat FILE`.
     pub fn run_in_pod(&self, node: &str, pod: &str, arguments: &[&str]) -> Result<String> {
         self.node_of(node, &self.names.node(node))?.run_in_pod(pod, arguments)
+    }
+
+    /// Puts a media engine on `node` by the manifests of `deploy/`, or leaves the one that is there; returns where it speaks
+    /// HTTP when it is ready.
+    pub fn start_media(&self, node: &str) -> Result<std::net::SocketAddr> {
+        media::start(self, node)
+    }
+
+    /// The pods of media engines.
+    pub fn media_pods(&self) -> Result<Vec<EnginePod>> {
+        media::pods(self)
+    }
+
+    /// The containers of the media engine of `node`, dead ones too, asked of its containerd: true also while cut.
+    pub fn media_containers(&self, node: &str) -> Result<Vec<Container>> {
+        media::containers(self, node)
+    }
+
+    /// A token that the media engines of this lab take.
+    pub fn media_token(&self, grant: &Grant) -> Result<String> {
+        media::token(self, grant)
     }
 
     /// A kubectl from here to the kubelet's own port, for its `--raw` paths, with the administrator's token.
@@ -446,7 +493,12 @@ impl Lab {
                     "no coordinator runs on {node}: `eyot lab up --pools` puts one on the first node"
                 ))),
             },
-            NodePart::Pod => Err(LabError::Invalid(
+            NodePart::TunnelAgent if self.has_agent(node) => Ok(tunnel::agent_process(node)),
+            NodePart::TunnelServer if self.state.tunnel && node == "cloud" => Ok(tunnel::SERVER.to_owned()),
+            NodePart::TunnelAgent | NodePart::TunnelServer => Err(LabError::Invalid(
+                "a lab of `up --tunnel` has one tunnel-agent, on its first node, and one tunnel-server, on `cloud`".to_owned(),
+            )),
+            NodePart::Pod | NodePart::MediaEngine => Err(LabError::Invalid(
                 "a pod cannot be restarted from outside: kill it, and the kubelet starts it again".to_owned(),
             )),
         }
@@ -470,9 +522,37 @@ impl Lab {
             namespace,
             subnet: self.state.subnet,
             whole_nodes: self.state.kubelets,
+            tunnel: self.state.tunnel,
             assets: &self.state.assets,
             processes: &self.processes,
         }
+    }
+
+    /// Whether the tunnel's agent runs on `node`.
+    fn has_agent(&self, node: &str) -> bool {
+        self.state.tunnel && self.state.nodes.first().is_some_and(|first| first == node)
+    }
+
+    /// The tunnel; an error if the lab has none.
+    fn tunnel<'a>(&'a self, cloud: &'a str, edge: &'a str) -> Result<Tunnel<'a>> {
+        if !self.state.tunnel {
+            return Err(LabError::Invalid("this lab was started without --tunnel".to_owned()));
+        }
+        let (subnet, nodes) = (self.state.subnet, &self.state.nodes);
+        Ok(Tunnel { dir: &self.dir, cloud, edge, subnet, nodes, processes: &self.processes })
+    }
+
+    /// The established connections that the pool's router translates towards the tunnel-server, one line of
+    /// `conntrack -L` each.
+    pub fn tunnel_connections(&self) -> Result<Vec<String>> {
+        self.tunnel("", "")?;
+        router::established(&self.names, self.state.subnet.cloud(), tunnel::PORT)
+    }
+
+    /// The sockets of the tunnel: the door of kube-apiserver, and where server and agent tell of themselves.
+    pub fn tunnel_sockets(&self) -> Result<[PathBuf; 3]> {
+        let tunnel = self.tunnel("", "")?;
+        Ok([tunnel.door(), tunnel.server_socket(), tunnel.agent_socket()])
     }
 
     /// The node's hub; an error if the lab has none.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{run, run_unchecked};
 use super::error::{LabError, Result};
 use super::fault::Cut;
+use super::router;
 use super::traffic;
 
 /// The table whose presence is the cut.
@@ -104,12 +105,25 @@ pub(crate) struct Subnet {
     /// The families; IPv4 alone in records from before there was a choice.
     #[serde(default)]
     families: Families,
+    /// Whether the nodes stand behind a router, in a private subnet that is the same in every lab.
+    #[serde(default)]
+    private: bool,
 }
 
 impl Subnet {
     /// The families that the lab was built with.
     pub(crate) fn families(self) -> Families {
         self.families
+    }
+
+    /// The same subnet with its nodes behind a router that translates their addresses.
+    pub(crate) fn behind_router(self) -> Self {
+        Subnet { private: true, ..self }
+    }
+
+    /// Whether the nodes stand behind a router.
+    pub(crate) fn is_private(self) -> bool {
+        self.private
     }
 
     /// The cloud's addresses, IPv4 first.
@@ -119,7 +133,22 @@ impl Subnet {
 
     /// The addresses of the node number `index`, counted from 1; IPv4 first.
     pub(crate) fn node_addresses(self, index: u8) -> Vec<IpAddr> {
-        self.hosts(10 + index)
+        if self.private { vec![self.node(index).into()] } else { self.hosts(10 + index) }
+    }
+
+    /// Where nodes send what is for the cloud, IPv4 first.
+    fn gateways(self) -> Vec<IpAddr> {
+        if self.private { vec![self.gateway().into()] } else { self.cloud_addresses() }
+    }
+
+    /// The router's address in the cloud's subnet.
+    pub(crate) fn router(self) -> Ipv4Addr {
+        self.host(2)
+    }
+
+    /// The router's address in the private subnet.
+    pub(crate) fn gateway(self) -> Ipv4Addr {
+        private(1)
     }
 
     fn hosts(self, last: u8) -> Vec<IpAddr> {
@@ -140,7 +169,7 @@ impl Subnet {
 
     /// The address of the node number `index`, counted from 1.
     pub(crate) fn node(self, index: u8) -> Ipv4Addr {
-        self.host(10 + index)
+        if self.private { private(10 + index) } else { self.host(10 + index) }
     }
 
     fn host(self, last: u8) -> Ipv4Addr {
@@ -155,13 +184,18 @@ impl Subnet {
             .map(|step| {
                 let number = seed.wrapping_add(step) % (32 * 256);
                 let [high, low] = number.to_be_bytes();
-                Subnet { bytes: (160 + high, low), families }
+                Subnet { bytes: (160 + high, low), families, private: false }
             })
             .find(|subnet| !taken.iter().any(|(network, mask)| u32::from(subnet.cloud()) & mask == *network))
             .ok_or_else(|| {
                 LabError::Invalid("every /24 of 10.160.0.0/11 has a route on this host".to_owned())
             })
     }
+}
+
+/// An address of a private pool.
+fn private(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 168, 77, last)
 }
 
 /// Network and mask of one line of `ip route`; the default route and single addresses of other labs do not count
@@ -203,6 +237,16 @@ impl Names {
         format!("eyot-{}-{name}", self.lab_id)
     }
 
+    /// The namespace of the router that a private pool stands behind.
+    pub(crate) fn router(&self) -> String {
+        format!("eyot-{}-router", self.lab_id)
+    }
+
+    /// The namespace in which the links of the nodes end, each under its node's name.
+    pub(crate) fn switch(&self, subnet: Subnet) -> String {
+        if subnet.is_private() { self.router() } else { self.cloud() }
+    }
+
     /// The host's end of the veth into the cloud; at most 15 bytes, as the kernel wants it.
     pub(crate) fn outside_link(&self) -> String {
         format!("eyot-{}", self.lab_id)
@@ -211,9 +255,12 @@ impl Names {
 
 /// Makes the namespaces, the bridge and the links of all `nodes` (in order; the first has number 1).
 pub(crate) fn build(names: &Names, subnet: Subnet, nodes: &[String]) -> Result<()> {
-    let cloud = names.cloud();
+    let (cloud, switch) = (names.cloud(), names.switch(subnet));
     let outside = names.outside_link();
     let mut host = format!("netns add {cloud}\n");
+    if switch != cloud {
+        host.push_str(&format!("netns add {switch}\n"));
+    }
     for node in nodes {
         host.push_str(&format!("netns add {}\n", names.node(node)));
     }
@@ -226,12 +273,12 @@ pub(crate) fn build(names: &Names, subnet: Subnet, nodes: &[String]) -> Result<(
     ));
     for node in nodes {
         host.push_str(&format!(
-            "link add {LINK} netns {} type veth peer name {node} netns {cloud}\n",
+            "link add {LINK} netns {} type veth peer name {node} netns {switch}\n",
             names.node(node)
         ));
     }
     batch(None, &host)?;
-    let namespaces = nodes.iter().map(|node| names.node(node)).chain([cloud.clone()]);
+    let namespaces = nodes.iter().map(|node| names.node(node)).chain([cloud.clone(), switch]);
     // First of all: what does not forward would ask for routers as soon as it has a link.
     namespaces.into_iter().try_for_each(|namespace| forward(&namespace, subnet.families))?;
 
@@ -245,13 +292,18 @@ pub(crate) fn build(names: &Names, subnet: Subnet, nodes: &[String]) -> Result<(
          link set host up\n",
         addresses("br0", &subnet.cloud_addresses(), 1)
     );
-    for node in nodes {
-        inside.push_str(&format!("link set {node} addrgenmode none\nlink set {node} master br0\n"));
-        inside.push_str(&format!("link set {node} up gso_max_segs 1\n"));
-    }
     let count = u8::try_from(nodes.len()).unwrap_or(u8::MAX);
-    inside.push_str(&pod_routes(subnet, count, 0));
-    batch(Some(&cloud), &inside)?;
+    if subnet.is_private() {
+        batch(Some(&cloud), &inside)?;
+        router::build(names, subnet, nodes)?;
+    } else {
+        for node in nodes {
+            inside.push_str(&format!("link set {node} addrgenmode none\nlink set {node} master br0\n"));
+            inside.push_str(&format!("link set {node} up gso_max_segs 1\n"));
+        }
+        inside.push_str(&pod_routes(subnet, count, 0));
+        batch(Some(&cloud), &inside)?;
+    }
     for (index, node) in (1..).zip(nodes) {
         build_node(&names.node(node), subnet, index, count)?;
     }
@@ -287,7 +339,7 @@ fn build_node(namespace: &str, subnet: Subnet, index: u8, count: u8) -> Result<(
         "link set {LINK} addrgenmode none\n{}link set {LINK} up gso_max_segs 1\n",
         addresses(LINK, &subnet.node_addresses(index), 10 + index)
     ));
-    for (route, gateway) in subnet.families.default_routes().iter().zip(subnet.cloud_addresses()) {
+    for (route, gateway) in subnet.families.default_routes().iter().zip(subnet.gateways()) {
         lines.push_str(&format!("route add {route} via {gateway}\n"));
     }
     lines.push_str(&pod_routes(subnet, count, index));
@@ -296,7 +348,7 @@ fn build_node(namespace: &str, subnet: Subnet, index: u8, count: u8) -> Result<(
 }
 
 /// Routes to the pods of all nodes but `own`, each by its node.
-fn pod_routes(subnet: Subnet, count: u8, own: u8) -> String {
+pub(super) fn pod_routes(subnet: Subnet, count: u8, own: u8) -> String {
     let others = (1..=count).filter(|index| *index != own);
     let routes = others.flat_map(|index| {
         let networks = subnet.families.pod_networks_of(index);
@@ -342,7 +394,7 @@ pub(crate) fn inside(namespace: &str) -> Command {
     command
 }
 
-fn batch(namespace: Option<&str>, lines: &str) -> Result<()> {
+pub(super) fn batch(namespace: Option<&str>, lines: &str) -> Result<()> {
     let mut ip = Command::new("ip");
     if let Some(namespace) = namespace {
         ip.args(["-n", namespace]);
@@ -407,7 +459,7 @@ mod tests {
 
     #[test]
     fn a_route_is_overlap_when_it_holds_our_subnet_or_lies_inside_it() {
-        let subnet = Subnet { bytes: (161, 7), families: Families::Ipv4 };
+        let subnet = Subnet { bytes: (161, 7), families: Families::Ipv4, private: false };
         let overlaps = |line: &str| {
             route_network(line).is_some_and(|(network, mask)| u32::from(subnet.cloud()) & mask == network)
         };
@@ -422,7 +474,7 @@ mod tests {
 
     #[test]
     fn both_families_have_networks_of_their_own() {
-        let subnet = Subnet { bytes: (161, 7), families: Families::DualStack };
+        let subnet = Subnet { bytes: (161, 7), families: Families::DualStack, private: false };
         let text = |addresses: Vec<IpAddr>| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(text(subnet.cloud_addresses()), ["10.161.7.1", "fd00:10:a1:7::1"]);
         assert_eq!(text(subnet.node_addresses(1)), ["10.161.7.11", "fd00:10:a1:7::b"]);

@@ -163,6 +163,12 @@ impl Node<'_> {
         self.ctr(&["-n", "k8s.io", "images", "import", &archive]).map(drop)
     }
 
+    /// Gives the node the image `name` of `archive`, which its kubelet must not collect: it comes from no registry.
+    pub(crate) fn import_pinned(&self, archive: &Path, name: &str) -> Result<()> {
+        self.import(archive)?;
+        self.ctr(&["-n", "k8s.io", "images", "label", name, "io.cri-containerd.pinned=pinned"]).map(drop)
+    }
+
     /// Gives the node an image that no pod uses and nobody has pinned.
     pub(crate) fn import_unused_image(&self) -> Result<()> {
         self.import(&unused_image_archive(self.dir))

@@ -16,15 +16,29 @@ const NODES: u8 = 2;
 /// How many nodes a shared lab of two pools has: three and one.
 const NODES_IN_POOLS: u8 = 4;
 
-/// Which shared lab is meant.
+/// Which lab tests share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Nodes with hubs alone.
+    /// Nodes that are empty but for their hubs.
     Hubs,
     /// Whole nodes.
     Nodes,
     /// Whole nodes in two pools.
     Pools,
+    /// Whole nodes behind NAT, reached by the tunnel.
+    Tunnel,
+}
+
+impl Kind {
+    /// The end of the folder's name.
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Hubs => "hubs",
+            Kind::Nodes => "nodes",
+            Kind::Pools => "pools",
+            Kind::Tunnel => "nat",
+        }
+    }
 }
 
 /// A node of a shared lab, held by one test. Dropping it heals the node and starts what the test has killed.
@@ -45,11 +59,11 @@ impl ClaimedNode {
     /// If the lab does not come up: a test cannot go on without it, and the message says what failed.
     pub fn claim(test: &str, program: &str, kubelets: bool) -> Option<ClaimedNode> {
         real_or_skip(test, kubelets)?;
-        let claimed =
-            shared(Path::new(program), if kubelets { Kind::Nodes } else { Kind::Hubs }).and_then(|lab| {
-                let (name, held) = take(&lab, test)?;
-                Ok(ClaimedNode { lab, name, _held: held })
-            });
+        let kind = if kubelets { Kind::Nodes } else { Kind::Hubs };
+        let claimed = shared(Path::new(program), kind).and_then(|lab| {
+            let (name, held) = take(&lab, test)?;
+            Ok(ClaimedNode { lab, name, _held: held })
+        });
         Some(claimed.unwrap_or_else(|error| panic!("{test}: the shared lab: {error}")))
     }
 
@@ -99,7 +113,7 @@ impl ClaimedLab {
     /// # Panics
     /// If the lab does not come up.
     pub fn claim(test: &str, program: &str) -> Option<ClaimedLab> {
-        Self::claim_of(test, program, Kind::Nodes)
+        Self::claim_kind(test, program, Kind::Nodes)
     }
 
     /// As [`ClaimedLab::claim`], the lab of two pools: `node-1` to `node-3` in `pool-1`, whose coordinator is on `node-1`, and
@@ -108,10 +122,18 @@ impl ClaimedLab {
     /// # Panics
     /// If the lab does not come up.
     pub fn claim_pools(test: &str, program: &str) -> Option<ClaimedLab> {
-        Self::claim_of(test, program, Kind::Pools)
+        Self::claim_kind(test, program, Kind::Pools)
     }
 
-    fn claim_of(test: &str, program: &str, kind: Kind) -> Option<ClaimedLab> {
+    /// As [`ClaimedLab::claim`], of a lab whose nodes stand behind NAT.
+    ///
+    /// # Panics
+    /// If the lab does not come up.
+    pub fn claim_tunnel(test: &str, program: &str) -> Option<ClaimedLab> {
+        Self::claim_kind(test, program, Kind::Tunnel)
+    }
+
+    fn claim_kind(test: &str, program: &str, kind: Kind) -> Option<ClaimedLab> {
         real_or_skip(test, true)?;
         let claimed = || {
             let lab = shared(Path::new(program), kind)?;
@@ -135,12 +157,8 @@ impl ClaimedLab {
 fn shared(program: &Path, kind: Kind) -> Result<Lab> {
     // Only one test program has pools: that lab need not stay up for the programs after it.
     let owner = if kind == Kind::Pools { nix::unistd::getpid().as_raw() } else { owner() };
-    let (name, nodes, pools) = match kind {
-        Kind::Hubs => ("hubs", NODES, 0),
-        Kind::Nodes => ("nodes", NODES, 0),
-        Kind::Pools => ("pools", NODES_IN_POOLS, 2),
-    };
-    let dir: PathBuf = std::env::temp_dir().join(format!("eyot-test-{owner}-{name}"));
+    let (nodes, pools) = if kind == Kind::Pools { (NODES_IN_POOLS, 2) } else { (NODES, 0) };
+    let dir: PathBuf = std::env::temp_dir().join(format!("eyot-test-{owner}-{}", kind.word()));
     fs::create_dir_all(&dir).map_err(LabError::io("create", &dir))?;
     let path = dir.join("shared.lock");
     let file = File::create(&path).map_err(LabError::io("create", &path))?;
@@ -155,6 +173,7 @@ fn shared(program: &Path, kind: Kind) -> Result<Lab> {
         Err(LabError::NoLab(_)) => Lab::up(&UpOptions {
             kubelets: kind != Kind::Hubs,
             pools,
+            tunnel: kind == Kind::Tunnel,
             hub: HubKind::EdgeHub,
             program: Some(program.to_owned()),
             bound_to: Some(owner),

@@ -38,6 +38,9 @@ pub(crate) struct State {
     /// How many pools there are; 0 where nobody asked for any.
     #[serde(default)]
     pub(crate) pools: u8,
+    /// Whether the nodes stand behind NAT and the API server reaches them by the tunnel.
+    #[serde(default)]
+    pub(crate) tunnel: bool,
     pub(crate) assets: Assets,
     /// The `eyot` program, which runs the hubs.
     pub(crate) program: PathBuf,

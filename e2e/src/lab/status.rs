@@ -6,7 +6,7 @@ use super::agents::Agent;
 use super::error::Result;
 use super::state::HubKind;
 use super::traffic::LinkTraffic;
-use super::{Lab, cloud};
+use super::{Lab, cloud, probe, tunnel};
 
 /// The state of a whole lab.
 #[derive(Debug, Clone, Serialize)]
@@ -87,6 +87,11 @@ pub(super) fn status(lab: &Lab) -> Result<Status> {
                 processes.push(process(&coordinator.process(), Some(coordinator.ready().is_ok())));
             }
         }
+        if lab.has_agent(name) {
+            let tunnel = lab.tunnel("", &namespace)?;
+            let ready = probe::unix(&tunnel.agent_socket(), "/readyz").is_ok();
+            processes.push(process(&tunnel::agent_process(name), Some(ready)));
+        }
         if lab.state.kubelets {
             let node = lab.node_of(name, &namespace)?;
             processes.push(process(&node.containerd_process(), None));
@@ -107,13 +112,18 @@ pub(super) fn status(lab: &Lab) -> Result<Status> {
             processes,
         });
     }
+    let mut cloud: Vec<_> = cloud::PROCESSES.iter().map(|record| process(record, None)).collect();
+    if lab.state.tunnel {
+        let ready = probe::unix(&lab.tunnel("", "")?.server_socket(), "/readyz").is_ok();
+        cloud.push(process(tunnel::SERVER, Some(ready)));
+    }
     Ok(Status {
         id: lab.state.id.clone(),
         dir: lab.dir.clone(),
         api_server: lab.api_server(),
         hub: lab.state.hub,
         namespace: lab.names.cloud(),
-        cloud: cloud::PROCESSES.iter().map(|record| process(record, None)).collect(),
+        cloud,
         nodes,
     })
 }

@@ -14,8 +14,18 @@ use super::process::{Identity, Processes, kill_all};
 
 /// What a lab makes inside its folder, beside its logs and its lock. The record comes last: until all else is gone,
 /// a second `down` still knows the lab.
-const CONTENT: [&str; 9] =
-    ["admin.kubeconfig", "bin", "etcd", "images", "kubectl-cache", "nodes", "pki", "run", "lab.json"];
+const CONTENT: [&str; 10] = [
+    "admin.kubeconfig",
+    "bin",
+    "cloud",
+    "etcd",
+    "images",
+    "kubectl-cache",
+    "nodes",
+    "pki",
+    "run",
+    "lab.json",
+];
 
 /// What a sweep removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -52,6 +52,8 @@ pub struct UpOptions {
     pub controllers: bool,
     /// Whether nodes, pods and Services have IPv6 addresses beside those of IPv4.
     pub dual_stack: bool,
+    /// Whether the nodes stand behind NAT and the API server reaches them by the tunnel.
+    pub tunnel: bool,
     /// The `eyot` program that runs the hubs; the running one if none is given.
     pub program: Option<PathBuf>,
     /// Take the lab down by itself when the process with this id ends, however it ends.
@@ -71,6 +73,7 @@ impl UpOptions {
             hub: HubKind::EdgeHub,
             controllers: true,
             dual_stack: false,
+            tunnel: false,
             program: None,
             bound_to: None,
             verbose: false,
@@ -127,6 +130,14 @@ fn check(options: &UpOptions) -> Result<()> {
             options.pools, options.nodes
         )));
     }
+    if options.tunnel && (options.dual_stack || !options.kubelets || options.pools > 0) {
+        let what = match options {
+            UpOptions { dual_stack: true, .. } => "has IPv4 alone",
+            UpOptions { kubelets: false, .. } => "needs kubelets",
+            _ => "is one pool already, and has no coordinator",
+        };
+        return Err(LabError::Invalid(format!("a lab with a tunnel {what}")));
+    }
     let missing = requirements::missing(options.kubelets);
     if missing.is_empty() { Ok(()) } else { Err(LabError::Missing(missing.join(", "))) }
 }
@@ -139,30 +150,10 @@ fn build(
     program: PathBuf,
     steps: &Steps,
 ) -> Result<Lab> {
-    let nodes: Vec<String> = (1..=options.nodes).map(|number| format!("node-{number}")).collect();
     let names = Names::new(id);
     fresh_logs(dir)?;
     link_assets(dir, &assets, &program)?;
-    let mut state = {
-        let _subnets = state::lock_subnets()?;
-        let families = if options.dual_stack { Families::DualStack } else { Families::Ipv4 };
-        let seed = u16::from_str_radix(&id[..4], 16).expect("an id is six hex digits");
-        let state = State {
-            id: id.to_owned(),
-            created: now_nanoseconds(),
-            complete: false,
-            subnet: Subnet::choose(seed, families)?,
-            nodes,
-            hub: options.hub,
-            kubelets: options.kubelets,
-            pools: options.pools,
-            assets,
-            program,
-        };
-        state.write(dir)?;
-        network::build(&names, state.subnet, &state.nodes)?;
-        state
-    };
+    let mut state = wire(options, dir, id, assets, program)?;
     if let Some(process) = options.bound_to {
         start_guard(dir, &state, process)?;
     }
@@ -174,17 +165,12 @@ fn build(
 
     let namespace = names.cloud();
     let lab = Lab::of(dir.to_owned(), state.clone());
-    for node in &state.nodes {
-        let counted = lab.calibrate(node)?;
-        let (bytes, packets) = (counted.received_bytes, counted.received_packets);
-        steps.done(&format!(
-            "{node}: 1 MiB crossed the link as {bytes} bytes in {packets} packets, counted exactly"
-        ));
-    }
+    calibrate(&lab, steps)?;
     let cloud = lab.cloud_of(&namespace);
     let authority = Authority::create(&dir.join("pki"))?;
     cloud.prepare(&authority)?;
     steps.done("certificates");
+    start_tunnel_server(&lab, &authority, steps)?;
     cloud.start()?;
     if options.controllers {
         cloud.start_controllers()?;
@@ -197,9 +183,7 @@ fn build(
         make_pods(&lab, &cloud, &authority)?;
     }
     steps.done("kubeconfigs written");
-    if state.hub == HubKind::EdgeHub {
-        start_hubs(&lab, &cloud, &authority, steps)?;
-    }
+    start_edge(&lab, &cloud, &authority, steps)?;
     if options.controllers {
         cloud.wait_controllers()?;
         steps.done("kube-controller-manager and kube-scheduler work");
@@ -210,6 +194,42 @@ fn build(
     state.complete = true;
     state.write(dir)?;
     Ok(Lab::of(dir.to_owned(), state))
+}
+
+/// Chooses a subnet, writes the record of the lab, and makes its namespaces and links.
+fn wire(options: &UpOptions, dir: &Path, id: &str, assets: Assets, program: PathBuf) -> Result<State> {
+    let nodes: Vec<String> = (1..=options.nodes).map(|number| format!("node-{number}")).collect();
+    let _subnets = state::lock_subnets()?;
+    let families = if options.dual_stack { Families::DualStack } else { Families::Ipv4 };
+    let seed = u16::from_str_radix(&id[..4], 16).expect("an id is six hex digits");
+    let subnet = Subnet::choose(seed, families)?;
+    let state = State {
+        id: id.to_owned(),
+        created: now_nanoseconds(),
+        complete: false,
+        subnet: if options.tunnel { subnet.behind_router() } else { subnet },
+        nodes,
+        hub: options.hub,
+        kubelets: options.kubelets,
+        pools: options.pools,
+        tunnel: options.tunnel,
+        assets,
+        program,
+    };
+    state.write(dir)?;
+    network::build(&Names::new(id), state.subnet, &state.nodes)?;
+    Ok(state)
+}
+
+/// Starts what stands between nodes and cloud: coordinators, the tunnel's agent, hubs.
+fn start_edge(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, steps: &Steps) -> Result<()> {
+    let state = &lab.state;
+    if state.pools > 0 {
+        super::pool::start(lab, cloud.kubectl()?, authority, &cloud.server())?;
+        steps.done(&format!("{} pools, and a coordinator on {}", state.pools, state.nodes[0]));
+    }
+    start_tunnel_agent(lab, steps)?;
+    if state.hub == HubKind::EdgeHub { start_hubs(lab, cloud, authority, steps) } else { Ok(()) }
 }
 
 /// Empties the logs of a former lab in the same folder, so that their end belongs to this one.
@@ -305,12 +325,47 @@ fn node_files(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, node: &str) -
     Ok(())
 }
 
+/// Proves that each node's link counts to the byte.
+fn calibrate(lab: &Lab, steps: &Steps) -> Result<()> {
+    for node in &lab.state.nodes {
+        let counted = lab.calibrate(node)?;
+        let (bytes, packets) = (counted.received_bytes, counted.received_packets);
+        steps.done(&format!(
+            "{node}: 1 MiB crossed the link as {bytes} bytes in {packets} packets, counted exactly"
+        ));
+    }
+    Ok(())
+}
+
+/// Starts the tunnel's end in the cloud, where the lab has one: before the API server, which dials by it.
+fn start_tunnel_server(lab: &Lab, authority: &Authority, steps: &Steps) -> Result<()> {
+    if !lab.state.tunnel {
+        return Ok(());
+    }
+    let cloud = lab.names.cloud();
+    let tunnel = lab.tunnel(&cloud, "")?;
+    tunnel.prepare_server(authority)?;
+    tunnel.start_server(&lab.state.program)?;
+    steps.done("tunnel-server ready");
+    Ok(())
+}
+
+/// Starts the tunnel's end on the first node, where the lab has one, and waits for the link.
+fn start_tunnel_agent(lab: &Lab, steps: &Steps) -> Result<()> {
+    if !lab.state.tunnel {
+        return Ok(());
+    }
+    let edge = lab.names.node(&lab.state.nodes[0]);
+    let tunnel = lab.tunnel("", &edge)?;
+    tunnel.prepare_agent()?;
+    tunnel.start_agent(&lab.state.program)?;
+    tunnel.wait_link()?;
+    steps.done("the tunnel's link is up");
+    Ok(())
+}
+
 /// Starts all hubs, then waits for each: they start at the same time.
 fn start_hubs(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, steps: &Steps) -> Result<()> {
-    if lab.state.pools > 0 {
-        super::pool::start(lab, cloud.kubectl()?, authority, &cloud.server())?;
-        steps.done(&format!("{} pools, and a coordinator on {}", lab.state.pools, lab.state.nodes[0]));
-    }
     let namespaces: Vec<String> = lab.state.nodes.iter().map(|node| lab.names.node(node)).collect();
     let mut hubs = Vec::new();
     for (node, namespace) in lab.state.nodes.iter().zip(&namespaces) {

@@ -112,7 +112,7 @@ fn an_answer_that_nobody_reads_is_a_request_in_flight() {
 fn an_upgrade_that_was_not_granted_is_a_request_in_flight_until_its_answer_has_ended() {
     run(async {
         let mut rig = rig(LONG_BYTES);
-        rig.set_limits(json!({"requestsPerPrincipal": 1}));
+        rig.set_limits(json!({"requestsPerPrincipal": 1, "watchesPerPrincipal": 1}));
         rig.start_hub().await;
         let upgrading = rig.pod().over_http1().with_header(header::UPGRADE, "websocket");
         refuses_another(&upgrading.with_header(header::CONNECTION, "upgrade")).await;

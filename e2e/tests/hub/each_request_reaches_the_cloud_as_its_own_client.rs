@@ -2,6 +2,8 @@
 
 use e2e::cloud::LinkState;
 use e2e::cloud::model::{Credential, Gvr, Principal, Rule};
+use http::HeaderName;
+use http::header::{CONNECTION, UPGRADE};
 use serde_json::json;
 
 use crate::rig::{CLIENT, CONFIG_MAPS, Informer, NODE_USER, POD_USER, Rig, run};
@@ -131,5 +133,36 @@ fn a_stream_on_what_nobody_pays_for_any_more_goes_on_under_its_own_name() {
         rig.heal().await;
         informer.until(&[("a", "2"), ("b", "1")]).await;
         assert_eq!(informer.full_syncs, 1, "it resumed where it was");
+    });
+}
+
+#[test]
+fn no_header_that_says_who_asks_can_be_taken_for_one_of_the_connection() {
+    run(async {
+        let mut rig = Rig::new();
+        rig.start_hub().await;
+        let pod = rig.pod();
+        Informer::new(pod.clone()).until(&[("a", "1"), ("b", "1")]).await;
+        let mark = rig.cloud.mark();
+        // A proxy in front that passes on what its client named would ask as itself.
+        let client = pod.over_http1().with_header(HeaderName::from_static("impersonate-user"), "nobody");
+        for named in
+            ["Impersonate-User", "close, impersonate-user", "keep-alive, Authorization", "X-Remote-User"]
+        {
+            let client = client.clone().with_header(CONNECTION, named);
+            for path in [CONFIG_MAPS, "/api/v1/namespaces/default/configmaps?resourceVersion=0", "/version"] {
+                let (status, answer) = client.get(path).await.unwrap();
+                assert_eq!(
+                    (status, &answer["reason"]),
+                    (400, &json!("BadRequest")),
+                    "{named} {path}: {answer}"
+                );
+            }
+            let upgrade = client.with_header(UPGRADE, "websocket");
+            let (status, _) = upgrade.get("/api/v1/namespaces/default/pods/p/exec").await.unwrap();
+            assert_eq!(status, 400, "{named}");
+        }
+        let passed = rig.cloud.records_since(mark).into_iter().filter(|record| record.user_agent == CLIENT);
+        assert_eq!(passed.count(), 0, "the cloud was asked");
     });
 }

@@ -88,18 +88,26 @@ impl World {
 
     /// The kubelet's patch, which nobody can send on.
     pub(crate) async fn patch_in_vain(&self, kubelet: &Client, ip: &str, ready: bool) {
-        let ready = if ready { "True" } else { "False" };
+        let (status, _) = self.patch_status(kubelet, ip, ready).await;
+        assert_eq!(status, 503);
+    }
+
+    /// The kubelet's patch.
+    async fn patch_status(&self, kubelet: &Client, ip: &str, ready: bool) -> (u16, Value) {
+        let (ready, reason) =
+            if ready { ("True", Value::Null) } else { ("False", json!("ContainersNotReady")) };
         let patch = json!({
             "metadata": {"uid": self.uid},
             "status": {
                 "$setElementOrder/podIPs": [{"ip": ip}],
-                "conditions": [{"type": "Ready", "status": ready}],
-                "podIP": ip, "podIPs": [{"ip": ip}, {"$patch": "delete", "ip": "10.0.0.5"}],
+                "conditions": [{"type": "Ready", "status": ready, "reason": reason}],
+                "podIP": ip, "podIPs": match ip {
+                    "10.0.0.5" => json!([{"ip": ip}]),
+                    _ => json!([{"ip": ip}, {"$patch": "delete", "ip": "10.0.0.5"}]),
+                },
             },
         });
-        let (status, _) =
-            kubelet.call("PATCH", POD_STATUS, STRATEGIC_MERGE, &patch).await.expect("an answer");
-        assert_eq!(status, 503);
+        kubelet.call("PATCH", POD_STATUS, STRATEGIC_MERGE, &patch).await.expect("an answer")
     }
 
     /// No version that the cloud does not know ever reached it.
@@ -249,5 +257,76 @@ fn an_object_that_was_never_the_clouds_is_not_written_back_to_it() {
         assert_eq!((status, &answer["reason"]), (409, &json!("Conflict")));
         let written = world.rig.cloud.records_since(mark).into_iter().any(|record| record.verb == "update");
         assert!(!written, "the cloud was asked");
+    });
+}
+
+/// What node-lifecycle does to a node that it has not heard of: its pods are no longer ready, and their slices say so.
+fn mark_not_ready(world: &World) {
+    let not_ready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    world.rig.cloud.merge(&Gvr::core("pods"), "default", "p", &not_ready).expect("pod p");
+    let mut endpoints = world.endpoints("10.0.0.5", "10.9.0.1");
+    endpoints[0]["conditions"] = json!({"ready": false, "serving": false, "terminating": false});
+    let patch = json!({"endpoints": endpoints});
+    world.rig.cloud.merge(&slices(), "default", "web", &patch).expect("it exists");
+}
+
+#[test]
+fn at_the_heal_pods_that_the_cloud_gave_up_stay_as_their_kubelet_has_them() {
+    run(async {
+        // A pod that stayed where it was, of which the kubelet had nothing to say; one that moved; over a restart.
+        for (moved, restart) in [(false, false), (true, false), (false, true), (true, true)] {
+            let mut world = World::new().await;
+            let mut informer = Informer::of(world.rig.pod(), SLICES, addresses);
+            informer.may_sync_again = restart;
+            let untouched = "10.0.0.5 10.9.0.1";
+            informer.until(&[("web", untouched), ("other", untouched)]).await;
+            world.rig.cut(LinkState::Refused).await;
+            let kubelet = world.rig.kubelet();
+            let (ip, shown) = if moved { ("10.0.0.9", "10.0.0.9 10.9.0.1") } else { ("10.0.0.5", untouched) };
+            if moved {
+                world.patch_in_vain(&kubelet, ip, true).await;
+                informer.until(&[("web", shown), ("other", shown)]).await;
+            }
+            if restart {
+                world.rig.stop_hub().await;
+                world.rig.start_hub().await;
+            }
+            mark_not_ready(&world);
+            world.rig.cloud.create(&slices(), json!({
+                "metadata": {"name": "last", "namespace": "default"}, "addressType": "IPv4", "endpoints": [],
+            })).expect("the name is free");
+            world.rig.heal().await;
+            // The last of the cloud's words is here, and nothing before it took the pod away.
+            let mut seen = Vec::new();
+            while !informer.cache.contains_key("last") {
+                informer.turn().await;
+                seen.extend(informer.cache.get("web").cloned());
+            }
+            seen.dedup();
+            assert!(seen.iter().all(|web| web == shown), "moved {moved}, restart {restart}: {seen:?}");
+            // The kubelet repairs the status, of one pod after another; a slice may be written between.
+            let (status, _) = world.patch_status(&kubelet, ip, true).await;
+            assert_eq!(status, 200);
+            world
+                .rig
+                .cloud
+                .merge(&slices(), "default", "web", &json!({"metadata": {"labels": {"turn": "2"}}}))
+                .expect("web");
+            world.write("other", ip, "10.9.0.2");
+            informer
+                .until_each(
+                    &[("web", shown), ("other", &format!("{ip} 10.9.0.2")), ("last", "")],
+                    |name, value| {
+                        assert!(name != "web" || value == shown, "moved {moved}, restart {restart}: {value}");
+                    },
+                )
+                .await;
+            // What the kubelet says after that is believed at once.
+            let (status, _) = world.patch_status(&kubelet, ip, false).await;
+            assert_eq!(status, 200);
+            let unready = format!("{ip}! 10.9.0.1");
+            informer.until(&[("web", &unready), ("other", &format!("{ip}! 10.9.0.2")), ("last", "")]).await;
+            world.rig.stop_hub().await;
+        }
     });
 }

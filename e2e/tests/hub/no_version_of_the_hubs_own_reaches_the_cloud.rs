@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use e2e::cloud::LinkState;
 use e2e::cloud::client::Client;
-use e2e::cloud::model::{Fault, RequestMatch, RequestRecord};
+use e2e::cloud::model::{Fault, Principal, RequestMatch, RequestRecord, Rule};
 use http::{HeaderName, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -255,5 +255,36 @@ fn after_a_restart_what_the_former_hub_told_conflicts_and_what_the_cloud_says_do
         other["metadata"]["labels"] = json!({"written": "yes"});
         let (status, answer) = overlaid.send("PUT", "other", JSON, &other.to_string()).await;
         assert_eq!(status, 200, "{answer}");
+    });
+}
+
+/// Nine levels of nine aliases: 341 bytes that stand for 400 million texts.
+fn aliases() -> String {
+    let level = |from: &str, to: &str| format!("{to}: &{to} [{}]\n", vec![format!("*{from}"); 9].join(","));
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+    let levels: String = names.windows(2).map(|pair| level(pair[0], pair[1])).collect();
+    format!("a: &a [x,x,x,x,x,x,x,x,x]\n{levels}")
+}
+
+#[test]
+fn yaml_is_read_only_for_who_may_write_and_never_beyond_what_an_object_needs() {
+    run(async {
+        let overlaid = Overlaid::new().await;
+        let rig = &overlaid.world.rig;
+        rig.cloud.add_token("reader-token", Principal::new("reader", &[]));
+        rig.cloud.allow(Rule::allow("reader", &["get", "list", "watch"], &["endpointslices"]));
+        let reader = rig.nobody().with_token("reader-token");
+        let path = format!("{SLICES}/put");
+        let many_keys: String = (0..200_000).map(|key| format!("k{key}: 1\n")).collect();
+        for body in [aliases(), many_keys] {
+            let (status, answer) =
+                send(&reader, "PUT", &path, "application/yaml", Bytes::from(body.clone())).await;
+            assert_eq!((status, &answer["reason"]), (403, &json!("Forbidden")), "it may not write: {answer}");
+            let (status, answer) =
+                send(&overlaid.pod, "PUT", &path, "application/yaml", Bytes::from(body)).await;
+            assert!(matches!(status, 400 | 413), "{status} {answer}");
+            let message = answer["message"].as_str().unwrap_or_default();
+            assert!(message.contains("send it as JSON"), "the refusal says what to do: {answer}");
+        }
     });
 }

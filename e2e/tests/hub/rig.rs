@@ -243,6 +243,12 @@ impl Rig {
         join(hub.thread).await;
     }
 
+    /// Everything that the stopped hub kept is lost.
+    pub(crate) fn lose_state(&self) {
+        assert!(self.hub.is_none(), "the hub runs");
+        std::fs::remove_dir_all(self.folder.path().join("state")).expect("it had a state");
+    }
+
     /// Cut the way to every API server and wait until the hub says that it is cut off.
     pub(crate) async fn cut(&self, state: LinkState) {
         self.cloud.set_all_links(state).await;
@@ -301,6 +307,11 @@ impl Rig {
 
     /// A client of the hub with a real token of the pod's ServiceAccount.
     pub(crate) fn pod(&self) -> Client {
+        self.pod_since(Duration::ZERO)
+    }
+
+    /// The same with a token that was made so long ago. It was good for an hour.
+    pub(crate) fn pod_since(&self, ago: Duration) -> Client {
         let roots = self.roots_of_hub();
         // Straight from the core: the token is the kubelet's business, not this test's.
         let path = "/api/v1/namespaces/default/serviceaccounts/reader/token";
@@ -313,7 +324,7 @@ impl Rig {
             .to_string()
             .into();
         request.user_agent = CLIENT.into();
-        let answer = self.cloud.with(|cloud, now| cloud.handle(now, &request));
+        let answer = self.cloud.with(|cloud, now| cloud.handle(now.saturating_sub(ago), &request));
         let e2e::cloud::model::AnswerKind::Full { response, .. } = answer.kind else {
             panic!("a watch is no token")
         };
@@ -405,6 +416,21 @@ impl Informer {
         while self.resource_version.is_empty() || self.cache != wanted {
             self.step().await;
         }
+    }
+
+    /// As [`Self::until`], and looks at each state on the way there.
+    pub(crate) async fn until_each(&mut self, wanted: &[(&str, &str)], mut look: impl FnMut(&str, &str)) {
+        let wanted: BTreeMap<String, String> =
+            wanted.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        while self.resource_version.is_empty() || self.cache != wanted {
+            self.step().await;
+            self.cache.iter().for_each(|(name, value)| look(name, value));
+        }
+    }
+
+    /// Takes one event, or connects.
+    pub(crate) async fn turn(&mut self) {
+        self.step().await;
     }
 
     /// Closes its watch; it goes on from there with the next step.

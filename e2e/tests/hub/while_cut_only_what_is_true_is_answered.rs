@@ -1,10 +1,13 @@
 //! While cut: reads are marked with their age, tokens are real ones, writes are refused without a promise.
 
+use std::time::Duration;
+
 use e2e::cloud::LinkState;
+use e2e::cloud::model::Gvr;
 use http::header::{RETRY_AFTER, WARNING};
 use serde_json::{Value, json};
 
-use crate::rig::{CONFIG_MAPS, Informer, POD_USER, Rig, run};
+use crate::rig::{CONFIG_MAPS, Informer, POD_USER, Rig, eventually, run};
 
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
 const TOKEN: &str = "/api/v1/namespaces/default/serviceaccounts/reader/token";
@@ -106,6 +109,78 @@ fn a_remembered_review_answers_the_very_question_that_the_cloud_was_asked() {
         for question in [review("q"), later] {
             let (status, _) = kubelet.call("POST", REVIEWS, "application/json", &question).await.unwrap();
             assert_eq!(status, 503, "the cloud was never asked that, or nobody knows what it was asked");
+        }
+    });
+}
+
+#[test]
+fn a_token_that_ended_before_the_cut_does_not_come_back_to_life() {
+    run(async {
+        let mut rig = Rig::new();
+        rig.start_hub().await;
+        let (pod, hour) = (rig.pod(), Duration::from_secs(3600));
+        let mut informer = Informer::new(pod.clone());
+        informer.until(&[("a", "1"), ("b", "1")]).await;
+        let old = rig.pod_since(2 * hour);
+        let path = format!("{CONFIG_MAPS}?resourceVersion=0");
+        assert_eq!(old.get(&path).await.unwrap().0, 401);
+        for restart in [false, true] {
+            rig.cut(LinkState::Refused).await;
+            if restart {
+                rig.stop_hub().await;
+                rig.start_hub().await;
+            }
+            assert_eq!(old.get(&path).await.unwrap().0, 401, "restart {restart}");
+            assert_eq!(pod.get(&path).await.unwrap().0, 200, "restart {restart}");
+            rig.heal().await;
+            rig.heal_seen().await;
+        }
+    });
+}
+
+#[test]
+fn the_token_of_a_pod_that_is_gone_is_nobodys_at_once() {
+    run(async {
+        for cut in [true, false] {
+            let mut rig = Rig::new();
+            rig.start_hub().await;
+            let pod = rig.pod();
+            Informer::new(pod.clone()).until(&[("a", "1"), ("b", "1")]).await;
+            rig.cloud.delete(&Gvr::core("pods"), "default", "p").expect("it exists");
+            eventually(async || {
+                let status = rig.status().await;
+                let own = status["collections"].as_array()?.iter().find(|held| {
+                    held["collection"].as_str().is_some_and(|name| name.contains("spec.nodeName"))
+                })?;
+                (own["objects"] == 0).then_some(())
+            })
+            .await;
+            if cut {
+                rig.cut(LinkState::Refused).await;
+            }
+            let path = format!("{CONFIG_MAPS}?resourceVersion=0");
+            assert_eq!(pod.get(&path).await.unwrap().0, 401, "cut {cut}");
+            rig.stop_hub().await;
+        }
+    });
+}
+
+#[test]
+fn a_cut_keeps_no_right_that_was_seen_to_be_taken_away() {
+    run(async {
+        let mut rig = Rig::new();
+        rig.start_hub().await;
+        let pod = rig.pod();
+        Informer::new(pod.clone()).until(&[("a", "1"), ("b", "1")]).await;
+        let one = format!("{CONFIG_MAPS}/a");
+        assert_eq!(pod.get(&one).await.unwrap().0, 200);
+        rig.cloud.with(|cloud, _| cloud.policy_mut().rules.retain(|rule| rule.subject != POD_USER));
+        // A list of what is newest goes to the cloud, which refuses it now.
+        eventually(async || (pod.get(CONFIG_MAPS).await.unwrap().0 == 403).then_some(())).await;
+        rig.cut(LinkState::Refused).await;
+        for path in [one, format!("{CONFIG_MAPS}?resourceVersion=0")] {
+            let (status, answer) = pod.get(&path).await.unwrap();
+            assert!(matches!(status, 403 | 503), "{path}: {status} {answer}");
         }
     });
 }

@@ -4,6 +4,7 @@
 mod stage;
 mod watch;
 
+mod a_heal_takes_no_pod_of_the_node_out_of_its_rules;
 mod a_node_joins_when_the_cloud_is_back;
 mod a_node_that_never_saw_the_cloud_recovers_by_itself;
 mod a_pods_new_address_reaches_kube_proxy_while_cut;

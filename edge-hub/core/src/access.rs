@@ -87,6 +87,30 @@ impl AccessKey {
     }
 }
 
+impl AccessKey {
+    /// Whether this is about the same resource as `other`, in its namespace or, where that names none, in any; and about
+    /// the same object, where that names one.
+    fn is_under(&self, other: &Self) -> bool {
+        let (
+            Self::Resource { group, resource, namespace, name, .. },
+            Self::Resource {
+                group: other_group,
+                resource: other_resource,
+                namespace: other_namespace,
+                name: other_name,
+                ..
+            },
+        ) = (self, other)
+        else {
+            return false;
+        };
+        let covers = |wide: &str, narrow: &str| wide.is_empty() || wide == narrow;
+        (group, resource) == (other_group, other_resource)
+            && covers(other_namespace, namespace)
+            && covers(other_name, name)
+    }
+}
+
 /// Whether the API server can be asked now.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Reach {
@@ -154,6 +178,9 @@ impl Default for AccessLimits {
 }
 
 /// The memory. The least recently used entry makes room, first among the principal's own.
+///
+/// **A yes that turns into a no** says that rights were taken away: what else was allowed of the same resource, in the
+/// same namespace or below, is forgotten, because a cut would keep it for ever. It is asked about again online.
 ///
 /// **While cut** the last word on exactly this key counts, whenever it was said: an entry whose last word is *allowed*
 /// stays allowed however long the cut lasts, one whose last word is *denied* stays denied, and what was never asked
@@ -267,6 +294,7 @@ impl AccessMemory {
         let kept = kept.filter(|kept| said.is_none_or(|said| said.saturating_sub(*kept) < REWRITE_AFTER));
         let written = kept.or(said);
         let previous = of.entries.insert(Arc::clone(&key), Entry { allowed, learned, written, used });
+        let is_taken_away = !allowed && previous.as_ref().is_some_and(|previous| previous.allowed);
         of.by_use.insert(used, Arc::clone(&key));
         let held = of.entries.len();
         self.by_use.insert(used, shared);
@@ -278,7 +306,9 @@ impl AccessMemory {
             self.by_use.remove(&previous.used);
             self.principals.get_mut(principal).and_then(|of| of.by_use.remove(&previous.used));
         }
-        if held > self.limits.per_principal.max(1) {
+        if is_taken_away {
+            changes.extend(self.forget_allowed_beside(principal, &key));
+        } else if held > self.limits.per_principal.max(1) {
             changes.extend(self.drop_oldest_of(principal));
         }
         if self.len() > self.limits.total.max(1)
@@ -288,6 +318,17 @@ impl AccessMemory {
             changes.extend(self.drop_oldest_of(&oldest));
         }
         changes
+    }
+
+    fn forget_allowed_beside(&mut self, principal: &Principal, denied: &AccessKey) -> Vec<RecordChange> {
+        let Some(of) = self.principals.get_mut(principal) else { return Vec::new() };
+        let is_beside = |key: &AccessKey, entry: &Entry| entry.allowed && key.is_under(denied);
+        let gone: Vec<_> = of.entries.extract_if(.., |key, entry| is_beside(key, entry)).collect();
+        for (_, entry) in &gone {
+            of.by_use.remove(&entry.used);
+            self.by_use.remove(&entry.used);
+        }
+        gone.into_iter().map(|(key, _)| RecordChange::Remove { key: store_key(principal, &key) }).collect()
     }
 
     fn drop_oldest_of(&mut self, principal: &Principal) -> Option<RecordChange> {
@@ -325,6 +366,46 @@ fn store_key(principal: &Principal, key: &AccessKey) -> Vec<u8> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn rights_that_were_taken_away_take_what_hangs_on_them() {
+        let mut memory = AccessMemory::new(AccessLimits::default());
+        let jo = Principal::new("jo", ["g"]);
+        let of = |verb: &str, resource: &str, namespace: &str, name: &str| AccessKey::Resource {
+            verb: verb.into(),
+            group: "".into(),
+            version: "v1".into(),
+            resource: resource.into(),
+            subresource: "".into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            labels: "".into(),
+            fields: "".into(),
+        };
+        let list = of("list", "secrets", "a", "");
+        let beside = [of("get", "secrets", "a", "s"), of("watch", "secrets", "a", "")];
+        let others =
+            [of("get", "secrets", "b", "s"), of("get", "configmaps", "a", "s"), of("get", "pods", "", "")];
+        // A no where there was never a yes takes nothing: who may get need not be allowed to list.
+        memory.learn(at(0), &jo, &list, false);
+        for key in beside.iter().chain(&others) {
+            memory.learn(at(1), &jo, key, true);
+        }
+        memory.learn(at(2), &jo, &list, false);
+        let allowed =
+            |memory: &mut AccessMemory, key| memory.check(at(3), Reach::Cut, &jo, key) == Access::Allowed;
+        assert!(beside.iter().chain(&others).all(|key| allowed(&mut memory, key)));
+        memory.learn(at(4), &jo, &list, true);
+        let changes = memory.learn(at(5), &jo, &list, false);
+        let removed = changes.iter().filter(|change| matches!(change, RecordChange::Remove { .. }));
+        assert_eq!(removed.count(), beside.len());
+        for key in &beside {
+            assert_eq!(memory.check(at(6), Reach::Cut, &jo, key), Access::Unknown);
+        }
+        assert!(others.iter().all(|key| allowed(&mut memory, key)));
+        assert_eq!(memory.check(at(6), Reach::Cut, &jo, &list), Access::Denied);
+        assert_eq!(memory.len(), 1 + others.len());
+    }
 
     fn at(monotonic: u64) -> Now {
         Now { monotonic: Duration::from_secs(monotonic), unix: Duration::from_secs(1_795_521_600) }

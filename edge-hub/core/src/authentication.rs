@@ -2,7 +2,8 @@
 //!
 //! [`AcceptedTokens`] remembers (by hash) what the API server accepted. [`decide_offline`] judges a token while cut:
 //! either the API server accepted this very token before, or its signature, issuer and audience hold *and* what it
-//! is bound to lives on this node, or the operator admits its user while cut. The hub never takes a token's word
+//! is bound to lives on this node, or the operator admits its user while cut. What ended while the API server could still
+//! be asked is refused. The hub never takes a token's word
 //! before the shell has verified the signature.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,9 +12,9 @@ use std::time::Duration;
 use proto_kube::status::Status;
 use serde::{Deserialize, Serialize};
 
+use crate::claims::{Claims, KubernetesClaims, ObjectReference};
 use crate::clock::Now;
 use crate::identity::Principal;
-use crate::jwt::{Claims, KubernetesClaims, ObjectReference};
 use crate::record::{self, DamagedRecord, RecordChange};
 use crate::review::AcceptedToken;
 use crate::token::ExpiredToken;
@@ -126,7 +127,7 @@ impl AcceptedTokens {
     pub fn fresh(&mut self, now: Now, hash: TokenHash) -> Option<&Principal> {
         let accepted = self.tokens.get(&hash)?;
         let age = now.monotonic.saturating_sub(accepted.verified?);
-        if age > ONLINE_VALIDITY || ended(now, accepted.token.expires_seconds) {
+        if age > ONLINE_VALIDITY || ended(now.unix, accepted.token.expires_seconds) {
             return None;
         }
         self.touch(hash);
@@ -172,8 +173,8 @@ impl AcceptedTokens {
     }
 }
 
-fn ended(now: Now, expires_seconds: Option<u64>) -> bool {
-    expires_seconds.is_some_and(|end| Duration::from_secs(end).saturating_add(LEEWAY) < now.unix)
+fn ended(unix: Duration, expires_seconds: Option<u64>) -> bool {
+    expires_seconds.is_some_and(|end| Duration::from_secs(end).saturating_add(LEEWAY) < unix)
 }
 
 /// Whether this is a bootstrap token (`bootstrap.kubernetes.io/token`: six letters or digits, a dot, sixteen more), by
@@ -227,8 +228,11 @@ pub trait BoundObjects {
 /// What the operator allows while the cloud is cut.
 #[derive(Clone, Debug, Default)]
 pub struct OfflinePolicy {
-    /// What happens to an ended token.
+    /// What happens to a token that ended during the cut.
     pub expired_token: ExpiredToken,
+    /// When the API server was last reachable, since 1970: what ended before that has ended, whatever this node's clock
+    /// says now. Zero where that is not known.
+    pub reachable_until: Duration,
     /// The issuer of the cached key set; a token must name it.
     pub issuer: Box<str>,
     /// The API server's audiences; a token must have one of them.
@@ -281,8 +285,10 @@ impl Refusal {
 
 /// Decides who presents a token while the cloud is cut.
 ///
-/// 1. A token that ended or has not begun follows `policy.expired_token` on every path below: a node that boots
-///    without a cloud may also boot with a wrong clock.
+/// 1. A token that ended before the cut is refused on every path below: the API server could have renewed it, and would
+///    refuse it. One that ended since, or that has not begun, follows `policy.expired_token`: nobody could renew it, and a
+///    node that boots without a cloud may also boot with a wrong clock. One that ended is never enough for
+///    `policy.admit`, because nothing on this node shows that its user is still the operator.
 /// 2. The API server accepted this very token before: its principal, unless the token is bound to a pod of this node
 ///    that is gone from the complete PodList (the API server would no longer accept it).
 /// 3. Otherwise signature, issuer and audience must hold, and the token must be a consistent service account's and
@@ -324,6 +330,7 @@ pub fn decide_offline(
         return Err(Refusal::Signature);
     }
     match check_binding(kubernetes, bound) {
+        Err(refusal) if ended(now.unix, claims.exp) => Err(refusal),
         Err(refusal) if refusal == Refusal::BoundObjectGone || !policy.admit.contains(&principal.user) => {
             Err(refusal)
         }
@@ -337,8 +344,11 @@ fn check_lifetime(
     begins: Option<u64>,
     policy: &OfflinePolicy,
 ) -> Result<(), Refusal> {
+    if ended(policy.reachable_until, expires) {
+        return Err(Refusal::Expired);
+    }
     let early = begins.is_some_and(|begin| now.unix.saturating_add(LEEWAY) < Duration::from_secs(begin));
-    if (early || ended(now, expires)) && policy.expired_token == ExpiredToken::Deny {
+    if (early || ended(now.unix, expires)) && policy.expired_token == ExpiredToken::Deny {
         return Err(Refusal::Expired);
     }
     Ok(())
@@ -364,8 +374,9 @@ fn check_binding(claims: &KubernetesClaims, bound: &dyn BoundObjects) -> Result<
     }
 }
 
-/// Only a token that names this node beside its pod tells that the pod must be in this node's list.
-fn pod_of_this_node_is_gone(claims: &KubernetesClaims, bound: &dyn BoundObjects) -> bool {
+/// Whether a token is bound to a pod of this node that is gone from its complete PodList. Only one that names this node
+/// beside its pod tells that the pod must be in that list.
+pub fn pod_of_this_node_is_gone(claims: &KubernetesClaims, bound: &dyn BoundObjects) -> bool {
     let here = |node: &ObjectReference| bound.node(&node.name, &node.uid) == Presence::Here;
     match (&claims.pod, &claims.node) {
         (Some(pod), Some(node)) if here(node) => {
@@ -551,6 +562,43 @@ mod tests {
             assert_eq!(decide(&claims, &deny), Err(Refusal::Expired));
         }
         assert_eq!(decide(&Claims { exp: Some(NOON - 60), ..good }, &deny), Ok(engine()), "clocks differ");
+    }
+
+    #[test]
+    fn a_token_that_ended_before_the_cut_has_ended_by_whatever_clock() {
+        let good = claims(POD, NODE);
+        let cut_at = |unix| OfflinePolicy { reachable_until: Duration::from_secs(unix), ..policy() };
+        let decide = |exp, now, cut: u64| {
+            let claims = Claims { exp: Some(exp), nbf: None, ..good.clone() };
+            let presented = PresentedToken { jwt: Some((&claims, SignatureVerdict::Valid)), accepted: None };
+            let signed = decide_offline(at(0, now), &presented, &COMPLETE, &cut_at(cut));
+            let accepted = AcceptedToken { expires_seconds: Some(exp), ..accepted("jo") };
+            let opaque = PresentedToken { jwt: None, accepted: Some(&accepted) };
+            let known = decide_offline(at(0, now), &opaque, &COMPLETE, &cut_at(cut));
+            assert_eq!(signed.is_ok(), known.is_ok());
+            signed.map(|_| ())
+        };
+        assert_eq!(decide(NOON - 3600, NOON + 60, NOON), Err(Refusal::Expired), "an hour before the cut");
+        assert_eq!(decide(NOON + 3600, NOON + 7200, NOON), Ok(()), "during the cut");
+        // Booted while cut by a clock that stands at 1973: what the hub knows of the time is when it was last online.
+        assert_eq!(decide(NOON - 3600, 100_000_000, NOON), Err(Refusal::Expired));
+        assert_eq!(decide(NOON + 3600, 100_000_000, NOON), Ok(()));
+        assert_eq!(decide(NOON - 30, NOON + 60, NOON), Ok(()), "clocks differ");
+    }
+
+    #[test]
+    fn an_ended_token_admits_nobody() {
+        let mut admitting = OfflinePolicy { reachable_until: Duration::from_secs(NOON - 7200), ..policy() };
+        admitting.admit.insert(engine().user);
+        let ended = Claims { exp: Some(NOON - 3600), ..claims(None, None) };
+        assert_eq!(decide(&ended, &admitting), Err(Refusal::NotBound));
+        let of_a_pod_here = Claims { exp: Some(NOON - 3600), ..claims(POD, NODE) };
+        assert_eq!(
+            decide(&of_a_pod_here, &admitting),
+            Ok(engine()),
+            "it ended during the cut, its pod is here"
+        );
+        assert_eq!(decide(&claims(None, None), &admitting), Ok(engine()));
     }
 
     #[test]

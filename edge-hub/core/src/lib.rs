@@ -3,12 +3,13 @@
 pub mod access;
 pub mod authentication;
 pub mod body;
+pub mod claims;
 pub mod client_review;
 pub mod collection;
+pub mod connections;
 pub mod documents;
 pub mod filter;
 pub mod identity;
-pub mod jwt;
 pub mod lease;
 pub mod link;
 pub mod offline;
@@ -17,9 +18,11 @@ pub mod precondition;
 pub mod projection;
 pub mod record;
 pub mod recount;
+pub mod refused_tokens;
 pub mod review;
 pub mod source;
 pub mod spool;
+pub mod standing;
 pub mod token;
 pub mod view;
 

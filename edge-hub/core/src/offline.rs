@@ -20,7 +20,7 @@ const RETRY_INCOMPLETE_SECONDS: u32 = 1;
 pub enum Holding {
     /// It is held.
     Present,
-    /// It is known not to exist: its complete collection lacks it, or its deletion was seen.
+    /// It is not there: its complete collection lacks it, or its deletion was seen.
     Absent,
     /// Nothing can be said.
     #[default]
@@ -38,6 +38,8 @@ pub struct Held<'a> {
     pub collection_complete: bool,
     /// GET: the object (of a subresource: that very answer).
     pub object: Holding,
+    /// GET: what says so was followed until the cut ([`crate::standing`]), so that it knows what does not exist.
+    pub followed: bool,
     /// Non-resource GET: an answer of the API server was kept.
     pub answer: bool,
     /// This node's own Node is held.
@@ -53,6 +55,7 @@ impl Default for Held<'_> {
             fields: "",
             collection_complete: false,
             object: Holding::Unknown,
+            followed: false,
             answer: false,
             own_node: false,
             own_lease: false,
@@ -267,7 +270,9 @@ fn read(request: &ResourceRequest, node: &str, from_node: bool, held: &Held<'_>)
         (Verb::List | Verb::Watch, _) | (Verb::Get, Holding::Present) => OfflineAnswer::ServeFromCache,
         // That an object has no such subresource is not for the cache to say, and a kubelet that is told its CSINode
         // were gone would write it, fail, and exit.
-        (_, Holding::Absent) if request.subresource.is_none() && !own_csi_node => OfflineAnswer::NotFound404,
+        (_, Holding::Absent) if held.followed && request.subresource.is_none() && !own_csi_node => {
+            OfflineAnswer::NotFound404
+        }
         _ => OfflineAnswer::Unavailable503(Unavailable::NotHeld),
     }
 }

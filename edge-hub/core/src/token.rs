@@ -14,9 +14,9 @@ use proto_kube::wire;
 use serde::{Deserialize, Serialize};
 
 use crate::body::{BodyError, Document, Path};
+use crate::claims;
 use crate::clock::Now;
 use crate::identity::Principal;
-use crate::jwt::Jwt;
 use crate::record::{self, DamagedRecord, RecordChange};
 
 /// Longest TokenRequest body and answer, in bytes.
@@ -210,7 +210,7 @@ impl HeldToken {
         let answer_expires =
             document.time(STATUS_EXPIRATION)?.ok_or(BodyError::Field("status.expirationTimestamp"))?;
         // An external signer may issue what is no JWT; then the answer's own word is all there is.
-        let signed = Jwt::parse(&token).ok().and_then(|jwt| jwt.claims.expires());
+        let signed = claims::parse(&token).ok().and_then(|jwt| jwt.claims.expires());
         let token_expires = signed.unwrap_or(answer_expires);
         Ok(Self { encoding, body, token_expires, answer_expires, stored })
     }

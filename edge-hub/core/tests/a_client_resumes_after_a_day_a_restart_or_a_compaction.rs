@@ -192,6 +192,27 @@ fn a_break_of_history_tells_the_store_to_drop_all_before_it_keeps_the_new_state(
 }
 
 #[test]
+fn a_version_of_before_a_restore_is_gone_until_the_sequence_has_passed_it() {
+    let mut collection = filled(10, vec![pod("a", 3, "x")]);
+    collection.apply(at(1), Modified, pod("a", 20, "x"));
+    collection.reset(at(2), 12, envelope(), vec![pod("a", 3, "x")]);
+    for before in [13, 20] {
+        let refusal = Stream::open(&collection, watch_from(before), at(2)).err();
+        assert!(
+            matches!(refusal, Some(Refusal::Expired { requested, .. }) if requested == before),
+            "{refusal:?}"
+        );
+        assert!(collection.has_reached(before), "a list not older than it need not wait for what is gone");
+    }
+    let ahead = Stream::open(&collection, watch_from(21), at(2)).expect("a client of another server");
+    let mut stream = Stream::open(&collection, watch_from(12), at(2)).expect("of the list after the restore");
+    collection.apply(at(3), Modified, pod("a", 21, "x"));
+    assert_eq!(briefs(&stream.drain(&collection, at(3))), ["MODIFIED a@21"]);
+    drop(ahead);
+    assert!(Stream::open(&collection, watch_from(21), at(3)).is_ok());
+}
+
+#[test]
 fn a_wall_clock_that_jumps_a_year_forgets_no_deletion() {
     let mut collection = filled(10, vec![pod("a", 3, "x")]);
     collection.apply(at(1), Deleted, pod("a", 11, "x"));

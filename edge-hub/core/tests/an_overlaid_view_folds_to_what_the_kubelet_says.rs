@@ -338,6 +338,8 @@ impl World {
         fact.known_from = Some(self.version);
         self.counter += 1;
         let ip = format!("10.3.0.{}", self.counter % 250 + 1);
+        // What the cloud says of it now is what its older slices are to say, too.
+        (fact.ip, fact.ready) = (Some(ip.clone()), false);
         self.pods[usize::from(pod)] = own_pod(&name, self.version, &ip, false);
         let pods = &self.pods;
         let of_cloud = |key: &ObjectKey| {

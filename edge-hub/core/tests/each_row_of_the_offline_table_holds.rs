@@ -27,6 +27,7 @@ fn all() -> Held<'static> {
         fields: "",
         collection_complete: true,
         object: Holding::Present,
+        followed: true,
         answer: true,
         own_node: true,
         own_lease: true,
@@ -285,4 +286,12 @@ fn discovery_and_version_are_served_if_they_were_kept() {
         pod(line, Held { access: Access::Unknown, ..all() }, Unavailable503(AccessUnknown));
         pod(line, Held { access: Access::Denied, ..all() }, Forbidden403);
     }
+}
+
+#[test]
+fn only_what_was_followed_until_the_cut_knows_what_does_not_exist() {
+    let line = "GET /api/v1/namespaces/ns/configmaps/a";
+    pod(line, allowed_but_absent(), NotFound404);
+    pod(line, Held { followed: false, ..allowed_but_absent() }, Unavailable503(NotHeld));
+    pod(line, Held { followed: false, ..all() }, ServeFromCache);
 }

@@ -176,9 +176,17 @@ fn what_the_cloud_writes_after_it_knew_the_pod_counts() {
     let amendments = memory.amendments(BTreeSet::new());
     for format in FORMATS {
         let older = slice(format, "s", 30, "IPv4", &[endpoint(NODE, "a", "10.0.0.1", true)], None);
-        let newer = slice(format, "s", 31, "IPv4", &[endpoint(NODE, "a", "10.0.0.1", true)], None);
         assert!(shown(&amendments, format, &older).is_some(), "written before the cloud knew");
-        assert_eq!(shown(&amendments, format, &newer), None);
+        let newer = |address, ready| {
+            let written = slice(format, "s", 31, "IPv4", &[endpoint(NODE, "a", address, ready)], None);
+            shown(&amendments, format, &written)
+        };
+        assert_eq!(newer("10.0.7.7", true), None, "what nobody here has seen");
+        assert_eq!(newer("10.0.9.9", true), None);
+        // The controller read the pod before it wrote another endpoint of the slice.
+        let due = Some(vec![endpoint(NODE, "a", "10.0.9.9", true)]);
+        assert_eq!(newer("10.0.0.1", true), due);
+        assert_eq!(newer("10.0.9.9", false), due);
     }
 }
 
@@ -219,4 +227,77 @@ fn what_was_said_outlives_the_process() {
     let again = status_patch("a", Some("10.0.9.9"), false);
     let again = next.hear(Format::PROTOBUF, &own_pod("a", 5, "10.0.0.1", true), &again);
     assert!(again.expect("readable").is_empty(), "what is known already is not written again");
+}
+
+/// The pod of a life `a` at a version; `reason` is what the condition gives as its reason.
+fn pod_at(version: u64, ip: &str, ready: bool, reason: &str) -> Arc<Object> {
+    let raw = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "a", "namespace": "ns", "uid": "a", "resourceVersion": version.to_string()},
+        "status": {
+            "podIP": ip, "podIPs": [{"ip": ip}],
+            "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }, "reason": reason}],
+        },
+    });
+    let (key, raw) = (key("ns", "a"), raw.to_string().into());
+    Arc::new(Object { key, uid: "a".into(), resource_version: version, raw })
+}
+
+fn show(memory: &PodMemory, version: u64, address: &str, ready: bool) -> Option<Vec<Endpoint>> {
+    let held = slice(Format::JSON, "s", version, "IPv4", &[endpoint(NODE, "a", address, ready)], None);
+    shown(&memory.amendments(BTreeSet::new()), Format::JSON, &held)
+}
+
+#[test]
+fn a_pod_that_was_ready_at_the_cut_is_so_until_its_kubelet_says_otherwise() {
+    let cloud = |pod: &Arc<Object>| Some(CloudPod::Present(Arc::clone(pod)));
+    let ready = |address| Some(vec![endpoint(NODE, "a", address, true)]);
+    let mut memory = PodMemory::new(NODE);
+    assert!(memory.cut(Format::JSON, &[pod_at(5, "10.0.0.1", true, "")]).is_empty());
+    assert!(memory.cut(Format::JSON, &[]).is_empty(), "once in a cut");
+    assert_eq!((memory.told(), memory.is_empty(), memory.records().len()), (0, false, 0));
+    assert_eq!(show(&memory, 9, "10.0.0.1", true), None, "nothing to change");
+    memory.tick(at(100), true);
+    // Healed: first what the cloud had written of the node's pods, then what it had before.
+    let given_up = pod_at(20, "10.0.0.1", false, "");
+    for pod in [&pod_at(5, "10.0.0.1", true, ""), &given_up] {
+        memory.compare(at(100), Format::JSON, |_| cloud(pod));
+        assert_eq!(show(&memory, 21, "10.0.0.1", false), ready("10.0.0.1"));
+    }
+    // The kubelet repairs it; a slice may be written by a controller that has not read that yet.
+    memory.compare(at(104), Format::JSON, |_| cloud(&pod_at(30, "10.0.0.1", true, "")));
+    assert_eq!(show(&memory, 31, "10.0.0.1", false), ready("10.0.0.1"));
+    assert_eq!(show(&memory, 32, "10.0.0.1", true), None);
+    // Then it is not ready indeed.
+    memory.compare(at(105), Format::JSON, |_| cloud(&pod_at(40, "10.0.0.1", false, "ContainersNotReady")));
+    assert_eq!(show(&memory, 41, "10.0.0.1", false), None);
+    assert_eq!(show(&memory, 39, "10.0.0.1", true), Some(vec![endpoint(NODE, "a", "10.0.0.1", false)]));
+    memory.tick(at(104 + GRACE.as_secs()), true);
+    assert!(memory.is_empty());
+}
+
+#[test]
+fn a_kubelet_that_says_why_its_pod_is_not_ready_is_believed_at_once_and_an_end_too() {
+    let cloud = |pod: &Arc<Object>| Some(CloudPod::Present(Arc::clone(pod)));
+    let mut memory = PodMemory::new(NODE);
+    memory.cut(Format::JSON, &[pod_at(5, "10.0.0.1", true, "")]);
+    memory.tick(at(100), true);
+    memory.compare(at(100), Format::JSON, |_| cloud(&pod_at(20, "10.0.0.1", false, "ContainersNotReady")));
+    assert_eq!(show(&memory, 21, "10.0.0.1", false), None);
+    // One that moved while cut is where its kubelet had it, whatever the cloud gave up.
+    let mut moved = memory_of("a", Some("10.0.9.9"), true);
+    moved.cut(Format::PROTOBUF, &[]);
+    moved.tick(at(100), true);
+    let mut given_up =
+        serde_json::from_slice::<serde_json::Value>(&pod_at(20, "10.0.0.1", false, "").raw).expect("JSON");
+    given_up["metadata"]["deletionTimestamp"] = "2026-11-30T12:00:00Z".into();
+    let given_up =
+        Object { raw: given_up.to_string().into(), ..(*pod_at(20, "10.0.0.1", false, "")).clone() };
+    moved.compare(at(100), Format::JSON, |_| cloud(&pod_at(19, "10.0.0.1", false, "")));
+    assert_eq!(show(&moved, 21, "10.0.0.1", false), Some(vec![endpoint(NODE, "a", "10.0.9.9", true)]));
+    moved.compare(at(101), Format::JSON, |_| cloud(&Arc::new(given_up.clone())));
+    let ending = Endpoint { serving: true, ..endpoint(NODE, "a", "10.0.9.9", false) };
+    assert_eq!(show(&moved, 21, "10.0.0.1", false), Some(vec![ending]), "it serves until it has ended");
+    moved.tick(at(100 + PATIENCE.as_secs()), true);
+    assert!(moved.is_empty(), "a kubelet that never came back is waited for no longer");
 }

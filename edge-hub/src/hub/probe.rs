@@ -28,6 +28,7 @@ impl Hub {
             };
             match attempt {
                 Ok(mut connection) => {
+                    self.reconnected.notify_one();
                     // A server that closes what it has just taken must not be asked without a pause.
                     let next = tokio::time::Instant::now() + RECONNECT_PAUSE;
                     let lost = loop {

@@ -161,7 +161,7 @@ impl Call {
         };
         match shown {
             Ok(shown) => Response::from_parts(head, full(shown)),
-            Err(_) if self.has_happened(request) => {
+            Err(_) if self.has_happened(request).await => {
                 match format.and_then(|format| nameplate(format, &body)) {
                     Some(plate) => Response::from_parts(head, full(plate)),
                     None => done(code),
@@ -172,10 +172,10 @@ impl Call {
     }
 
     /// Whether the request changed something, which its answer must not deny.
-    fn has_happened(&self, request: &ResourceRequest) -> bool {
+    async fn has_happened(&self, request: &ResourceRequest) -> bool {
         let options = match request.verb {
             // What cannot be read the cloud cannot read either.
-            Verb::Delete | Verb::DeleteCollection => self.readable_body().unwrap_or_default(),
+            Verb::Delete | Verb::DeleteCollection => self.readable_body(request).await.unwrap_or_default(),
             _ => Bytes::new(),
         };
         is_write(request.verb) && !is_dry_run(self.query(), self.body_encoding(), &options)
@@ -189,7 +189,7 @@ impl Call {
         let code = response.status();
         match self.list_shown(request, response).await {
             Ok(shown) => shown,
-            Err(_) if self.has_happened(request) => done(code),
+            Err(_) if self.has_happened(request).await => done(code),
             Err(status) => answer::refuse(&status),
         }
     }

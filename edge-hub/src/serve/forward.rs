@@ -13,7 +13,7 @@ use proto_kube::{
     status::Status,
 };
 
-use super::{Call, answer, read, resource_access};
+use super::{Call, answer, hop::strip_hop_headers, read, resource_access};
 use crate::{
     decode::inflate_for,
     hub::{Hub, collection_access},
@@ -28,36 +28,6 @@ const STREAM_HEAD_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Answers up to this size are read whole before they are passed on; OpenAPI with many CRDs is the largest.
 const MAX_DOCUMENT_BYTES: usize = 32 * 1024 * 1024;
 const BODY_PATIENCE: Duration = Duration::from_secs(15);
-
-/// Headers of one hop; they mean nothing on the next.
-const HOP_HEADERS: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-/// Drops what belongs to one connection only.
-pub(super) fn strip_hop_headers(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in HOP_HEADERS {
-        headers.remove(name);
-    }
-}
 
 /// Under what a single object's answer is kept.
 pub(super) fn single_key(uri: &Uri, format: Format) -> String {
@@ -407,12 +377,17 @@ impl Call {
     }
 
     /// Discovery, versions, OpenAPI, health and whatever else is no resource.
-    pub(super) async fn non_resource(self, request: NonResourceRequest) -> Response<Body> {
+    pub(super) async fn non_resource(mut self, request: NonResourceRequest) -> Response<Body> {
         let info = RequestInfo::NonResource(request.clone());
         let access = AccessKey::of(&info, "", "");
         let kept = *request.verb == *"get" && is_discovery(&request.path);
         let key = discovery_key(&self.head.uri, self.header(header::ACCEPT).unwrap_or_default());
         if self.hub.is_connected() {
+            if kept && crate::hub::lock(&self.hub.documents).get(&key).is_none() {
+                // What the client holds is as good as new, but nothing would be here in a cut.
+                self.head.headers.remove(header::IF_NONE_MATCH);
+                self.head.headers.remove(header::IF_MODIFIED_SINCE);
+            }
             match self.send().await {
                 Ok(response) if kept => return self.keep_discovery(&access, &key, response).await,
                 Ok(response) => return self.relay(response),

@@ -4,17 +4,22 @@ mod answer;
 mod filtered;
 mod formats;
 mod forward;
+mod hop;
 mod offer;
 mod offline;
 mod overlaid;
+mod proxied;
 mod read;
 mod review;
 mod room;
 mod slot;
+mod standing;
 mod stream;
 mod upgrade;
 mod wait;
+mod websocket;
 mod yaml;
+mod yaml_body;
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,6 +42,8 @@ use crate::{
 
 /// Largest body of a write, as kube-apiserver has it.
 const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+/// Largest body of a request for a stream, which has none.
+const MAX_STREAM_BODY_BYTES: usize = 4 * 1024;
 /// How long a client may pause inside its body.
 const BODY_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -86,6 +93,10 @@ impl Call {
 pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -> Response<Body> {
     hub.metrics.requests.inc();
     let (mut head, body) = request.into_parts();
+    if let Err(status) = websocket::take_token(&mut head.headers) {
+        hub.metrics.unauthenticated.inc();
+        return answer::refuse(&status);
+    }
     let (principal, credential) = match hub.authenticate(&guest.peer, &head.headers).await {
         Ok(known) => known,
         Err(status) => {
@@ -93,19 +104,22 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
             return answer::refuse(&status);
         }
     };
-    guest.welcome();
+    let running = guest.welcome(&principal);
     note(&principal, &head);
     hub.renew_credential(&principal, &credential);
-    let Some(slot) =
-        Slot::take(&hub.authenticator.in_flight(&principal), hub.config.file.limits.requests_per_principal)
-    else {
-        let text = "too many requests of this user are in flight at this node's hub";
-        return answer::refuse(&Status::too_many_requests(text, 1));
-    };
+    if let Err(status) = hop::refuse_named_identity(&head.headers) {
+        return answer::refuse(&status);
+    }
     let info = match RequestInfo::parse(head.method.as_str(), head.uri.path(), head.uri.query()) {
         Ok(info) => info,
         Err(status) => return answer::refuse(&status),
     };
+    let kind = slot::Kind::of(&info, is_upgrade(&head.headers));
+    let Some(slot) = Slot::take_of(&hub, &principal, kind) else {
+        let text = "too many requests of this user are in flight at this node's hub";
+        return answer::refuse(&Status::too_many_requests(text, 1));
+    };
+    let slot = slot.on(running);
     let chain = match &info {
         RequestInfo::Resource(request) => hub.filters.chain(&principal, &request.gvr),
         RequestInfo::NonResource(_) => Chain::default(),
@@ -121,20 +135,37 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
         return upgrade::pass(&hub, &credential, request, slot).await;
     }
     // What is decided on here must be what the cloud will see.
-    forward::strip_hop_headers(&mut head.headers);
+    hop::strip_hop_headers(&mut head.headers);
     if head.headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_err()) {
         return answer::refuse(&Status::bad_request("the Accept header is no text"));
     }
-    let body = match read_all(body, MAX_BODY_BYTES, BODY_PATIENCE).await {
-        Ok(body) => body,
-        Err(ReadError::TooLarge(_)) => {
-            let text = format!("the body is larger than {MAX_BODY_BYTES} bytes");
-            return answer::refuse(&Status::request_entity_too_large(&text));
-        }
-        Err(error) => return answer::refuse(&Status::bad_request(error.to_string())),
+    let is_proxied = proxied::is_proxied(&info);
+    if is_proxied && hub.is_connected() {
+        return proxied::pass(&hub, &credential, head, body, slot).await;
+    }
+    let body = match is_proxied {
+        // The refusal does not depend on it, and it may be of any length.
+        true => Bytes::new(),
+        false => match whole(body, kind).await {
+            Ok(body) => body,
+            Err(status) => return answer::refuse(&status),
+        },
     };
     let call = Call { hub, principal, credential, head, body, chain, went_back: false };
     slot::hold(call.route(info).await, slot)
+}
+
+/// The body of a request that is decided on by what it says.
+async fn whole(body: Incoming, kind: slot::Kind) -> Result<Bytes, Status> {
+    let largest = if kind == slot::Kind::Stream { MAX_STREAM_BODY_BYTES } else { MAX_BODY_BYTES };
+    match read_all(body, largest, BODY_PATIENCE).await {
+        Ok(body) => Ok(body),
+        Err(ReadError::TooLarge(_)) => {
+            let text = format!("the body is larger than {largest} bytes");
+            Err(Status::request_entity_too_large(&text))
+        }
+        Err(error) => Err(Status::bad_request(error.to_string())),
+    }
 }
 
 /// What clients ask for, for who wants to know: `log.level: info,edge_hub::request=debug`. Nothing secret is in it.

@@ -104,7 +104,7 @@ impl Call {
     /// object again and finds the cloud's version; as [`Call::ask_version`] when the cloud is needed for that.
     pub(super) async fn without_own_versions(&mut self, request: &ResourceRequest) -> Result<(), Status> {
         without_own_version_in_query(&self.hub, &mut self.head, request, !self.body.is_empty())?;
-        self.without_own_authority(request);
+        self.without_own_authority(request).await?;
         let media = self.media_type();
         // The cloud wants no version in what is created.
         let Some(kind) = body_of(request.verb, &media).filter(|_| request.verb != Verb::Create) else {
@@ -119,7 +119,7 @@ impl Call {
             return Err(Status::unsupported_media_type(&served));
         }
         let encoding = self.body_encoding();
-        let body = self.readable_body()?;
+        let body = self.readable_body(request).await?;
         let unreadable = |error| Status::bad_request(format!("the body cannot be read: {error}"));
         let named = named_versions(kind, encoding, &body).map_err(unreadable)?;
         let others = self.clouds_versions(request, named).await?;
@@ -181,7 +181,7 @@ impl Call {
         let mut builder = Request::builder().method(Method::GET).uri(path);
         let Some(headers) = builder.headers_mut() else { return Ok(None) };
         headers.clone_from(&self.head.headers);
-        super::forward::strip_hop_headers(headers);
+        super::hop::strip_hop_headers(headers);
         for name in [
             header::HOST,
             header::CONTENT_LENGTH,
@@ -222,32 +222,37 @@ impl Call {
 
 impl Call {
     /// Takes the hub's own authority out of what a client writes back: it is for pods of this node alone.
-    pub(super) fn without_own_authority(&mut self, request: &ResourceRequest) {
-        let Some(authority) = self.hub.filters.authority.as_deref() else { return };
+    ///
+    /// # Errors
+    /// As [`Call::json_of_yaml`]: what the hub does not read, and the cloud might, is not passed on.
+    pub(super) async fn without_own_authority(&mut self, request: &ResourceRequest) -> Result<(), Status> {
+        if self.hub.filters.authority.is_none() {
+            return Ok(());
+        }
         let gvr = &request.gvr;
-        if !gvr.group.is_empty() || &*gvr.resource != "configmaps" {
-            return;
+        let is_another = request.name.as_ref().is_some_and(|name| &**name != ROOT_CERTIFICATES);
+        if !gvr.group.is_empty() || &*gvr.resource != "configmaps" || is_another {
+            return Ok(());
         }
         let media = self.media_type();
         let Some(kind) = body_of(request.verb, &media).filter(|kind| *kind != WriteBody::DeleteOptions)
         else {
-            return;
+            return Ok(());
         };
-        // What cannot be read the cloud cannot read either.
-        let Ok(body) = self.readable_body() else { return };
+        let body = self.readable_body(request).await?;
         let encoding = self.body_encoding();
-        let is_shown_with_it = match &request.name {
-            Some(name) => &**name == ROOT_CERTIFICATES,
-            None => name_of(encoding, &body).is_some_and(|name| &*name == ROOT_CERTIFICATES),
-        };
-        if !is_shown_with_it {
-            return;
+        let is_named = || name_of(encoding, &body).is_some_and(|name| &*name == ROOT_CERTIFICATES);
+        let Some(authority) = self.hub.filters.authority.as_deref() else { return Ok(()) };
+        if request.name.is_none() && !is_named() {
+            return Ok(());
         }
+        // What cannot be read the cloud cannot read either.
         if let Ok(stripped) = without_own_authority(kind, encoding, &body, authority)
             && stripped != *body
         {
             self.body = stripped.into();
         }
+        Ok(())
     }
 
     fn media_type(&self) -> String {
@@ -257,9 +262,13 @@ impl Call {
     /// The body as JSON or protobuf.
     ///
     /// # Errors
-    /// 400 for what is no YAML.
-    pub(super) fn readable_body(&self) -> Result<Bytes, Status> {
-        if self.media_type().contains("yaml") { json_of_yaml(&self.body) } else { Ok(self.body.clone()) }
+    /// As [`Call::json_of_yaml`].
+    pub(super) async fn readable_body(&self, request: &ResourceRequest) -> Result<Bytes, Status> {
+        if self.media_type().contains("yaml") {
+            self.json_of_yaml(request).await
+        } else {
+            Ok(self.body.clone())
+        }
     }
 }
 
@@ -278,18 +287,6 @@ fn body_of(verb: Verb, media: &str) -> Option<WriteBody> {
         Verb::Delete | Verb::DeleteCollection => Some(WriteBody::DeleteOptions),
         Verb::Get | Verb::List | Verb::Watch => None,
     }
-}
-
-/// JSON is YAML, so it may stand for a body that is not.
-fn json_of_yaml(body: &Bytes) -> Result<Bytes, Status> {
-    if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() {
-        return Ok(body.clone());
-    }
-    let unreadable = |why: String| Status::bad_request(format!("the body is no YAML: {why}"));
-    let text = std::str::from_utf8(body).map_err(|error| unreadable(error.to_string()))?;
-    let value: serde_json::Value =
-        serde_saphyr::from_str(text).map_err(|error| unreadable(error.to_string()))?;
-    Ok(value.to_string().into())
 }
 
 /// The address without these parameters; `None` when no address is left.

@@ -19,7 +19,7 @@ use proto_kube::{
     status::Status,
 };
 
-use super::{Call, answer, resource_access, stream::WatchBody};
+use super::{Call, answer, resource_access, standing::Candidate, stream::WatchBody};
 use crate::{
     cell::{Cell, Inner, Phase},
     clock::random,
@@ -275,24 +275,23 @@ impl Call {
         let fields = options.fields.to_string();
         let now = self.hub.clock.now().monotonic;
         let mut refused = None;
-        for (shown, held) in self.holdings(&request.gvr, formats) {
-            let wanted = spec(request, options, held);
+        let holdings = self.holdings(&request.gvr, formats);
+        for Candidate { cell, shown, .. } in self.candidates(&holdings, |held| spec(request, options, held)) {
+            let wanted = spec(request, options, cell.spec.format);
             let access = collection_access(&wanted, request.verb);
-            for cell in self.hub.covering(&wanted) {
-                let Some(projection) = self.project(&cell, shown) else { continue };
-                let held = Held {
-                    access: self.access_offline(&access, Some(&cell)),
-                    fields: &fields,
-                    collection_complete: cell.with(|inner| inner.collection.is_complete()),
-                    ..Held::default()
-                };
-                match self.decide_offline(&info, &held) {
-                    Ok(_) => {
-                        self.support(&cell, &wanted);
-                        return Found::Ready(Ready { cell, projection, fetched_for_this: false });
-                    }
-                    Err(status) => refused = refused.or(Some(status)),
+            let Some(projection) = self.project(&cell, shown) else { continue };
+            let held = Held {
+                access: self.access_offline(&access, Some(&cell)),
+                fields: &fields,
+                collection_complete: cell.with(|inner| inner.collection.is_complete()),
+                ..Held::default()
+            };
+            match self.decide_offline(&info, &held) {
+                Ok(_) => {
+                    self.support(&cell, &wanted);
+                    return Found::Ready(Ready { cell, projection, fetched_for_this: false });
                 }
+                Err(status) => refused = refused.or(Some(status)),
             }
         }
         if let Some(status) = refused {
@@ -503,23 +502,28 @@ impl Call {
         let info = RequestInfo::Resource(request.clone());
         let key = Self::key(request);
         let exact = resource_access(request);
-        let mut refused = None;
-        for (shown, held) in self.holdings(&request.gvr, formats) {
-            for cell in self.hub.covering_object(&Self::named_spec(request, held), &key) {
-                let (object, response) = self.look_up(&cell, &key, shown);
-                if object == Holding::Unknown {
-                    continue;
-                }
-                let access = self.access_offline(&exact, Some(&cell));
-                match (self.decide_offline(&info, &Held { access, object, ..Held::default() }), response) {
-                    (Ok(_), Some(response)) => return response,
-                    (Ok(_), None) => {}
-                    (Err(status), _) => refused = refused.or(Some(status)),
-                }
+        let (mut refused, kept_at) = (None, self.kept_at(formats));
+        let holdings = self.holdings(&request.gvr, formats);
+        for candidate in self.candidates_for(&holdings, &key, |held| Self::named_spec(request, held)) {
+            let Candidate { cell, shown, standing } = &candidate;
+            if kept_at.is_some_and(|kept_at| standing.is_older_than(kept_at)) {
+                break;
+            }
+            let (object, response) = self.look_up(cell, &key, *shown);
+            let object = candidate.known(object);
+            if object == Holding::Unknown {
+                continue;
+            }
+            let access = self.access_offline(&exact, Some(cell));
+            let held = Held { access, object, followed: standing.followed, ..Held::default() };
+            match (self.decide_offline(&info, &held), response) {
+                (Ok(_), Some(response)) => return response,
+                (Ok(_), None) => {}
+                (Err(status), _) => refused = refused.or(Some(status)),
             }
         }
         match refused {
-            // What the collections say is newer than any answer that was kept whole.
+            // What these collections say is newer than the answer that was kept whole.
             Some(status) => answer::refuse(&status),
             None => self.get_from_documents(request, formats),
         }

@@ -8,7 +8,7 @@ use http_body_util::BodyExt as _;
 use proto_kube::status::Status;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-use super::forward::strip_hop_headers;
+use super::hop::strip_hop_headers;
 use crate::{decode::inflate_for, upstream::UpstreamBody};
 
 /// What one permit stands for.

@@ -11,29 +11,83 @@ use std::{
 };
 
 use bytes::Bytes;
+use edge_hub_core::identity::Principal;
 use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use proto_kube::request_info::{RequestInfo, Verb};
 
-use crate::upstream::{Body, BoxError};
+use crate::{
+    hub::Hub,
+    server::Running,
+    upstream::{Body, BoxError},
+};
+
+/// How long a request takes its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Until it is answered, which is soon.
+    Short,
+    /// For as long as its client wants. kube-apiserver's limits on requests in flight do not count these either: a
+    /// kubelet has a watch for each ConfigMap and Secret that its pods mount.
+    Stream,
+}
+
+impl Kind {
+    /// Of a request, by what it asks for; an upgrade lasts as a watch does.
+    pub(super) fn of(info: &RequestInfo, is_upgrade: bool) -> Self {
+        let is_stream = match info {
+            RequestInfo::Resource(request) => {
+                let subresource = request.subresource.as_deref();
+                request.verb == Verb::Watch
+                    || request.verb == Verb::Get && subresource == Some("log")
+                    || subresource == Some("proxy")
+            }
+            RequestInfo::NonResource(_) => false,
+        };
+        if is_stream || is_upgrade { Self::Stream } else { Self::Short }
+    }
+}
 
 /// A principal's place among the requests in flight.
-pub(super) struct Slot(Arc<AtomicUsize>);
+pub(super) struct Slot {
+    count: Arc<AtomicUsize>,
+    /// Its connection is in use for as long.
+    _running: Option<Running>,
+}
 
 impl Slot {
+    /// A place for a request of this user, if one is free. This node's own streams have no limit of their own: each
+    /// takes one of its connection's, and its kubelet does not choose how many objects its pods mount.
+    pub(super) fn take_of(hub: &Hub, user: &Principal, kind: Kind) -> Option<Self> {
+        let limits = &hub.config.file.limits;
+        let in_flight = hub.authenticator.in_flight(user);
+        match kind {
+            Kind::Short => Self::take(&in_flight.short, limits.requests_per_principal),
+            Kind::Stream if *user == hub.node => Self::take(&in_flight.streams, usize::MAX),
+            Kind::Stream => Self::take(&in_flight.streams, limits.watches_per_principal),
+        }
+    }
+
     /// A place, if one is free.
     pub(super) fn take(count: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
         if count.fetch_add(1, Ordering::Relaxed) >= limit {
             count.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(Self(Arc::clone(count)))
+        Some(Self { count: Arc::clone(count), _running: None })
+    }
+
+    /// The place of a request on this connection.
+    pub(super) fn on(mut self, running: Running) -> Self {
+        self._running = Some(running);
+        self
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use proto_kube::status::Status;
 
-use super::{answer, forward, slot, slot::Slot};
+use super::{answer, forward, hop, slot, slot::Slot};
 use crate::{
     hub::Hub,
     upstream::{Body, Credential, empty, set_authorization},
@@ -34,7 +34,7 @@ pub(super) async fn pass(
         }
         Ok(response) => {
             let (mut head, body) = response.into_parts();
-            forward::strip_hop_headers(&mut head.headers);
+            hop::strip_hop_headers(&mut head.headers);
             slot::hold(Response::from_parts(head, body.map_err(Into::into).boxed_unsync()), slot)
         }
         Err(why) => {
@@ -63,7 +63,7 @@ async fn exchange(
     if let Some(headers) = builder.headers_mut() {
         let upgrade = request.headers().get(header::UPGRADE).cloned();
         headers.clone_from(request.headers());
-        forward::strip_hop_headers(headers);
+        hop::strip_hop_headers(headers);
         headers.remove(header::HOST);
         // Only a request without a body gets here; a length of one would make the server wait for it.
         headers.remove(header::CONTENT_LENGTH);

@@ -1,3 +1,7 @@
-//! The `media-engine` process: parse, run, exit code.
+//! The media engine's process.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    media::main_with(std::env::args_os())
+}

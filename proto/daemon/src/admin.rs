@@ -127,8 +127,13 @@ impl Drop for AdminServer {
     }
 }
 
-/// Binds in a private folder beside `path` and renames, so that the socket is never there with other rights.
-fn listen(path: &Path) -> Result<UnixListener, AdminError> {
+/// A unix socket at `path` for its owner only (0600); a missing parent folder is created (0700), and a socket that a
+/// dead process left is replaced. It is bound in a private folder beside `path` and renamed, so that it is never there
+/// with other rights. Whoever closes it removes the file.
+///
+/// # Errors
+/// [`AdminError`]: the path is taken, or the system refused.
+pub fn listen(path: &Path) -> Result<UnixListener, AdminError> {
     let failed = |doing| move |source| AdminError::Io { path: path.into(), doing, source };
     let parent =
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));

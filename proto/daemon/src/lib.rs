@@ -9,5 +9,6 @@ pub mod exit;
 pub mod member;
 pub mod metrics;
 pub mod shutdown;
+pub mod signature;
 pub mod telemetry;
 pub mod tls;

@@ -129,6 +129,15 @@ impl Reflector {
         }
     }
 
+    /// The server was seen at an older version than what is held, as after a restore from a backup: the next list is a
+    /// consistent one. A watch from a version above the server's own would only stay silent.
+    pub fn doubt(&mut self) {
+        self.nudge();
+        self.state = State::Empty;
+        self.seed = None;
+        self.older_lists = STALE_LISTS_BEFORE_CONSISTENT;
+    }
+
     /// What to do next. `random` is a fresh random number; it spreads the watches' ends.
     #[must_use]
     pub fn next(&self, now: Now, random: u64) -> Next {
@@ -193,15 +202,6 @@ impl Reflector {
     pub fn list_is_consistent(&self) -> bool {
         self.seed.is_none()
             && (self.resource_version == 0 || self.older_lists >= STALE_LISTS_BEFORE_CONSISTENT)
-    }
-
-    /// What is held may be of a history that the server has no more: the next list is a consistent read, whose word is
-    /// final even if it is older.
-    pub fn doubt(&mut self) {
-        if self.state != State::Parked {
-            self.state = State::Empty;
-            self.older_lists = STALE_LISTS_BEFORE_CONSISTENT;
-        }
     }
 
     /// One page of a list arrived; an empty token means that it was the last.
@@ -332,6 +332,30 @@ mod tests {
         assert!(reflector.list_is_consistent());
         let Next::List(query) = reflector.next(at(1000), 0) else { panic!("a list") };
         assert_eq!(value(&query, "resourceVersion"), None);
+    }
+
+    #[test]
+    fn a_server_that_was_set_back_is_asked_for_its_state_and_not_watched_from_the_future() {
+        for protocol in [Protocol::List, Protocol::WatchList] {
+            for parked in [false, true] {
+                let mut reflector = Reflector::new(protocol, 42);
+                if parked {
+                    reflector.handle_failure(at(0), &Failure::Status { code: 403, retry_after: None }, 0);
+                }
+                reflector.doubt();
+                let (Next::List(query) | Next::Watch { query, initial: true }) = reflector.next(at(0), 0)
+                else {
+                    panic!("the whole state")
+                };
+                assert_eq!(value(&query, "resourceVersion"), None);
+                assert!(reflector.list_is_consistent());
+                reflector.handle_synced(17);
+                let Next::Watch { query, initial: false } = reflector.next(at(0), 0) else {
+                    panic!("a watch")
+                };
+                assert_eq!(value(&query, "resourceVersion"), Some("17"));
+            }
+        }
     }
 
     #[test]

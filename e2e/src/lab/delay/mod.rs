@@ -39,10 +39,10 @@ pub struct Link {
     /// The node's namespace
     #[arg(long)]
     node: String,
-    /// The cloud's namespace
+    /// The namespace of the link's other end: the cloud's, or that of the router before it
     #[arg(long)]
     cloud: String,
-    /// The cloud's end of the link
+    /// The link's other end
     #[arg(long)]
     port: String,
 }
@@ -52,7 +52,7 @@ impl Link {
         Ok(Link {
             queue: lab.check(node)?.into(),
             node: lab.names.node(node),
-            cloud: lab.names.cloud(),
+            cloud: lab.names.switch(lab.state.subnet),
             port: node.to_owned(),
         })
     }

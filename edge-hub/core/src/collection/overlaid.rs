@@ -34,6 +34,8 @@ pub(super) struct Overlaid {
     /// Upstream's versions that were never told here, above the first up to the second, and that a relist jumped over:
     /// who saw them elsewhere may hold objects that came and went unseen here.
     skipped: VecDeque<(u64, u64)>,
+    /// Upstream's version before it was set back to an older state; zero if it never was.
+    set_back_from: u64,
 }
 
 /// Where the state of an object is from that a client was shown under some version.
@@ -137,7 +139,8 @@ impl Collection {
     }
 
     /// Whether nothing follows for this collection from what a client saw under a version: one of the hub's own that
-    /// was told elsewhere, or one of upstream's that clients of this collection were led past.
+    /// was told elsewhere, one of upstream's that clients of this collection were led past, or one that upstream had
+    /// before it was set back and has not reached again.
     pub(crate) fn is_foreign(&self, resource_version: u64) -> bool {
         let within = |(after, upto): (u64, u64)| after < resource_version && resource_version <= upto;
         let overlaid = &self.overlaid;
@@ -150,6 +153,7 @@ impl Collection {
         !self.is_own(resource_version)
             && (within((self.upstream_version, self.resource_version))
                 || overlaid.skipped.iter().copied().any(within)
+                || within((self.resource_version, overlaid.set_back_from))
                 || is_elsewhere())
     }
 
@@ -214,6 +218,9 @@ impl Collection {
     pub(super) fn begin_anew(&mut self, upstream_version: u64) {
         let is_ahead = self.resource_version > self.upstream_version;
         self.overlaid.truths.clear();
+        if upstream_version < self.upstream_version {
+            self.overlaid.set_back_from = self.upstream_version;
+        }
         self.upstream_version = upstream_version;
         self.resource_version = match is_ahead || upstream_version <= self.overlaid.last() {
             true => self.overlaid.take(self.resource_version.max(upstream_version)),

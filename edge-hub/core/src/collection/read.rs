@@ -109,6 +109,12 @@ impl Collection {
         self.revision
     }
 
+    /// Last word from upstream, by the wall clock of then, since 1970; zero if there was none.
+    #[must_use]
+    pub fn synced_unix(&self) -> Duration {
+        self.synced_unix
+    }
+
     /// Age of the data: time since upstream was last heard. The monotonic clock counts where it can; `None` when
     /// upstream was never heard.
     #[must_use]

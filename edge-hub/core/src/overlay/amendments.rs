@@ -1,16 +1,18 @@
 //! What becomes of an EndpointSlice: the endpoints of this node's pods, as the kubelet has them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use proto_kube::edit::{EditError, Rewrite};
 use proto_kube::media_type::{Encoding, Form, Format};
 use proto_kube::object::{ObjectKey, label};
+use proto_kube::wire;
 
 use super::pod::PodState;
 use crate::collection::Object;
 use crate::filter::SERVICE_NAME;
-use crate::filter::value::{Field, Value, child, field, rewrite, set, text};
+use crate::filter::value::{Field, Value, child, children, field, rewrite, set, text};
 
 const ENDPOINTS: Field = field(2, "endpoints");
 const ADDRESS_TYPE: Field = field(4, "addressType");
@@ -27,6 +29,8 @@ const TARGET_UID: Field = field(4, "uid");
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Amendment {
     pub(super) state: PodState,
+    /// Its addresses as the cloud had them before.
+    pub(super) held: Vec<IpAddr>,
     /// Slices newer than this were written by a cloud that knew the pod's state.
     pub(super) known_from: Option<u64>,
 }
@@ -98,9 +102,41 @@ impl Amendments {
             return Ok(None);
         }
         let Some(uid) = text(encoding, target, TARGET_UID)? else { return Ok(None) };
-        let amendment = self.pods.get(&*uid);
-        Ok(amendment.filter(|amendment| amendment.known_from.is_none_or(|known| slice_version <= known)))
+        let Some(amendment) = self.pods.get(&*uid) else { return Ok(None) };
+        let is_older = amendment.known_from.is_none_or(|known| slice_version <= known);
+        Ok((is_older || amendment.is_behind(encoding, endpoint)?).then_some(amendment))
     }
+}
+
+impl Amendment {
+    /// Whether an endpoint of a slice that was written after the cloud knew the pod still shows what was before: the pod's
+    /// former address, or a ready pod as not ready.
+    fn is_behind(&self, encoding: Encoding, endpoint: &[u8]) -> Result<bool, EditError> {
+        let Some(shown) = first_address(encoding, endpoint)? else { return Ok(false) };
+        if !self.state.addresses.contains(&shown) {
+            return Ok(self.held.contains(&shown));
+        }
+        let Some(conditions) = child(encoding, endpoint, CONDITIONS)? else { return Ok(false) };
+        let is_due = self.state.ready && !self.state.terminating;
+        Ok(is_due && flag(encoding, conditions, READY)? == Some(false))
+    }
+}
+
+/// The address of an endpoint; only the first one counts.
+fn first_address(encoding: Encoding, endpoint: &[u8]) -> Result<Option<IpAddr>, EditError> {
+    let all = children(encoding, endpoint, ADDRESSES)?;
+    // No address has anything that JSON would escape.
+    let text = all.first().and_then(|raw| std::str::from_utf8(raw).ok());
+    Ok(text.and_then(|text| text.trim_matches('"').parse().ok()))
+}
+
+/// A truth value; `None` where it is absent.
+fn flag(encoding: Encoding, message: &[u8], of: Field) -> Result<Option<bool>, EditError> {
+    Ok(match encoding {
+        Encoding::Json => child(encoding, message, of)?.map(|value| value == b"true"),
+        Encoding::Protobuf => wire::last(message, of.number)?
+            .map(|found| matches!(found.value, wire::Value::Varint(value) if value != 0)),
+    })
 }
 
 /// As the endpoint slice controller sets them.

@@ -26,10 +26,17 @@
 //! A durable record covers each such version before it is given out, so no later process gives it out again. That
 //! process does not know what its clients were told amid the overlay of the one before: they list again, at the hub.
 //!
-//! **The end.** When the cloud shows the pod as the kubelet told it, or otherwise than before, it knows: from then on
-//! slices newer than that pod are shown as they are, older ones stay amended until they change or [`GRACE`] is over.
-//! Thus clients see no step back to the old address between the cloud's hearing of the pod and its writing the slice.
-//! Of a pod that the kubelet does not report after a heal the overlay ends after [`PATIENCE`].
+//! **Pods that stayed as they were.** A cloud that has not heard of a node for a while writes of each of its pods that it
+//! is not ready, and so do their slices; the kubelet repairs that, one pod after another, some seconds after the heal. That
+//! word says something of the node, which is here, and nothing of the pod. So when a cut begins, each pod of this node
+//! that is ready is held to be so, as if its kubelet had said it ([`PodMemory::cut`]).
+//!
+//! **The end.** When the cloud shows the pod as the kubelet told it, or otherwise than before - but not only given up -
+//! it knows: from then on slices newer than that pod are shown as they are, unless they still show what was before: their
+//! controller may have read the pod earlier. Older ones stay amended until they change or [`GRACE`] is over. Thus clients
+//! see no step back to the old address between the cloud's hearing of the pod and its writing the slice. What becomes of
+//! the pod meanwhile is followed. Of a pod that the kubelet does not report after a heal the overlay ends after
+//! [`PATIENCE`].
 //!
 //! A restart of the hub amid a cut keeps what the kubelet said (a record each), and the kubelet says it again within
 //! 10 s. Tables and PartialObjectMetadata are not amended; the former are made by the server alone.
@@ -56,7 +63,7 @@ use crate::clock::Now;
 use crate::collection::Object;
 use crate::record::{self, DamagedRecord, RecordChange};
 use amendments::Amendment;
-use pod::PodState;
+use pod::{PodState, is_given_up};
 
 /// How long slices older than the pod stay amended after the cloud knows the pod's state.
 pub const GRACE: Duration = Duration::from_secs(30);
@@ -85,11 +92,52 @@ struct Fact {
     /// When that was seen by this process.
     #[serde(skip)]
     known_at: Option<Duration>,
+    /// The kubelet said nothing, and the pod was ready when the cut began: its version then. A later process finds the
+    /// same among the pods that it holds, so that no record is kept.
+    #[serde(skip)]
+    held_since: Option<u64>,
 }
 
 impl Fact {
     fn record(&self, uid: &str) -> RecordChange {
         RecordChange::Put { key: uid.as_bytes().to_vec(), value: record::encode(self, b"") }
+    }
+
+    /// What the cloud says of the pod now. Returns whether that changes anything.
+    fn learn(&mut self, now: Now, version: u64, state: PodState, is_given_up: bool) -> bool {
+        if self.known_from.is_some() {
+            // Whatever becomes of it now, the cloud is who knows.
+            let changed = state != self.told;
+            if changed {
+                (self.told, self.known_from) = (state, Some(version));
+            }
+            return changed;
+        }
+        let is_where_it_was =
+            state.addresses == self.held.addresses || state.addresses == self.told.addresses;
+        if is_given_up && is_where_it_was {
+            // That it is to end is news all the same.
+            let merged = PodState {
+                terminating: self.told.terminating || state.terminating,
+                ended: self.told.ended || state.ended,
+                ..self.told.clone()
+            };
+            return std::mem::replace(&mut self.told, merged.clone()) != merged;
+        }
+        let is_news = match self.held_since {
+            Some(held_since) => version > held_since,
+            None => state == self.told || state != self.held,
+        };
+        if is_news {
+            self.told = state;
+            self.know(now, version);
+        }
+        is_news
+    }
+
+    fn know(&mut self, now: Now, version: u64) {
+        self.known_from = Some(version);
+        self.known_at = Some(now.monotonic);
     }
 
     fn key(&self) -> ObjectKey {
@@ -112,13 +160,46 @@ pub struct PodMemory {
     node: Box<str>,
     facts: BTreeMap<Box<str>, Fact>,
     connected_since: Option<Duration>,
+    /// The pods of this cut are held.
+    is_cut: bool,
 }
 
 impl PodMemory {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(node: &str) -> Self {
-        Self { node: node.into(), facts: BTreeMap::new(), connected_since: None }
+        Self { node: node.into(), facts: BTreeMap::new(), connected_since: None, is_cut: false }
+    }
+
+    /// The cloud was lost, or this process began without it; `pods` are those of this node, as the cloud showed them last.
+    /// Each that is ready is held to be so until the kubelet says something else or repairs what the cloud wrote. Does
+    /// nothing when it is called again in the same cut.
+    pub fn cut(&mut self, format: Format, pods: &[Arc<Object>]) -> Vec<RecordChange> {
+        if std::mem::replace(&mut self.is_cut, true) {
+            return Vec::new();
+        }
+        // What the cloud knew counts no longer as what the kubelet said: from now on the cloud knows nothing new.
+        let over = self.facts.extract_if(.., |_, fact| fact.known_from.is_some());
+        let changes = over.filter(|(_, fact)| fact.held_since.is_none());
+        let changes = changes.map(|(uid, _)| RecordChange::Remove { key: uid.as_bytes().to_vec() }).collect();
+        for pod in pods {
+            let Ok(held) = PodState::of(format, pod) else { continue };
+            let is_known = self.facts.contains_key(&pod.uid);
+            if !held.ready || held.ended || is_known || self.facts.len() >= MAX_PODS {
+                continue;
+            }
+            let fact = Fact {
+                namespace: pod.key.namespace.clone(),
+                name: pod.key.name.clone(),
+                told: held.clone(),
+                held,
+                known_from: None,
+                known_at: None,
+                held_since: Some(pod.resource_version),
+            };
+            self.facts.insert(pod.uid.clone(), fact);
+        }
+        changes
     }
 
     /// Takes back a record of a former process.
@@ -158,6 +239,7 @@ impl PodMemory {
             held,
             known_from: None,
             known_at: None,
+            held_since: None,
         };
         let change =
             RecordChange::Put { key: pod.uid.as_bytes().to_vec(), value: record::encode(&fact, b"") };
@@ -174,19 +256,29 @@ impl PodMemory {
         mut of_cloud: impl FnMut(&ObjectKey) -> Option<CloudPod>,
     ) -> Vec<RecordChange> {
         let mut changes = Vec::new();
-        for (uid, fact) in self.facts.iter_mut().filter(|(_, fact)| fact.known_from.is_none()) {
-            let known_from = match of_cloud(&fact.key()) {
-                None => continue,
-                Some(CloudPod::Gone(version)) => version,
-                Some(CloudPod::Present(pod)) if pod.uid != *uid => pod.resource_version,
-                Some(CloudPod::Present(pod)) => match PodState::of(format, &pod) {
-                    Ok(state) if state == fact.told || state != fact.held => pod.resource_version,
-                    _ => continue,
-                },
+        for (uid, fact) in &mut self.facts {
+            let changed = match of_cloud(&fact.key()) {
+                None => false,
+                Some(CloudPod::Present(pod)) if pod.uid == *uid => {
+                    let read =
+                        PodState::of(format, &pod).and_then(|state| Ok((state, is_given_up(format, &pod)?)));
+                    read.is_ok_and(|(state, is_given_up)| {
+                        fact.learn(now, pod.resource_version, state, is_given_up)
+                    })
+                }
+                Some(_) if fact.known_from.is_some() => false,
+                Some(CloudPod::Gone(version)) => {
+                    fact.know(now, version);
+                    true
+                }
+                Some(CloudPod::Present(another)) => {
+                    fact.know(now, another.resource_version);
+                    true
+                }
             };
-            fact.known_from = Some(known_from);
-            fact.known_at = Some(now.monotonic);
-            changes.push(fact.record(uid));
+            if changed && fact.held_since.is_none() {
+                changes.push(fact.record(uid));
+            }
         }
         changes
     }
@@ -198,9 +290,11 @@ impl PodMemory {
             self.connected_since = None;
             return Vec::new();
         }
+        self.is_cut = false;
         let since = *self.connected_since.get_or_insert(now.monotonic);
         let over = self.facts.extract_if(.., |_, fact| end_of(fact, since) <= now.monotonic);
-        over.map(|(uid, _)| RecordChange::Remove { key: uid.as_bytes().to_vec() }).collect()
+        let kept = over.filter(|(_, fact)| fact.held_since.is_none());
+        kept.map(|(uid, _)| RecordChange::Remove { key: uid.as_bytes().to_vec() }).collect()
     }
 
     /// When [`Self::tick`] will forget something; `None` while cut, or when there is nothing to forget.
@@ -210,23 +304,27 @@ impl PodMemory {
         self.facts.values().map(|fact| end_of(fact, since)).min()
     }
 
-    /// Whether the kubelet said nothing that the cloud may not know.
+    /// Whether there is nothing that the cloud may not know.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.facts.is_empty()
     }
 
-    /// Pods remembered.
+    /// Pods of which the kubelet said something.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.facts.len()
+    pub fn told(&self) -> usize {
+        self.facts.values().filter(|fact| fact.held_since.is_none()).count()
     }
 
     /// What follows for slices. `unready_published` are the services that publish addresses of pods that are not ready
     /// ([`publishes_unready`]).
     #[must_use]
     pub fn amendments(&self, unready_published: BTreeSet<ObjectKey>) -> Amendments {
-        let amendment = |fact: &Fact| Amendment { state: fact.told.clone(), known_from: fact.known_from };
+        let amendment = |fact: &Fact| Amendment {
+            state: fact.told.clone(),
+            held: fact.held.addresses.clone(),
+            known_from: fact.known_from,
+        };
         let pods = self.facts.iter().map(|(uid, fact)| (uid.clone(), amendment(fact))).collect();
         Amendments { node: self.node.clone(), pods, unready_published }
     }
@@ -234,7 +332,8 @@ impl PodMemory {
     /// All records, for a store that begins anew.
     #[must_use]
     pub fn records(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        self.facts.iter().map(|(uid, fact)| (uid.as_bytes().to_vec(), record::encode(fact, b""))).collect()
+        let kept = self.facts.iter().filter(|(_, fact)| fact.held_since.is_none());
+        kept.map(|(uid, fact)| (uid.as_bytes().to_vec(), record::encode(fact, b""))).collect()
     }
 }
 

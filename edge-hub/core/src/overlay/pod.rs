@@ -18,6 +18,7 @@ const POD_IP: Field = field(6, "podIP");
 const POD_IPS: Field = field(12, "podIPs");
 const CONDITION_TYPE: Field = field(1, "type");
 const CONDITION_STATUS: Field = field(2, "status");
+const CONDITION_REASON: Field = field(5, "reason");
 const IP: Field = field(1, "ip");
 
 /// Addresses of one pod: one of each family, and room for what may come.
@@ -108,6 +109,22 @@ impl PodState {
         state.addresses = status.addresses(&self.addresses)?;
         Ok(state)
     }
+}
+
+/// Whether the node lifecycle controller wrote of this pod that it is not ready, because it has not heard of its node: it
+/// changes the status of the condition alone. A kubelet always gives a reason.
+pub(super) fn is_given_up(format: Format, pod: &Object) -> Result<bool, PodError> {
+    let encoding = format.encoding;
+    let Some(status) = child(encoding, &pod.raw, STATUS)? else { return Ok(false) };
+    for condition in children(encoding, status, CONDITIONS)? {
+        if text(encoding, condition, CONDITION_TYPE)?.as_deref() == Some(READY) {
+            let is_ready = text(encoding, condition, CONDITION_STATUS)?.as_deref() == Some(TRUE);
+            let has_reason =
+                text(encoding, condition, CONDITION_REASON)?.is_some_and(|reason| !reason.is_empty());
+            return Ok(!is_ready && !has_reason);
+        }
+    }
+    Ok(false)
 }
 
 const READY: &str = "Ready";

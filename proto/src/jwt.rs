@@ -1,15 +1,15 @@
-//! JSON Web Tokens as Kubernetes issues them: what a compact token says, and the key set that signs them.
+//! JSON Web Tokens as issuers of ours and Kubernetes write them: what a compact token says, and the key set that signs it.
 //!
-//! Nothing here verifies a signature: [`Jwt`] hands out the signing input and the signature, the shell checks them
-//! against a key of a [`KeySet`] and tells its verdict to [`crate::authentication`]. Until then every claim is hearsay.
+//! Nothing here verifies a signature: [`Jwt`] hands out the signing input and the signature, a shell checks them against
+//! a key of a [`KeySet`]. Until then every claim is hearsay. Which claims there are is the caller's: `C` of [`Jwt`].
 //!
-//! Sources: RFC 7515, RFC 7517, RFC 7518, RFC 7519; the `kubernetes.io` claim as the API server writes it.
+//! Sources: RFC 7515, RFC 7517, RFC 7518, RFC 7519, RFC 8037.
 
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 /// Longest token that is looked at, in bytes: what fits in a request head beside its other fields.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
@@ -43,112 +43,53 @@ pub enum JwtError {
     Critical,
 }
 
-/// The asymmetric signature algorithms that a service account issuer may use.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// The asymmetric signature algorithms that an issuer may use.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
     /// RSASSA-PKCS1-v1_5 with SHA-256.
-    #[serde(rename = "RS256")]
     Rs256,
     /// RSASSA-PKCS1-v1_5 with SHA-384.
-    #[serde(rename = "RS384")]
     Rs384,
     /// RSASSA-PKCS1-v1_5 with SHA-512.
-    #[serde(rename = "RS512")]
     Rs512,
     /// ECDSA on P-256 with SHA-256; the signature is r and s, 32 bytes each.
-    #[serde(rename = "ES256")]
     Es256,
     /// ECDSA on P-384 with SHA-384; the signature is r and s, 48 bytes each.
-    #[serde(rename = "ES384")]
     Es384,
+    /// Ed25519; Kubernetes issues none.
+    EdDsa,
 }
 
 impl Algorithm {
-    fn parse(name: &str) -> Option<Self> {
-        Some(match name {
-            "RS256" => Self::Rs256,
-            "RS384" => Self::Rs384,
-            "RS512" => Self::Rs512,
-            "ES256" => Self::Es256,
-            "ES384" => Self::Es384,
-            _ => return None,
-        })
+    const ALL: [Self; 6] = [Self::Rs256, Self::Rs384, Self::Rs512, Self::Es256, Self::Es384, Self::EdDsa];
+
+    /// The name that RFC 7518 and RFC 8037 give it, as `alg` has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::EdDsa => "EdDSA",
+        }
     }
-}
 
-/// An object that a token is bound to: it dies with it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ObjectReference {
-    /// `metadata.name`.
-    pub name: Box<str>,
-    /// `metadata.uid`.
-    #[serde(default)]
-    pub uid: Box<str>,
-}
-
-/// The private claim `kubernetes.io` of a service account token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KubernetesClaims {
-    /// Namespace of the service account and of what the token is bound to.
-    pub namespace: Box<str>,
-    /// The service account itself.
-    pub serviceaccount: ObjectReference,
-    /// The pod that the token is bound to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pod: Option<ObjectReference>,
-    /// The node that the token is bound to or, beside `pod`, the node which that pod was bound to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<ObjectReference>,
-    /// The secret that the token is bound to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<ObjectReference>,
-    /// Unix seconds after which the API server counts the token as stale, though it is still valid.
-    #[serde(default, deserialize_with = "numeric_date", skip_serializing_if = "Option::is_none")]
-    pub warnafter: Option<u64>,
-}
-
-/// The claims of a token. Times are unix seconds.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Claims {
-    /// Issuer.
-    #[serde(default)]
-    pub iss: Box<str>,
-    /// Subject; for a service account its user name.
-    #[serde(default)]
-    pub sub: Box<str>,
-    /// Audiences; a single string counts as one.
-    #[serde(default, deserialize_with = "audiences")]
-    pub aud: Vec<Box<str>>,
-    /// Not valid after; `None` for a token without an end.
-    #[serde(default, deserialize_with = "numeric_date")]
-    pub exp: Option<u64>,
-    /// Not valid before.
-    #[serde(default, deserialize_with = "numeric_date")]
-    pub nbf: Option<u64>,
-    /// Issued at.
-    #[serde(default, deserialize_with = "numeric_date")]
-    pub iat: Option<u64>,
-    /// What Kubernetes adds; absent in legacy secret-based and in foreign tokens.
-    #[serde(default, rename = "kubernetes.io")]
-    pub kubernetes: Option<KubernetesClaims>,
-}
-
-impl Claims {
-    /// The end of the token as a wall-clock time, if it has one.
-    pub fn expires(&self) -> Option<Duration> {
-        self.exp.map(Duration::from_secs)
+    fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
     }
 }
 
 /// A compact JWT, taken apart but not verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Jwt<'a> {
+pub struct Jwt<'a, C> {
     /// `alg` of the header.
     pub algorithm: Algorithm,
     /// `kid` of the header.
     pub key_id: Option<Box<str>>,
     /// The claims of the payload.
-    pub claims: Claims,
+    pub claims: C,
     /// The bytes that the signature covers: header, dot, payload as they stand in the token.
     pub signing_input: &'a [u8],
     /// The decoded signature.
@@ -164,11 +105,11 @@ struct Header {
     crit: Option<serde::de::IgnoredAny>,
 }
 
-impl<'a> Jwt<'a> {
+impl<'a, C: DeserializeOwned> Jwt<'a, C> {
     /// Takes a compact token apart.
     ///
     /// # Errors
-    /// [`JwtError`] for anything that the API server could not have signed.
+    /// [`JwtError`] for anything that an issuer of ours could not have signed.
     pub fn parse(token: &'a str) -> Result<Self, JwtError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(JwtError::TooLong);
@@ -192,13 +133,17 @@ impl<'a> Jwt<'a> {
     }
 }
 
-fn json_part<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, JwtError> {
+fn json_part<T: DeserializeOwned>(part: &str) -> Result<T, JwtError> {
     let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwtError::Base64)?;
     serde_json::from_slice(&json).map_err(|_| JwtError::Json)
 }
 
-/// A NumericDate (RFC 7519 s2) may have a fraction; it is cut off. Negative and absurd ones are refused.
-fn numeric_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+/// For a claim with `deserialize_with`: a NumericDate (RFC 7519 s2) in unix seconds. It may have a fraction, which is cut
+/// off.
+///
+/// # Errors
+/// Negative and absurd ones, and what is no number.
+pub fn numeric_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
     let whole = match number.as_u64() {
         Some(whole) => whole,
@@ -218,7 +163,11 @@ fn whole_seconds(seconds: f64) -> Option<u64> {
     Duration::try_from_secs_f64(seconds).ok().map(|duration| duration.as_secs())
 }
 
-fn audiences<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Box<str>>, D::Error> {
+/// For the claim `aud` with `deserialize_with`: a single string counts as one.
+///
+/// # Errors
+/// More than 64 of them, and what is no string.
+pub fn audiences<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Box<str>>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum OneOrMany {
@@ -256,15 +205,31 @@ pub enum PublicKey {
         /// The point.
         point: Vec<u8>,
     },
+    /// Ed25519, 32 bytes.
+    Ed25519 {
+        /// The point.
+        point: Vec<u8>,
+    },
 }
 
 impl PublicKey {
+    /// What a library that verifies wants: modulus and exponent of RSA; else the point, and nothing.
+    #[must_use]
+    pub fn components(&self) -> [&[u8]; 2] {
+        match self {
+            Self::Rsa { n, e } => [n, e],
+            Self::P256 { point } | Self::P384 { point } | Self::Ed25519 { point } => [point, &[]],
+        }
+    }
+
     /// Whether a signature by `algorithm` can come from this type of key.
+    #[must_use]
     pub fn fits(&self, algorithm: Algorithm) -> bool {
         match self {
             Self::Rsa { .. } => matches!(algorithm, Algorithm::Rs256 | Algorithm::Rs384 | Algorithm::Rs512),
             Self::P256 { .. } => algorithm == Algorithm::Es256,
             Self::P384 { .. } => algorithm == Algorithm::Es384,
+            Self::Ed25519 { .. } => algorithm == Algorithm::EdDsa,
         }
     }
 }
@@ -353,6 +318,13 @@ impl RawKey {
             ("EC", Some("P-384")) => {
                 PublicKey::P384 { point: point(self.x.as_deref()?, self.y.as_deref()?, 48)? }
             }
+            ("OKP", Some("Ed25519")) => {
+                let point = number(self.x.as_deref()?)?;
+                if point.len() != 32 {
+                    return None;
+                }
+                PublicKey::Ed25519 { point }
+            }
             _ => return None,
         };
         Some(Key { key_id: self.kid, algorithm, public })
@@ -381,6 +353,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[derive(Debug, PartialEq, Eq, Deserialize)]
+    struct Claims {
+        #[serde(default, deserialize_with = "audiences")]
+        aud: Vec<Box<str>>,
+        #[serde(default, deserialize_with = "numeric_date")]
+        exp: Option<u64>,
+    }
+
+    fn parse(token: &str) -> Result<Jwt<'_, Claims>, JwtError> {
+        Jwt::parse(token)
+    }
+
     fn token(header: &str, payload: &str) -> String {
         format!("{}.{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload), "c2ln")
     }
@@ -388,29 +372,13 @@ mod tests {
     const HEADER: &str = r#"{"alg":"RS256","kid":"k1"}"#;
 
     #[test]
-    fn a_projected_token_is_read_whole() {
-        let payload = r#"{"aud":["https://kubernetes.default.svc"],"exp":1795000000,"iat":1763464000,
-            "iss":"https://kubernetes.default.svc","jti":"x","kubernetes.io":{"namespace":"media",
-            "node":{"name":"a","uid":"n-1"},"pod":{"name":"engine-0","uid":"p-1"},
-            "serviceaccount":{"name":"engine","uid":"s-1"},"warnafter":1763467607},"nbf":1763464000,
-            "sub":"system:serviceaccount:media:engine"}"#;
-        let text = token(HEADER, payload);
-        let jwt = Jwt::parse(&text).expect("valid");
+    fn a_single_audience_and_a_fractional_date_are_understood() {
+        let text = token(HEADER, r#"{"aud":"api","exp":12.75}"#);
+        let jwt = parse(&text).expect("valid");
         assert_eq!((jwt.algorithm, jwt.key_id.as_deref()), (Algorithm::Rs256, Some("k1")));
         assert_eq!(jwt.signature, b"sig");
         assert_eq!(jwt.signing_input.len() + ".c2ln".len(), text.len());
-        assert_eq!(jwt.claims.exp, Some(1_795_000_000));
-        let kubernetes = jwt.claims.kubernetes.expect("present");
-        assert_eq!(kubernetes.pod.map(|pod| pod.uid), Some("p-1".into()));
-        assert_eq!(kubernetes.node.map(|node| node.name), Some("a".into()));
-        assert_eq!(kubernetes.warnafter, Some(1_763_467_607));
-    }
-
-    #[test]
-    fn a_single_audience_and_a_fractional_date_are_understood() {
-        let text = token(HEADER, r#"{"aud":"api","exp":12.75}"#);
-        let claims = Jwt::parse(&text).expect("valid").claims;
-        assert_eq!((claims.aud, claims.exp), (vec!["api".into()], Some(12)));
+        assert_eq!((jwt.claims.aud, jwt.claims.exp), (vec!["api".into()], Some(12)));
     }
 
     #[test]
@@ -422,7 +390,7 @@ mod tests {
             (r#"{"alg":"RS256","alg":"none"}"#, JwtError::Json),
             (r#"{"kid":"k"}"#, JwtError::Json),
         ] {
-            assert_eq!(Jwt::parse(&token(header, "{}")), Err(expected), "{header}");
+            assert_eq!(parse(&token(header, "{}")), Err(expected), "{header}");
         }
     }
 
@@ -435,19 +403,15 @@ mod tests {
             ("!.e30.e30", JwtError::Base64),
             ("e30.e30.e30", JwtError::Json),
         ] {
-            assert_eq!(Jwt::parse(text), Err(expected), "{text}");
+            assert_eq!(parse(text), Err(expected), "{text}");
         }
-        assert_eq!(Jwt::parse(&"a".repeat(MAX_TOKEN_BYTES + 1)), Err(JwtError::TooLong));
+        assert_eq!(parse(&"a".repeat(MAX_TOKEN_BYTES + 1)), Err(JwtError::TooLong));
     }
 
     #[test]
     fn absurd_dates_are_refused() {
         for exp in ["-1", "1e300", "253402300800", "\"1\""] {
-            assert_eq!(
-                Jwt::parse(&token(HEADER, &format!(r#"{{"exp":{exp}}}"#))),
-                Err(JwtError::Json),
-                "{exp}"
-            );
+            assert_eq!(parse(&token(HEADER, &format!(r#"{{"exp":{exp}}}"#))), Err(JwtError::Json), "{exp}");
         }
     }
 
@@ -460,28 +424,31 @@ mod tests {
             {{"kty":"EC","kid":"e","crv":"P-256","x":"{p256}","y":"{p256}"}},
             {{"kty":"EC","kid":"f","crv":"P-384","x":"{p384}","y":"{p384}","use":"sig"}},
             {{"kty":"EC","kid":"short","crv":"P-384","x":"{p256}","y":"{p256}"}},
+            {{"kty":"OKP","kid":"d","crv":"Ed25519","x":"{p256}"}},
+            {{"kty":"OKP","kid":"long","crv":"Ed25519","x":"{p384}"}},
             {{"kty":"RSA","kid":"enc","use":"enc","n":"AQAB","e":"AQAB"}},
             {{"kty":"oct","kid":"secret","k":"AQAB"}}]}}"#
         );
         let set = KeySet::parse(document.as_bytes()).expect("valid");
         let ids: Vec<_> = set.keys.iter().filter_map(|key| key.key_id.as_deref()).collect();
-        assert_eq!(ids, ["r", "e", "f"]);
+        assert_eq!(ids, ["r", "e", "f", "d"]);
         assert_eq!(set.candidates(Some("r"), Algorithm::Rs256).count(), 1);
         assert_eq!(set.candidates(Some("r"), Algorithm::Rs512).count(), 0, "the document pins RS256");
         assert_eq!(set.candidates(Some("r"), Algorithm::Es256).count(), 0);
         assert_eq!(set.candidates(Some("e"), Algorithm::Es256).count(), 1);
         assert_eq!(set.candidates(None, Algorithm::Es384).count(), 1);
+        assert_eq!(set.candidates(Some("d"), Algorithm::EdDsa).count(), 1);
     }
 
     proptest! {
         #[test]
         fn no_text_breaks_the_parser(text in "[a-zA-Z0-9_.-]{0,200}") {
-            let _ = Jwt::parse(&text);
+            let _ = parse(&text);
         }
 
         #[test]
         fn no_payload_breaks_the_parser(payload in r#"[{}\[\]:,"a-z0-9 .\-]{0,120}"#) {
-            let _ = Jwt::parse(&token(HEADER, &payload));
+            let _ = parse(&token(HEADER, &payload));
             let _ = KeySet::parse(payload.as_bytes());
         }
     }

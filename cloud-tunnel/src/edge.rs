@@ -1,0 +1,132 @@
+//! Dials on the pool's own network, for the cloud: only what the allow-list has, each answered within 4 s.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cloud_tunnel_core::allow::AllowList;
+use cloud_tunnel_core::class::Class;
+use cloud_tunnel_core::connect::{Target, parse_authority};
+use cloud_tunnel_core::route::Refusal;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{Method, Request, Response};
+use proto::tunnel::{HEADER_CLASS, HEADER_NODE, HEADER_REASON, MAX_STREAMS, printable};
+use proto_daemon::shutdown::{Phase, Shutdown};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+use crate::clock::Clock;
+use crate::link::socket::Socket;
+use crate::link::stream::{self, Streams};
+use crate::link::table::EDGE_LIMIT;
+use crate::metrics::{Metrics, Way};
+
+/// The name of this way in metrics.
+const DOOR: &str = "edge";
+/// Dials under way at a time.
+const MOST_DIALS: usize = 64;
+
+/// What every dial needs.
+#[derive(Debug)]
+pub struct Edge {
+    allow: AllowList,
+    dials: Semaphore,
+    clock: Clock,
+    metrics: Metrics,
+    shutdown: Shutdown,
+}
+
+impl Edge {
+    /// Dials what `allow` has.
+    #[must_use]
+    pub fn new(allow: AllowList, clock: Clock, metrics: Metrics, shutdown: Shutdown) -> Arc<Self> {
+        Arc::new(Self { allow, dials: Semaphore::new(MOST_DIALS), clock, metrics, shutdown })
+    }
+
+    /// Answers one request of the server and carries its stream to the end.
+    pub async fn serve(
+        &self,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+        streams: &Arc<Streams>,
+    ) {
+        let began = self.clock.now();
+        let reached = tokio::select! {
+            reached = self.reach(&request, streams) => reached,
+            // The client gave up: so is this dial.
+            _ = poll_fn(|cx| respond.poll_reset(cx)) => return self.metrics.dialled(DOOR, 499, self.clock.now() - began),
+        };
+        let took = self.clock.now() - began;
+        let (socket, ticket) = match reached {
+            Ok(reached) => reached,
+            Err(refusal) => {
+                self.metrics.dialled(DOOR, refusal.status, took);
+                tracing::info!(target = %request.uri(), answer = %refusal, ?took, "dial refused");
+                let response = Response::builder().status(refusal.status);
+                let response = response.header(HEADER_REASON, printable(&refusal.reason)).body(());
+                // A server that has left is told nothing.
+                let _ = respond.send_response(response.expect("a printable reason"), true);
+                return;
+            }
+        };
+        self.metrics.dialled(DOOR, 200, took);
+        let Ok(send) = respond.send_response(Response::new(()), false) else { return };
+        let _hold = self.shutdown.hold();
+        let carried = stream::carry(socket, send, request.into_body(), &ticket, Bytes::new(), Way::ToCloud);
+        tokio::select! {
+            () = carried => {}
+            () = self.shutdown.stopped() => {}
+        }
+    }
+
+    async fn reach(
+        &self,
+        request: &Request<RecvStream>,
+        streams: &Arc<Streams>,
+    ) -> Result<(Socket, stream::Ticket), Refusal> {
+        if request.method() != Method::CONNECT {
+            return Err(Refusal::new(405, "only CONNECT is understood on a stream"));
+        }
+        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let node = header(HEADER_NODE).unwrap_or_default();
+        let class = header(HEADER_CLASS).and_then(Class::parse).unwrap_or(Class::Interactive);
+        let target = request.uri().authority().and_then(|authority| parse_authority(authority.as_str()));
+        let target: Target = target.ok_or_else(|| Refusal::new(400, "CONNECT needs HOST:PORT"))?;
+        let address = self.allow.check(node, &target).map_err(|reason| Refusal::new(403, reason))?;
+        if self.shutdown.phase() != Phase::Running {
+            return Err(Refusal::new(503, format!("no link to {node}: its pool's tunnel-agent is stopping")));
+        }
+        let ticket = streams.enter(class, target.to_string());
+        let most = usize::try_from(MAX_STREAMS).unwrap_or(usize::MAX);
+        let ticket = ticket.ok_or_else(|| Refusal::new(503, format!("{node}: {most} streams are open")))?;
+        let _dial = self.dials.try_acquire().map_err(|_| {
+            Refusal::new(503, format!("{node}: {MOST_DIALS} dials are under way at its pool's tunnel-agent"))
+        })?;
+        let socket = match tokio::time::timeout(EDGE_LIMIT, TcpStream::connect(address)).await {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return Err(Refusal::refused(node, target.port));
+            }
+            Ok(Err(error)) => return Err(Refusal::unreachable(node, &error.to_string())),
+            Err(_) => return Err(Refusal::no_answer(node, EDGE_LIMIT)),
+        };
+        // What a person types must not wait for more of it.
+        let _ = socket.set_nodelay(true);
+        Ok((Socket::Tcp(socket), ticket))
+    }
+
+    /// How many nodes may be dialled.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.allow.len()
+    }
+
+    /// The time, by the clock of the dials.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.clock.now()
+    }
+}

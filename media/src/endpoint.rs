@@ -1,0 +1,105 @@
+//! What the engine asks of one WebRTC session, whoever implements it: datagrams and times go in, datagrams, packets and
+//! events come out.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use media_core::TrackKind;
+
+/// A codec as two sides must have it alike. The number of the payload is each side's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Codec {
+    /// The name, as in SDP: `opus`, `VP8`, `H264`.
+    pub name: &'static str,
+    /// Samples a second of its timestamps.
+    pub clock_rate: u32,
+    /// What else must be equal: of H264 the packetization mode and the first two bytes of the profile.
+    pub variant: Option<(u8, u16)>,
+}
+
+/// A packet of a publisher, without anything of its transport.
+#[derive(Debug, Clone)]
+pub struct Packet {
+    /// Which track.
+    pub kind: TrackKind,
+    /// Its codec.
+    pub codec: Codec,
+    /// Which source within the track: another one has sequence numbers and timestamps of its own.
+    pub source: u32,
+    /// Sequence number without wrap.
+    pub sequence: u64,
+    /// RTP timestamp.
+    pub timestamp: u32,
+    /// The RTP marker.
+    pub marker: bool,
+    /// RTP payload.
+    pub payload: Arc<[u8]>,
+    /// When it came.
+    pub arrived: Instant,
+    /// What header extensions say that is true for every viewer.
+    pub annotations: Annotations,
+}
+
+/// Header extensions that are passed on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Annotations {
+    /// Loudness in dB below full scale, negative.
+    pub audio_level: Option<i8>,
+    /// Whether that is a voice.
+    pub voice: Option<bool>,
+    /// How the picture is turned: the two bits of the CVO extension (3GPP TS 26.114).
+    pub turned: Option<u8>,
+}
+
+/// What a session has to say.
+#[derive(Debug)]
+pub enum Event {
+    /// ICE and DTLS are done.
+    Connected,
+    /// A packet of the publisher.
+    Packet(Packet),
+    /// The viewer cannot decode and asks for a key frame.
+    KeyFrameWanted,
+    /// The other side said goodbye, or stopped to answer.
+    Closed,
+}
+
+/// What a session wants to be done.
+#[derive(Debug)]
+pub enum Output {
+    /// Send these bytes.
+    Transmit {
+        /// Where to.
+        to: SocketAddr,
+        /// What.
+        datagram: Vec<u8>,
+    },
+    /// Something happened.
+    Event(Event),
+    /// Nothing more until then, or until something is put in.
+    Timeout(Instant),
+}
+
+/// One WebRTC session. After each call that puts something in, [`Endpoint::poll`] is called until it says
+/// [`Output::Timeout`].
+pub trait Endpoint: Send {
+    /// Whether a datagram from `source` is for this session and proves to come from the other side: of STUN, that its
+    /// integrity holds.
+    fn accepts(&self, source: SocketAddr, datagram: &[u8], now: Instant) -> bool;
+    /// Takes a datagram in. What is no packet of the session is ignored.
+    fn receive(&mut self, source: SocketAddr, datagram: &[u8], now: Instant);
+    /// Time has passed.
+    fn handle_timeout(&mut self, now: Instant);
+    /// The next thing to do.
+    fn poll(&mut self) -> Output;
+    /// The codecs that were agreed on for a track, the preferred one first; none without such a track.
+    fn codecs(&self, kind: TrackKind) -> Vec<Codec>;
+    /// Sends a publisher's packet on to this viewer under another sequence number and timestamp. Returns whether the
+    /// viewer takes this codec.
+    fn send(&mut self, packet: &Packet, sequence: u64, timestamp: u32) -> bool;
+    /// Asks this publisher for a key frame of its pictures. Returns whether it was asked.
+    fn request_key_frame(&mut self) -> bool;
+    /// Begins the goodbye; what it takes is polled like everything else.
+    fn close(&mut self);
+    /// Whether anything may still come out.
+    fn is_alive(&self) -> bool;
+}

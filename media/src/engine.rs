@@ -1,0 +1,555 @@
+//! Every session of a worker and what passes between them, driven by datagrams, offers and the time; whoever drives it has
+//! the socket.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use media_core::{
+    Role, SessionId, StreamName, TrackKind,
+    admission::{HALF_OPEN_PER_ADDRESS, network_of},
+    forward::{Forward, Forwarded, Incoming},
+    keyframe::{self, KeyFrameRequests},
+    offer,
+    room::{Stream, Streams},
+    session::{End, Presence, Session, SessionState},
+    state::State,
+    whip::Refusal,
+};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use str0m::config::DtlsCert;
+
+use crate::{
+    call::{Offer, Opened, Snapshot, StreamStatus, retry_after},
+    endpoint::{Codec, Endpoint, Event, Output, Packet},
+    metrics::{Direction, Metrics},
+    peer::{OfferError, Peer, stun_user},
+};
+
+/// Most addresses by which the other side of one session is known; its oldest is forgotten.
+const MAX_ADDRESSES: usize = 8;
+/// Most turns of one session without the time moving: what wants more is not getting anywhere.
+const MAX_TURNS: usize = 32;
+
+/// How many sessions that were taken over are remembered, so that their owners learn it and do not come back.
+const MAX_REMEMBERED: usize = 256;
+
+/// Who sends datagrams.
+pub trait Sender {
+    /// Sends one, or drops it.
+    fn send(&mut self, to: SocketAddr, datagram: &[u8]);
+}
+
+struct Member {
+    endpoint: Box<dyn Endpoint>,
+    session: Session,
+    ufrag: String,
+    /// Where the request came from.
+    client: IpAddr,
+    /// Where its datagrams come from, the newest last.
+    addresses: Vec<SocketAddr>,
+    timeout: Instant,
+    /// A viewer's tracks.
+    audio: Forward,
+    video: Forward,
+    /// A publisher's codecs as its packets have them.
+    codecs: BTreeMap<TrackKind, Codec>,
+}
+
+impl Member {
+    fn track(&mut self, kind: TrackKind) -> &mut Forward {
+        match kind {
+            TrackKind::Audio => &mut self.audio,
+            TrackKind::Video => &mut self.video,
+        }
+    }
+}
+
+/// The sessions of one worker.
+pub struct Engine {
+    candidate: SocketAddr,
+    certificate: DtlsCert,
+    max_sessions: usize,
+    metrics: Arc<Metrics>,
+    began: Instant,
+    random: SystemRandom,
+    state: State,
+    members: BTreeMap<SessionId, Member>,
+    timeouts: BTreeSet<(Instant, SessionId)>,
+    by_ufrag: HashMap<String, SessionId>,
+    by_address: HashMap<SocketAddr, SessionId>,
+    streams: Streams,
+    key_frames: BTreeMap<StreamName, KeyFrameRequests>,
+    /// Sessions that were taken over, the newest last.
+    taken_over: VecDeque<SessionId>,
+}
+
+impl Engine {
+    /// An engine without sessions.
+    #[must_use]
+    pub fn new(
+        candidate: SocketAddr,
+        certificate: DtlsCert,
+        max_sessions: usize,
+        metrics: Arc<Metrics>,
+        began: Instant,
+    ) -> Self {
+        Self {
+            candidate,
+            certificate,
+            max_sessions,
+            metrics,
+            began,
+            random: SystemRandom::new(),
+            state: State::default(),
+            members: BTreeMap::new(),
+            timeouts: BTreeSet::new(),
+            by_ufrag: HashMap::new(),
+            by_address: HashMap::new(),
+            streams: Streams::default(),
+            key_frames: BTreeMap::new(),
+            taken_over: VecDeque::new(),
+        }
+    }
+
+    fn since(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.began)
+    }
+
+    /// Where the engine stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Whether nothing has to be looked at.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.members.is_empty() && self.streams.is_empty()
+    }
+
+    /// What is known of a session.
+    #[must_use]
+    pub fn presence(&self, session: SessionId) -> Presence {
+        if self.members.contains_key(&session) {
+            Presence::Here
+        } else if self.taken_over.contains(&session) {
+            Presence::TakenOver
+        } else {
+            Presence::Unknown
+        }
+    }
+
+    /// What there is.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let status = |(name, stream): (&StreamName, &Stream)| {
+            let publisher = stream.publisher().and_then(|id| self.members.get(&id));
+            StreamStatus {
+                room: name.room.clone(),
+                stream: name.stream.clone(),
+                live: publisher.is_some_and(|member| member.session.state() == SessionState::Live),
+                viewers: stream.viewers().len(),
+                codecs: publisher.iter().flat_map(|m| m.codecs.values().map(|codec| codec.name)).collect(),
+            }
+        };
+        Snapshot { sessions: self.members.len(), streams: self.streams.iter().map(status).collect() }
+    }
+
+    /// Answers an offer.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn open(&mut self, offer: Offer, now: Instant, wire: &mut dyn Sender) -> Result<Opened, Refusal> {
+        self.admit(&offer)?;
+        let sdp = offer::check(&offer.sdp, offer.role)?;
+        let answered = Peer::answer(&sdp, offer.role, self.candidate, self.certificate.clone(), now)
+            .map_err(|error| refusal(&error))?;
+        if offer.role == Role::Viewer {
+            self.codecs_in_common(&offer.stream, &answered.peer)?;
+        }
+        let session = SessionId(u128::from_be_bytes(self.random_bytes()?));
+        let since = self.since(now);
+        match offer.role {
+            Role::Publisher => {
+                let former = self.streams.publish(&offer.stream, session, &offer.subject)?;
+                self.key_frames.entry(offer.stream.clone()).or_default();
+                if let Some(former) = former {
+                    self.end(former, End::TakenOver, now, wire);
+                }
+            }
+            Role::Viewer => {
+                self.streams.play(&offer.stream, session)?;
+                self.want_key_frame(&offer.stream, now);
+            }
+        }
+        let [first, second, third, fourth] = self.random_bytes()?;
+        let member = Member {
+            endpoint: Box::new(answered.peer),
+            session: Session::new(offer.role, since),
+            ufrag: answered.ufrag.clone(),
+            client: network_of(offer.address),
+            addresses: Vec::new(),
+            timeout: now,
+            audio: Forward::new(TrackKind::Audio, u16::from_be_bytes([first, second])),
+            video: Forward::new(TrackKind::Video, u16::from_be_bytes([third, fourth])),
+            codecs: BTreeMap::new(),
+        };
+        self.members.insert(session, member);
+        self.timeouts.insert((now, session));
+        self.by_ufrag.insert(answered.ufrag.clone(), session);
+        self.state = self.state.with_session();
+        let (stream, subject) = (offer.stream, offer.subject);
+        tracing::info!(role = offer.role.as_str(), %stream, %subject, %session, "a session begins");
+        Ok(Opened { session, sdp: answered.sdp, tag: answered.ufrag })
+    }
+
+    fn admit(&self, offer: &Offer) -> Result<(), Refusal> {
+        let here = self.streams.get(&offer.stream).is_some();
+        let taken = match offer.role {
+            Role::Publisher => here || self.state.takes_new_streams(),
+            Role::Viewer => self.state.takes_viewers(),
+        };
+        if !taken {
+            return Err(Refusal::ends(retry_after()));
+        }
+        if self.members.len() >= self.max_sessions {
+            return Err(Refusal::full(retry_after()));
+        }
+        let client = network_of(offer.address);
+        let half_open =
+            |member: &&Member| member.client == client && member.session.state() != SessionState::Live;
+        if self.members.values().filter(half_open).count() >= HALF_OPEN_PER_ADDRESS {
+            return Err(Refusal::too_many_half_open());
+        }
+        match offer.role {
+            Role::Publisher => self.streams.may_publish(&offer.stream, &offer.subject)?,
+            Role::Viewer if here => {}
+            Role::Viewer => return Err(media_core::room::Conflict::Nobody.into()),
+        }
+        Ok(())
+    }
+
+    /// A viewer must be able to decode what is sent; of a track that sends nothing yet, something that may be sent.
+    fn codecs_in_common(&self, stream: &StreamName, viewer: &Peer) -> Result<(), Refusal> {
+        let publisher = self.streams.get(stream).and_then(|stream| self.members.get(&stream.publisher()?));
+        let Some(publisher) = publisher else { return Ok(()) };
+        for kind in TrackKind::ALL {
+            let mut sent = publisher.endpoint.codecs(kind);
+            if let Some(codec) = publisher.codecs.get(&kind) {
+                sent = vec![codec.clone()];
+            }
+            let played = viewer.codecs(kind);
+            if !sent.is_empty() && !played.is_empty() && !sent.iter().any(|codec| played.contains(codec)) {
+                let names: Vec<&str> = sent.iter().map(|codec| codec.name).collect();
+                return Err(Refusal::no_codec(format!(
+                    "the stream has {}, which the offer has not",
+                    names.join(", ")
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn random_bytes<const N: usize>(&self) -> Result<[u8; N], Refusal> {
+        let mut bytes = [0; N];
+        let filled = self.random.fill(&mut bytes);
+        filled.map_err(|_| Refusal::new(500, "random", "the system gives no randomness"))?;
+        Ok(bytes)
+    }
+
+    /// Ends a session at its owner's word; false if there is none.
+    pub fn close(&mut self, session: SessionId, now: Instant, wire: &mut dyn Sender) -> bool {
+        let there = self.members.contains_key(&session);
+        self.end(session, End::Deleted, now, wire);
+        there
+    }
+
+    /// The process was told to end.
+    pub fn told_to_end(&mut self) {
+        self.state = self.state.told_to_end(self.members.len());
+    }
+
+    /// Says goodbye to everybody.
+    pub fn end_all(&mut self, now: Instant, wire: &mut dyn Sender) {
+        let sessions: Vec<SessionId> = self.members.keys().copied().collect();
+        for session in sessions {
+            self.end(session, End::Shutdown, now, wire);
+        }
+    }
+
+    fn end(&mut self, session: SessionId, why: End, now: Instant, wire: &mut dyn Sender) {
+        let Some(mut member) = self.members.remove(&session) else { return };
+        member.endpoint.close();
+        for _ in 0..MAX_TURNS {
+            match member.endpoint.poll() {
+                Output::Transmit { to, datagram } => wire.send(to, &datagram),
+                Output::Event(_) => {}
+                Output::Timeout(_) => break,
+            }
+        }
+        self.timeouts.remove(&(member.timeout, session));
+        self.by_ufrag.remove(&member.ufrag);
+        for address in &member.addresses {
+            self.by_address.remove(address);
+        }
+        let lasted = self.since(now).saturating_sub(member.session.began());
+        let (role, why_text) = (member.session.role().as_str(), why.as_str());
+        tracing::info!(role, %session, ?lasted, why = why_text, "a session ends");
+        if why == End::TakenOver {
+            self.taken_over.push_back(session);
+            while self.taken_over.len() > MAX_REMEMBERED {
+                self.taken_over.pop_front();
+            }
+        }
+        self.streams.leave(session, why == End::Deleted, self.since(now));
+        self.state = self.state.with_sessions_left(self.members.len());
+    }
+
+    /// Takes a datagram in.
+    pub fn datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Instant, wire: &mut dyn Sender) {
+        // RFC 7983: 0 to 3 is STUN, which alone may come from an address that is not known.
+        let is_stun = datagram.first().is_some_and(|first| *first < 4);
+        let session = if is_stun {
+            stun_user(datagram).and_then(|user| self.by_ufrag.get(user)).copied()
+        } else {
+            self.by_address.get(&from).copied()
+        };
+        let Some(session) = session else { return self.metrics.dropped("no_session") };
+        let since = self.since(now);
+        let Some(member) = self.members.get_mut(&session) else { return };
+        if !member.endpoint.accepts(from, datagram, now) {
+            return self.metrics.dropped("not_authentic");
+        }
+        if is_stun {
+            member.session.on_authentic(since);
+            if !member.addresses.contains(&from) {
+                member.addresses.push(from);
+                if member.addresses.len() > MAX_ADDRESSES {
+                    let oldest = member.addresses.remove(0);
+                    self.by_address.remove(&oldest);
+                }
+                self.by_address.insert(from, session);
+            }
+        }
+        member.endpoint.receive(from, datagram, now);
+        self.drain(session, now, wire);
+    }
+
+    /// When [`Self::handle_timeouts`] is to be called next.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timeouts.first().map(|(at, _)| *at)
+    }
+
+    /// Lets every session act whose time has come.
+    pub fn handle_timeouts(&mut self, now: Instant, wire: &mut dyn Sender) {
+        let due: Vec<SessionId> =
+            self.timeouts.iter().take_while(|(at, _)| *at <= now).map(|(_, session)| *session).collect();
+        for session in due {
+            let Some(member) = self.members.get_mut(&session) else { continue };
+            member.endpoint.handle_timeout(now);
+            self.drain(session, now, wire);
+        }
+    }
+
+    /// Ends what is over, and asks for key frames again.
+    pub fn look_around(&mut self, now: Instant, wire: &mut dyn Sender) {
+        let since = self.since(now);
+        let over: Vec<(SessionId, End)> =
+            self.members.iter().filter_map(|(id, member)| Some((*id, member.session.poll(since)?))).collect();
+        for (session, why) in over {
+            self.end(session, why, now, wire);
+        }
+        for viewer in self.streams.poll(since) {
+            self.end(viewer, End::StreamEnded, now, wire);
+        }
+        self.key_frames.retain(|stream, _| self.streams.get(stream).is_some());
+        let due: Vec<StreamName> = self
+            .key_frames
+            .iter()
+            .filter(|(_, requests)| requests.poll_timeout().is_some_and(|at| at <= since))
+            .map(|(stream, _)| stream.clone())
+            .collect();
+        for stream in due {
+            self.request_key_frame(&stream, now);
+        }
+        self.count();
+    }
+
+    fn count(&self) {
+        for role in Role::ALL {
+            for state in SessionState::ALL {
+                let alike = |m: &&Member| m.session.role() == role && m.session.state() == state;
+                self.metrics.set_sessions(role, state, self.members.values().filter(alike).count());
+            }
+        }
+        self.metrics.streams.set(i64::try_from(self.streams.len()).unwrap_or(i64::MAX));
+        self.metrics.state.set(self.state as i64);
+    }
+
+    /// Does all that `session` wants now, and what follows from it for others.
+    fn drain(&mut self, session: SessionId, now: Instant, wire: &mut dyn Sender) {
+        let mut events = Vec::new();
+        self.poll(session, now, wire, &mut events);
+        for event in events {
+            self.event(session, event, now, wire);
+        }
+    }
+
+    fn poll(&mut self, session: SessionId, now: Instant, wire: &mut dyn Sender, events: &mut Vec<Event>) {
+        let Some(member) = self.members.get_mut(&session) else { return };
+        let mut turns = 0;
+        let next = loop {
+            match member.endpoint.poll() {
+                Output::Transmit { to, datagram } => wire.send(to, &datagram),
+                Output::Event(event) => events.push(event),
+                Output::Timeout(at) if at > now || turns == MAX_TURNS => break at,
+                Output::Timeout(_) => {
+                    turns += 1;
+                    member.endpoint.handle_timeout(now);
+                }
+            }
+        };
+        if !member.endpoint.is_alive() && !events.iter().any(|event| matches!(event, Event::Closed)) {
+            events.push(Event::Closed);
+        }
+        // One that wants to act at once, again and again, acts after the others.
+        let next = next.max(now + Duration::from_millis(1));
+        if next != member.timeout {
+            self.timeouts.remove(&(member.timeout, session));
+            member.timeout = next;
+            self.timeouts.insert((next, session));
+        }
+    }
+
+    fn event(&mut self, session: SessionId, event: Event, now: Instant, wire: &mut dyn Sender) {
+        let since = self.since(now);
+        match event {
+            Event::Connected => {
+                let Some(member) = self.members.get_mut(&session) else { return };
+                if member.session.on_connected() {
+                    self.is_live(session, now);
+                }
+            }
+            Event::Packet(packet) => {
+                let Some(member) = self.members.get_mut(&session) else { return };
+                if member.session.role() != Role::Publisher {
+                    return self.metrics.dropped("not_a_publisher");
+                }
+                member.codecs.insert(packet.kind, packet.codec.clone());
+                if member.session.on_media(since) {
+                    self.is_live(session, now);
+                }
+                self.forward(session, &packet, now, wire);
+            }
+            Event::KeyFrameWanted => {
+                self.metrics.pli(Direction::In);
+                let stream = self.streams.of(session).map(|(name, _)| name.clone());
+                if let Some(stream) = stream {
+                    self.want_key_frame(&stream, now);
+                }
+            }
+            Event::Closed => self.end(session, End::Closed, now, wire),
+        }
+    }
+
+    fn is_live(&mut self, session: SessionId, now: Instant) {
+        let Some(member) = self.members.get(&session) else { return };
+        let took = self.since(now).saturating_sub(member.session.began());
+        self.metrics.join.observe(took.as_secs_f64());
+        tracing::info!(role = member.session.role().as_str(), %session, ?took, "a session is live");
+        // A viewer that began before it could receive anything has missed what came since.
+        let stream = self.streams.of(session).map(|(name, _)| name.clone());
+        if let Some(stream) = stream {
+            self.want_key_frame(&stream, now);
+        }
+    }
+
+    /// Sends a publisher's packet to every viewer that can receive.
+    fn forward(&mut self, publisher: SessionId, packet: &Packet, now: Instant, wire: &mut dyn Sender) {
+        let Some((name, stream)) = self.streams.of(publisher) else { return };
+        let (name, viewers) = (name.clone(), stream.viewers().clone());
+        let begins = keyframe::begins(packet.codec.name, &packet.payload);
+        if begins
+            && packet.kind == TrackKind::Video
+            && let Some(requests) = self.key_frames.get_mut(&name)
+        {
+            requests.arrived();
+        }
+        let incoming = Incoming {
+            publisher,
+            ssrc: packet.source,
+            sequence: packet.sequence,
+            timestamp: packet.timestamp,
+            begins,
+            clock_rate: packet.codec.clock_rate,
+            at: self.since(packet.arrived),
+        };
+        let mut waiting = false;
+        for viewer in viewers {
+            let Some(member) = self.members.get_mut(&viewer) else { continue };
+            if member.session.state() != SessionState::Live {
+                continue;
+            }
+            match member.track(packet.kind).forward(&incoming) {
+                Forwarded::As { sequence, timestamp } => {
+                    if !member.endpoint.send(packet, sequence, timestamp) {
+                        self.metrics.dropped("codec");
+                    }
+                }
+                Forwarded::WaitsForKeyFrame => {
+                    self.metrics.dropped("waits_for_key_frame");
+                    waiting = true;
+                    continue;
+                }
+                Forwarded::Stale => {
+                    self.metrics.dropped("stale");
+                    continue;
+                }
+            }
+            member.endpoint.handle_timeout(now);
+            self.drain(viewer, now, wire);
+        }
+        if waiting {
+            self.want_key_frame(&name, now);
+        }
+    }
+
+    fn want_key_frame(&mut self, stream: &StreamName, now: Instant) {
+        if let Some(requests) = self.key_frames.get_mut(stream) {
+            requests.want();
+            self.request_key_frame(stream, now);
+        }
+    }
+
+    /// Asks the publisher, if the time for it has come and it is there to be asked.
+    fn request_key_frame(&mut self, stream: &StreamName, now: Instant) {
+        let since = self.since(now);
+        let Some(publisher) = self.streams.get(stream).and_then(Stream::publisher) else { return };
+        let Some(member) = self.members.get_mut(&publisher) else { return };
+        let Some(requests) = self.key_frames.get_mut(stream) else { return };
+        if member.session.state() != SessionState::Live || !requests.poll(since) {
+            return;
+        }
+        if member.endpoint.request_key_frame() {
+            self.metrics.pli(Direction::Out);
+            // What the publisher has to say meanwhile is taken up when its own time comes.
+            member.endpoint.handle_timeout(now);
+            self.timeouts.remove(&(member.timeout, publisher));
+            member.timeout = now;
+            self.timeouts.insert((now, publisher));
+        }
+    }
+}
+
+fn refusal(error: &OfferError) -> Refusal {
+    match error {
+        OfferError::Syntax => Refusal::new(400, "offer", error.to_string()),
+        OfferError::Unworkable(_) => Refusal::new(422, "offer", error.to_string()),
+        OfferError::Codec(_) => Refusal::no_codec(error.to_string()),
+    }
+}

@@ -1,0 +1,526 @@
+//! The endpoint by str0m: an SDP offer becomes a session in RTP mode, ICE-lite, with our cryptography.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use media_core::{Role, TrackKind};
+use str0m::{
+    Candidate, IceCreds, Input, Output as RtcOutput, Rtc,
+    change::SdpOffer,
+    config::DtlsCert,
+    format::{Codec as RtcCodec, PayloadParams},
+    ice::StunMessage,
+    media::{KeyframeRequestKind, Media, MediaKind, Mid},
+    net::{Protocol, Receive},
+    rtp::{ExtensionValues, RtpPacket, RtpWrite, VideoOrientation},
+};
+
+use crate::{
+    crypto,
+    endpoint::{Annotations, Codec, Endpoint, Event, Output, Packet},
+};
+
+/// Most packets that a session keeps for those who ask again, of pictures: 2 s at 4 Mbit/s.
+const KEPT_PACKETS: usize = 1000;
+
+/// A session that was made of an offer.
+pub struct Peer {
+    rtc: Rtc,
+    /// The address that the candidate in the answer names: where datagrams are taken to have been sent to.
+    local: SocketAddr,
+    /// Our part of the ICE credentials: STUN that was signed by it comes from the other side.
+    credentials: IceCreds,
+    audio: Option<Mid>,
+    video: Option<Mid>,
+    closed: bool,
+}
+
+/// What an offer was answered with.
+pub struct Answered {
+    /// The session.
+    pub peer: Peer,
+    /// The SDP answer.
+    pub sdp: String,
+    /// Our part of the ICE user name, by which STUN finds the session.
+    pub ufrag: String,
+}
+
+/// Why an offer cannot be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum OfferError {
+    /// No SDP.
+    #[error("the offer is no SDP that can be read: a line is broken, or what it refers to is missing")]
+    Syntax,
+    /// SDP that makes no session.
+    #[error("the offer cannot work: {0}")]
+    Unworkable(String),
+    /// A track without a codec of ours, or one that was refused.
+    #[error("no codec in common for {0}; this engine has Opus, VP8 and H264")]
+    Codec(&'static str),
+}
+
+impl Peer {
+    /// Answers `offer` in this role: a publisher's media is received, a viewer's sent. `local` is the candidate.
+    ///
+    /// # Errors
+    /// [`OfferError`].
+    pub fn answer(
+        offer: &str,
+        role: Role,
+        local: SocketAddr,
+        certificate: DtlsCert,
+        now: Instant,
+    ) -> Result<Answered, OfferError> {
+        let offer = SdpOffer::from_sdp_string(offer).map_err(|error| {
+            // Its text holds addresses of this process's memory.
+            tracing::debug!(%error, "an offer was not read");
+            OfferError::Syntax
+        })?;
+        let credentials = IceCreds::new();
+        let ufrag = credentials.ufrag.clone();
+        let mut rtc = Rtc::builder()
+            .set_crypto_provider(crypto::provider())
+            .set_dtls_cert(certificate)
+            .set_local_ice_credentials(credentials.clone())
+            .set_ice_lite(true)
+            .set_rtp_mode(true)
+            .set_send_buffer_video(KEPT_PACKETS)
+            .clear_codecs()
+            .enable_opus(true, false)
+            .enable_vp8(true)
+            .enable_h264(true)
+            .build(now);
+        let unworkable = |error: &dyn std::fmt::Display| OfferError::Unworkable(error.to_string());
+        let candidate = Candidate::host(local, "udp").map_err(|error| unworkable(&error))?;
+        rtc.add_local_candidate(candidate);
+        let answer = rtc.sdp_api().accept_offer(offer).map_err(|error| unworkable(&error))?;
+        let sdp = answer.to_sdp_string();
+        let mut peer = Self { rtc, local, credentials, audio: None, video: None, closed: false };
+        peer.find_tracks(&sdp, role)?;
+        Ok(Answered { peer, sdp, ufrag })
+    }
+
+    fn find_tracks(&mut self, answer: &str, role: Role) -> Result<(), OfferError> {
+        let mut kind = "this media";
+        for line in answer.lines() {
+            if let Some(media) = line.strip_prefix("m=") {
+                kind = match media.split(' ').next() {
+                    Some("audio") => "audio",
+                    Some("video") => "video",
+                    _ => "this media",
+                };
+                if media.split(' ').nth(1) == Some("0") {
+                    return Err(OfferError::Codec(kind));
+                }
+            }
+            let Some(mid) = line.strip_prefix("a=mid:") else { continue };
+            let mid = Mid::from(mid.trim());
+            let Some(media) = self.rtc.media(mid) else { continue };
+            let agreed = !media.disabled() && !media.remote_pts().is_empty();
+            let flows = match role {
+                Role::Publisher => media.direction().is_receiving(),
+                Role::Viewer => media.direction().is_sending(),
+            };
+            if !agreed || !flows {
+                return Err(OfferError::Codec(kind));
+            }
+            let track = match media.kind() {
+                MediaKind::Audio => &mut self.audio,
+                MediaKind::Video => &mut self.video,
+            };
+            *track = Some(mid);
+        }
+        Ok(())
+    }
+
+    fn mid(&self, kind: TrackKind) -> Option<Mid> {
+        match kind {
+            TrackKind::Audio => self.audio,
+            TrackKind::Video => self.video,
+        }
+    }
+
+    /// What was agreed on for a track.
+    fn parameters(&self, kind: TrackKind) -> impl Iterator<Item = &PayloadParams> {
+        let media = self.mid(kind).and_then(|mid| self.rtc.media(mid));
+        let numbers = media.map(Media::remote_pts).unwrap_or_default();
+        let known = self.rtc.codec_config().params();
+        numbers.iter().filter_map(move |number| known.iter().find(|params| params.pt() == *number))
+    }
+
+    fn packet(&self, packet: RtpPacket) -> Option<Packet> {
+        let of_track = |kind: &TrackKind| {
+            self.parameters(*kind).find(|params| params.pt() == packet.header.payload_type).cloned()
+        };
+        let (kind, parameters) = TrackKind::ALL.iter().find_map(|kind| Some((*kind, of_track(kind)?)))?;
+        let extensions = &packet.header.ext_vals;
+        Some(Packet {
+            kind,
+            codec: codec(&parameters)?,
+            source: *packet.header.ssrc,
+            sequence: *packet.seq_no,
+            timestamp: packet.header.timestamp,
+            marker: packet.header.marker,
+            arrived: packet.timestamp,
+            annotations: Annotations {
+                audio_level: extensions.audio_level,
+                voice: extensions.voice_activity,
+                turned: extensions.video_orientation.map(|turned| turned as u8),
+            },
+            payload: packet.payload,
+        })
+    }
+
+    fn event(&mut self, event: str0m::Event) -> Option<Event> {
+        match event {
+            str0m::Event::Connected => Some(Event::Connected),
+            str0m::Event::RtpPacket(packet) => self.packet(packet).map(Event::Packet),
+            str0m::Event::KeyframeRequest(_) => Some(Event::KeyFrameWanted),
+            // That ICE hears nothing is no end: the session's own time-out says when it is, and until then it may come back.
+            str0m::Event::Closed => Some(Event::Closed),
+            _ => None,
+        }
+    }
+}
+
+/// Our part of the user name in a STUN request, by which it finds its session.
+#[must_use]
+pub fn stun_user(datagram: &[u8]) -> Option<&str> {
+    let message = StunMessage::parse(datagram).ok()?;
+    message.is_binding_request().then(|| message.username()?.split_once(':')).flatten().map(|(ours, _)| ours)
+}
+
+/// What of `parameters` must be equal on both sides.
+fn codec(parameters: &PayloadParams) -> Option<Codec> {
+    let spec = parameters.spec();
+    let (name, variant) = match spec.codec {
+        RtcCodec::Opus => ("opus", None),
+        RtcCodec::Vp8 => ("VP8", None),
+        RtcCodec::H264 => {
+            let mode = spec.format.packetization_mode.unwrap_or(0);
+            // The level, the last byte, is what a decoder can do at most, and is negotiated by each side for itself.
+            let profile = spec.format.profile_level_id.unwrap_or(0x42_000a) >> 8;
+            ("H264", Some((mode, u16::try_from(profile).ok()?)))
+        }
+        _ => return None,
+    };
+    Some(Codec { name, clock_rate: spec.clock_rate.get(), variant })
+}
+
+fn orientation(bits: u8) -> VideoOrientation {
+    VideoOrientation::from(bits)
+}
+
+impl Endpoint for Peer {
+    fn accepts(&self, source: SocketAddr, datagram: &[u8], now: Instant) -> bool {
+        // RFC 7983: 0 to 3 is STUN. str0m takes anything from an address that it knows.
+        if datagram.first().is_some_and(|first| *first < 4) {
+            let signed = |message: &StunMessage<'_>| {
+                message.verify(self.credentials.pass.as_bytes(), crypto::hmac_sha1)
+            };
+            return stun_user(datagram) == Some(self.credentials.ufrag.as_str())
+                && StunMessage::parse(datagram).is_ok_and(|message| signed(&message));
+        }
+        let Ok(received) = Receive::new(Protocol::Udp, source, self.local, datagram) else { return false };
+        self.rtc.accepts(&Input::Receive(now, received))
+    }
+
+    fn receive(&mut self, source: SocketAddr, datagram: &[u8], now: Instant) {
+        let Ok(received) = Receive::new(Protocol::Udp, source, self.local, datagram) else { return };
+        if let Err(error) = self.rtc.handle_input(Input::Receive(now, received)) {
+            tracing::debug!(%error, "a session failed on a datagram");
+            self.rtc.disconnect();
+            self.closed = true;
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if let Err(error) = self.rtc.handle_input(Input::Timeout(now)) {
+            tracing::debug!(%error, "a session failed on a time-out");
+            self.rtc.disconnect();
+            self.closed = true;
+        }
+    }
+
+    fn poll(&mut self) -> Output {
+        loop {
+            match self.rtc.poll_output() {
+                Ok(RtcOutput::Transmit(transmit)) => {
+                    return Output::Transmit {
+                        to: transmit.destination,
+                        datagram: Vec::from(transmit.contents),
+                    };
+                }
+                Ok(RtcOutput::Event(event)) => {
+                    if let Some(event) = self.event(event) {
+                        return Output::Event(event);
+                    }
+                }
+                Ok(RtcOutput::Timeout(at)) => {
+                    if std::mem::take(&mut self.closed) {
+                        return Output::Event(Event::Closed);
+                    }
+                    return Output::Timeout(at);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a session failed");
+                    self.rtc.disconnect();
+                    return Output::Event(Event::Closed);
+                }
+            }
+        }
+    }
+
+    fn codecs(&self, kind: TrackKind) -> Vec<Codec> {
+        self.parameters(kind).filter_map(codec).collect()
+    }
+
+    fn send(&mut self, packet: &Packet, sequence: u64, timestamp: u32) -> bool {
+        let wanted =
+            self.parameters(packet.kind).find(|params| codec(params).as_ref() == Some(&packet.codec));
+        let Some((number, mid)) = wanted.map(PayloadParams::pt).zip(self.mid(packet.kind)) else {
+            return false;
+        };
+        let mut direct = self.rtc.direct_api();
+        let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return false };
+        let extensions = ExtensionValues {
+            audio_level: packet.annotations.audio_level,
+            voice_activity: packet.annotations.voice,
+            video_orientation: packet.annotations.turned.map(orientation),
+            ..ExtensionValues::default()
+        };
+        let payload = Arc::clone(&packet.payload);
+        let write = RtpWrite::new(number, sequence.into(), timestamp, packet.arrived, payload)
+            .marker(packet.marker)
+            .nackable(packet.kind == TrackKind::Video)
+            .ext_vals(extensions);
+        stream.write_rtp(write);
+        true
+    }
+
+    fn request_key_frame(&mut self) -> bool {
+        let Some(mid) = self.video else { return false };
+        let mut direct = self.rtc.direct_api();
+        let Some(stream) = direct.stream_rx_by_mid(mid, None) else { return false };
+        stream.request_keyframe(KeyframeRequestKind::Pli);
+        true
+    }
+
+    fn close(&mut self) {
+        // What cannot be told any more needs not to be: the other side will miss our packets.
+        let _ = self.rtc.close();
+    }
+
+    fn is_alive(&self) -> bool {
+        self.rtc.is_alive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use str0m::{
+        change::{SdpAnswer, SdpPendingOffer},
+        media::Direction,
+    };
+
+    use super::*;
+
+    /// A browser's part, by the same library without ICE-lite; times and datagrams are the test's.
+    struct Client {
+        rtc: Rtc,
+        pending: Option<SdpPendingOffer>,
+        video: Mid,
+    }
+
+    const ENGINE: ([u8; 4], u16) = ([192, 0, 2, 1], 7000);
+    const CLIENT: ([u8; 4], u16) = ([192, 0, 2, 2], 40_000);
+
+    impl Client {
+        fn new(direction: Direction, now: Instant) -> (Self, String) {
+            let mut rtc = Rtc::builder()
+                .set_crypto_provider(crypto::provider())
+                .set_rtp_mode(true)
+                .clear_codecs()
+                .enable_opus(true, false)
+                .enable_vp8(true)
+                .build(now);
+            rtc.add_local_candidate(Candidate::host(CLIENT.into(), "udp").expect("a candidate"));
+            let mut change = rtc.sdp_api();
+            change.add_media(MediaKind::Audio, direction, None, None, None);
+            let video = change.add_media(MediaKind::Video, direction, None, None, None);
+            let (offer, pending) = change.apply().expect("something to offer");
+            (Self { rtc, pending: Some(pending), video }, offer.to_sdp_string())
+        }
+
+        fn accept(&mut self, answer: &str) {
+            let answer = SdpAnswer::from_sdp_string(answer).expect("an answer");
+            let pending = self.pending.take().expect("once");
+            self.rtc.sdp_api().accept_answer(pending, answer).expect("accepted");
+        }
+    }
+
+    /// Lets both talk until `until` says so or ten seconds of their time are over.
+    fn talk(
+        engine: &mut Peer,
+        client: &mut Client,
+        now: &mut Instant,
+        mut until: impl FnMut(&mut Client, Option<Event>, Option<str0m::Event>) -> bool,
+    ) {
+        let end = *now + Duration::from_secs(10);
+        while *now < end {
+            let mut next = end;
+            let mut to_client = Vec::new();
+            loop {
+                match engine.poll() {
+                    Output::Transmit { to, datagram } => {
+                        assert_eq!(to, CLIENT.into());
+                        to_client.push(datagram);
+                    }
+                    Output::Event(event) => {
+                        if until(client, Some(event), None) {
+                            return;
+                        }
+                    }
+                    Output::Timeout(at) => {
+                        next = next.min(at);
+                        break;
+                    }
+                }
+            }
+            for datagram in to_client {
+                let receive = Receive::new(Protocol::Udp, ENGINE.into(), CLIENT.into(), &datagram);
+                client.rtc.handle_input(Input::Receive(*now, receive.expect("WebRTC"))).expect("taken");
+            }
+            let mut to_engine = Vec::new();
+            loop {
+                match client.rtc.poll_output().expect("alive") {
+                    RtcOutput::Transmit(transmit) => to_engine.push(transmit),
+                    RtcOutput::Event(event) => {
+                        if until(client, None, Some(event)) {
+                            return;
+                        }
+                    }
+                    RtcOutput::Timeout(at) => {
+                        next = next.min(at);
+                        break;
+                    }
+                }
+            }
+            if to_engine.is_empty() {
+                *now = next.max(*now + Duration::from_millis(1));
+                client.rtc.handle_input(Input::Timeout(*now)).expect("alive");
+                engine.handle_timeout(*now);
+            }
+            for transmit in to_engine {
+                if engine.accepts(transmit.source, &transmit.contents, *now) {
+                    engine.receive(transmit.source, &transmit.contents, *now);
+                }
+            }
+        }
+        panic!("not within ten seconds");
+    }
+
+    fn connected(role: Role, direction: Direction) -> (Peer, Client, Instant) {
+        let mut now = Instant::now();
+        let (mut client, offer) = Client::new(direction, now);
+        let certificate = crypto::certificate().expect("a certificate");
+        let answered = Peer::answer(&offer, role, ENGINE.into(), certificate, now).expect("answered");
+        assert!(
+            answered.sdp.contains("a=ice-lite") && answered.sdp.contains(&answered.ufrag),
+            "{}",
+            answered.sdp
+        );
+        client.accept(&answered.sdp);
+        let mut engine = answered.peer;
+        let (mut one, mut other) = (false, false);
+        talk(&mut engine, &mut client, &mut now, |_, ours, theirs| {
+            one |= matches!(ours, Some(Event::Connected));
+            other |= matches!(theirs, Some(str0m::Event::Connected));
+            one && other
+        });
+        (engine, client, now)
+    }
+
+    #[test]
+    fn every_packet_of_a_publisher_arrives_through_our_cryptography() {
+        let (mut engine, mut client, mut now) = connected(Role::Publisher, Direction::SendOnly);
+        assert_eq!(engine.codecs(TrackKind::Video)[0].name, "VP8");
+        let number = client.rtc.media(client.video).expect("video").remote_pts()[0];
+        let mut sent = 0_u32;
+        let mut sequences = Vec::new();
+        while sent < 200 {
+            let mut direct = client.rtc.direct_api();
+            let stream = direct.stream_tx_by_mid(client.video, None).expect("a track");
+            let payload = vec![u8::try_from(sent % 251).expect("small"); 900];
+            stream.write_rtp(RtpWrite::new(number, u64::from(sent).into(), sent * 3000, now, payload));
+            sent += 1;
+            talk(&mut engine, &mut client, &mut now, |_, ours, _| {
+                let Some(Event::Packet(packet)) = ours else { return false };
+                assert_eq!((packet.kind, packet.codec.name), (TrackKind::Video, "VP8"));
+                assert_eq!(packet.timestamp, u32::try_from(packet.sequence).expect("small") * 3000);
+                assert!(packet.payload.iter().all(|byte| u64::from(*byte) == packet.sequence % 251));
+                sequences.push(packet.sequence);
+                true
+            });
+        }
+        assert_eq!(sequences, (0..200).collect::<Vec<u64>>());
+        assert!(engine.request_key_frame());
+        talk(&mut engine, &mut client, &mut now, |_, _, theirs| {
+            matches!(theirs, Some(str0m::Event::KeyframeRequest(_)))
+        });
+    }
+
+    #[test]
+    fn a_viewer_gets_packets_under_its_own_numbers_and_may_ask_for_a_key_frame() {
+        let (mut engine, mut client, mut now) = connected(Role::Viewer, Direction::RecvOnly);
+        let codec = engine.codecs(TrackKind::Video)[0].clone();
+        let packet = Packet {
+            kind: TrackKind::Video,
+            codec,
+            source: 7,
+            sequence: 60_000,
+            timestamp: 1,
+            marker: true,
+            payload: vec![1, 2, 3].into(),
+            arrived: now,
+            annotations: Annotations::default(),
+        };
+        assert!(engine.send(&packet, 42, 90_000));
+        engine.handle_timeout(now);
+        talk(&mut engine, &mut client, &mut now, |_, _, theirs| {
+            let Some(str0m::Event::RtpPacket(packet)) = theirs else { return false };
+            assert_eq!((*packet.seq_no, packet.header.timestamp, packet.header.marker), (42, 90_000, true));
+            assert_eq!(&*packet.payload, [1, 2, 3]);
+            true
+        });
+        let video = client.video;
+        let mut direct = client.rtc.direct_api();
+        direct
+            .stream_rx_by_mid(video, None)
+            .expect("the track came")
+            .request_keyframe(KeyframeRequestKind::Pli);
+        talk(&mut engine, &mut client, &mut now, |_, ours, _| matches!(ours, Some(Event::KeyFrameWanted)));
+        let foreign = Codec { name: "H264", clock_rate: 90_000, variant: Some((1, 0x4200)) };
+        assert!(!engine.send(&Packet { codec: foreign, ..packet }, 43, 93_000), "never agreed on");
+        engine.close();
+        talk(&mut engine, &mut client, &mut now, |_, _, theirs| matches!(theirs, Some(str0m::Event::Closed)));
+    }
+
+    #[test]
+    fn what_cannot_be_answered_is_refused_with_its_reason() {
+        let now = Instant::now();
+        let certificate = crypto::certificate().expect("a certificate");
+        let answer =
+            |offer: &str, role| Peer::answer(offer, role, ENGINE.into(), certificate.clone(), now).map(drop);
+        assert!(matches!(answer("hello", Role::Viewer), Err(OfferError::Syntax)));
+        let (_, offer) = Client::new(Direction::SendOnly, now);
+        answer(&offer, Role::Publisher).expect("as it is");
+        let alien = offer.replace("VP8/90000", "NEW/90000");
+        assert!(matches!(answer(&alien, Role::Publisher), Err(OfferError::Codec("video"))));
+        assert!(matches!(answer(&offer, Role::Viewer), Err(OfferError::Codec(_))), "who sends does not play");
+        let bare: String =
+            offer.lines().filter(|l| !l.contains("fingerprint")).map(|l| format!("{l}\r\n")).collect();
+        assert!(matches!(answer(&bare, Role::Publisher), Err(OfferError::Unworkable(_))));
+    }
+}

@@ -1,0 +1,156 @@
+//! From arguments to a running engine and back to an exit code.
+
+use std::{
+    ffi::OsString, net::IpAddr, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
+};
+
+use clap::Parser;
+use proto_daemon::{
+    admin::{self, AdminState},
+    exit::Exit,
+    metrics as daemon_metrics,
+    shutdown::Shutdown,
+    telemetry,
+};
+use tokio::net::TcpListener;
+
+use crate::{
+    admin::Admin,
+    config::Config,
+    cors::Cors,
+    crypto,
+    error::RunError,
+    http::{self, Front},
+    metrics::Metrics,
+    token::TokenKeys,
+    worker::{self, Setup, Worker},
+};
+
+/// How long a running engine may take to answer `--probe`.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+
+/// A WHIP and WHEP engine: who publishes, and who plays what is published.
+#[derive(Debug, Parser)]
+#[command(
+    name = "media-engine",
+    version,
+    about = "WebRTC publishers by WHIP, viewers by WHEP, in a pod with fixed ports",
+    after_help = "Publish to http://HOST:7080/whip/ROOM/STREAM, play http://HOST:7080/whep/ROOM/STREAM, or open\n\
+                  http://HOST:7080/ in a browser. Health and metrics stand on the admin socket:\n\
+                  media-engine --config FILE --probe /readyz (/livez, /metrics, /status)."
+)]
+struct Arguments {
+    /// The settings, a YAML file; deploy/media-engine.yaml shows every key.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The address under which clients reach the media port; in a pod, its node's: --candidate=$(HOST_IP)
+    #[arg(long, value_name = "ADDRESS")]
+    candidate: Option<IpAddr>,
+    /// Check the settings and the files that they name, print what is wrong, and exit.
+    #[arg(long)]
+    check_config: bool,
+    /// Ask the engine that runs with these settings on its admin socket, print its answer, and exit with 0 if it is yes.
+    #[arg(long, value_name = "ROUTE", conflicts_with = "check_config")]
+    probe: Option<String>,
+}
+
+/// Runs the engine with these arguments (the first is the program's name) until it is told to stop.
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match start(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("media-engine: {error}");
+            error.exit().into()
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> Result<(), RunError> {
+    let config = Config::load(&arguments.config, arguments.candidate)?;
+    if let Some(route) = &arguments.probe {
+        return probe(&config, route);
+    }
+    if arguments.check_config {
+        token_keys(&config)?;
+        if config.is_narrowed() {
+            println!("no `tokens`: the engine will listen on {} and {} only", config.http, config.media);
+        }
+        println!("{} is good", arguments.config.display());
+        return Ok(());
+    }
+    telemetry::init(&config.file.log)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let shutdown = Shutdown::new(config.file.drain_limit);
+    runtime.block_on(async {
+        shutdown.on_signal()?;
+        run(config, shutdown).await
+    })
+}
+
+fn probe(config: &Config, route: &str) -> Result<(), RunError> {
+    let socket = &config.file.admin_socket;
+    let asked = admin::fetch(socket, route, PROBE_LIMIT);
+    let (status, text) = asked.map_err(|error| RunError::Probe(format!("{}: {error}", socket.display())))?;
+    if status != 200 {
+        return Err(RunError::Probe(text.trim_end().to_owned()));
+    }
+    print!("{text}");
+    Ok(())
+}
+
+fn token_keys(config: &Config) -> Result<Option<TokenKeys>, RunError> {
+    Ok(config.file.tokens.as_ref().map(|tokens| TokenKeys::load(&tokens.keys)).transpose()?)
+}
+
+/// Runs an engine until `shutdown` drains. The caller owns the runtime and the signals.
+///
+/// # Errors
+/// [`RunError`] when it cannot start, or its worker ends by itself.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
+    let mut registry = daemon_metrics::registry("media-engine", env!("CARGO_PKG_VERSION"));
+    let metrics = Arc::new(Metrics::register(&mut registry));
+    let tokens = token_keys(&config)?;
+    if config.is_narrowed() {
+        let (http, media) = (config.http, config.media);
+        tracing::warn!(%http, %media, "no `tokens` in the configuration: only this machine is listened to");
+    }
+    let refused = |address| move |source| RunError::Listen { address, source };
+    let listener = TcpListener::bind(config.http).await.map_err(refused(config.http))?;
+    let socket = worker::bind(config.media).map_err(refused(config.media))?;
+    let port = socket.local_addr()?.port();
+    let candidate = SocketAddr::new(config.candidate, port);
+    let certificate = crypto::certificate().map_err(|error| RunError::Certificate(error.to_string()))?;
+    let max_sessions = config.file.limits.sessions;
+    let setup = Setup { socket, candidate, certificate, max_sessions, metrics: Arc::clone(&metrics) };
+    let (worker, thread) = Worker::start(setup)?;
+    let state: Arc<dyn AdminState> = Arc::new(Admin { worker: worker.clone(), registry });
+    let _admin = admin::serve(&config.file.admin_socket, state)?;
+    let http = listener.local_addr()?;
+    let front = Arc::new(Front::new(worker.clone(), tokens, Cors::new(config.file.cors), metrics));
+    tokio::spawn(http::serve(front, listener, config.file.limits.connections, shutdown.clone()));
+    tracing::info!(%http, media = %candidate, "serving");
+
+    tokio::select! {
+        () = shutdown.draining() => {}
+        () = worker.ended() => return Err(RunError::Worker),
+    }
+    tracing::info!("draining");
+    tokio::select! {
+        () = worker.told_to_end() => {}
+        () = shutdown.expired() => tracing::warn!("calls are left at the deadline"),
+    }
+    worker.stop().await;
+    shutdown.stop();
+    if thread.join().is_err() {
+        return Err(RunError::Worker);
+    }
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! Noise on the HTTP port and on the media port, and clients that begin and never finish, while a call goes on.
+
+use std::{io::Write as _, net::TcpStream, net::UdpSocket};
+
+use str0m::media::Direction;
+
+use crate::{
+    peer::{Peer, Pictures, talk},
+    rig::Engine,
+};
+
+const WHIP: &str = "/whip/hall/cam";
+
+/// A series that repeats (Knuth's MMIX).
+fn noise(seed: &mut u64, length: usize) -> Vec<u8> {
+    let mut byte = || {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed.to_be_bytes()[0]
+    };
+    (0..length).map(|_| byte()).collect()
+}
+
+#[test]
+fn a_call_goes_on_through_noise_on_both_ports() {
+    let engine = Engine::start();
+    let mut publisher = Peer::publish(&engine, WHIP, "ann");
+    talk(&mut [&mut publisher], "the publisher connects", |peers| peers[0].connected);
+    publisher.send(true);
+    let mut viewer = Peer::play(&engine, "/whep/hall/cam");
+    talk(&mut [&mut publisher, &mut viewer], "the viewer connects", |peers| peers[1].connected);
+    let stranger = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let mut seed = 7;
+    for round in 0_u32..400 {
+        // Of each kind that RFC 7983 tells apart: STUN, DTLS, RTP, and none.
+        for first in [0_u8, 1, 20, 22, 128, 200, 255] {
+            let mut datagram = noise(&mut seed, 1 + (round as usize * 7) % 1500);
+            datagram[0] = first;
+            stranger.send_to(&datagram, engine.media).expect("loopback takes all");
+        }
+        stranger.send_to(&[], engine.media).expect("loopback takes all");
+        publisher.send(publisher.asked > 0 && round % 50 == 0);
+        talk(&mut [&mut publisher, &mut viewer], "a moment passes", |_| true);
+    }
+    for request in
+        [&b"\x16\x03\x01\x02\x00\x01"[..], b"GET / HTTP/9\r\n\r\n", b"\r\n\r\n\r\n", &noise(&mut seed, 5000)]
+    {
+        let mut stream = TcpStream::connect(engine.http).expect("it listens");
+        let _ = stream.write_all(request);
+    }
+    let huge = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(100_000));
+    assert!([0, 400, 431].contains(&engine.ask_raw(huge.as_bytes()).status));
+    let count = viewer.received.len();
+    talk(&mut [&mut publisher, &mut viewer], "the call goes on", |peers| {
+        let key_frame = peers[0].asked > 0;
+        peers[0].send(key_frame);
+        peers[1].received.len() > count + 20
+    });
+    assert_eq!(engine.probe("/livez").0, Some(0));
+    assert!(engine.metric("media_dropped_packets_total{reason=\"no_session\"}") > 1000.0);
+}
+
+#[test]
+fn who_never_finishes_has_32_sessions_at_most() {
+    let engine = Engine::start();
+    let offer = Peer::new(Direction::SendOnly, Pictures::Vp8).offer;
+    let token = engine.issuer.everything("ann");
+    let statuses: Vec<u16> = (0..40)
+        .map(|number| engine.offer(&format!("/whip/hall/cam-{number}"), &token, &offer).status)
+        .collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 201).count(), 32, "{statuses:?}");
+    assert!(statuses[32..].iter().all(|status| *status == 429), "{statuses:?}");
+    assert_eq!(engine.status()["sessions"], 32);
+}

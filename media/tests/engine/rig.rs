@@ -1,0 +1,208 @@
+//! One engine on ports of its own, tokens that it takes, and a client that speaks bare HTTP.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use serde_json::{Value, json};
+
+/// Turns a hang into a failure, where nothing shorter is promised.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// An issuer of tokens.
+pub(crate) struct Issuer {
+    key: Ed25519KeyPair,
+    id: &'static str,
+}
+
+impl Issuer {
+    pub(crate) fn new(id: &'static str, seed: u8) -> Self {
+        Self { key: Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("a key"), id }
+    }
+
+    pub(crate) fn key_set(&self) -> String {
+        let point = URL_SAFE_NO_PAD.encode(self.key.public_key().as_ref());
+        json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": self.id, "x": point }] }).to_string()
+    }
+
+    /// A token with these claims; those that every token needs are added where they are missing.
+    pub(crate) fn token(&self, mut claims: Value) -> String {
+        for (name, value) in [("sub", json!("ann")), ("exp", json!(now() + 600)), ("room", json!("hall"))] {
+            if claims[name].is_null() {
+                claims[name] = value;
+            }
+        }
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let input = format!("{}.{}", part(&json!({ "alg": "EdDSA", "kid": self.id })), part(&claims));
+        format!("{input}.{}", URL_SAFE_NO_PAD.encode(self.key.sign(input.as_bytes())))
+    }
+
+    pub(crate) fn everything(&self, subject: &str) -> String {
+        self.token(json!({ "sub": subject, "publish": ["*"], "play": ["*"], "list": true }))
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+/// A running engine; killed with the test.
+pub(crate) struct Engine {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) issuer: Issuer,
+    pub(crate) http: SocketAddr,
+    pub(crate) media: SocketAddr,
+    pub(crate) process: Child,
+}
+
+fn free_ports() -> (SocketAddr, SocketAddr) {
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    (tcp, udp)
+}
+
+impl Engine {
+    /// An engine that takes tokens of its issuer.
+    pub(crate) fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same with more lines in its configuration.
+    pub(crate) fn start_with(more: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let issuer = Issuer::new("k1", 1);
+        let (http, media) = free_ports();
+        let path = folder.path().display();
+        std::fs::write(folder.path().join("jwks.json"), issuer.key_set()).expect("written");
+        let config = format!(
+            "http: {{listen: '{http}'}}\nmedia: {{listen: '{media}'}}\ntokens: {{keys: {path}/jwks.json}}\n\
+             adminSocket: {path}/admin.sock\n{more}"
+        );
+        std::fs::write(folder.path().join("engine.yaml"), config).expect("written");
+        let process = spawn(&folder.path().join("engine.yaml"));
+        let engine = Self { folder, issuer, http, media, process };
+        engine.wait_ready();
+        engine
+    }
+
+    fn wait_ready(&self) {
+        let end = Instant::now() + LIMIT;
+        while self.probe("/readyz").0 != Some(0) {
+            assert!(Instant::now() < end, "not ready within {LIMIT:?}");
+        }
+    }
+
+    /// SIGKILL, and another process with the same settings.
+    pub(crate) fn kill_and_start_again(&mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it ended");
+        self.process = spawn(&self.config());
+        self.wait_ready();
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.folder.path().join("engine.yaml")
+    }
+
+    /// What `--probe` ends with and prints.
+    pub(crate) fn probe(&self, route: &str) -> (Option<i32>, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_media-engine"));
+        let output =
+            command.arg("--config").arg(self.config()).args(["--probe", route]).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        serde_json::from_str(&self.probe("/status").1).expect("JSON")
+    }
+
+    /// The value of one line of the metrics; 0 if it is not there.
+    pub(crate) fn metric(&self, line: &str) -> f64 {
+        let text = self.probe("/metrics").1;
+        let found = text.lines().find_map(|each| each.strip_prefix(line)?.trim().parse().ok());
+        found.unwrap_or_default()
+    }
+
+    /// Sends one request and reads the answer to its end.
+    pub(crate) fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+        self.ask_raw(&[head.as_bytes(), body].concat())
+    }
+
+    pub(crate) fn ask_raw(&self, request: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(self.http).expect("it listens");
+        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+        // One that refuses early may close while this still writes; its answer is what counts.
+        let _ = stream.write_all(request);
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        Answer::parse(&String::from_utf8_lossy(&bytes))
+    }
+
+    /// POSTs an offer with a token.
+    pub(crate) fn offer(&self, path: &str, token: &str, sdp: &str) -> Answer {
+        let bearer = format!("Bearer {token}");
+        let headers = [("content-type", "application/sdp"), ("authorization", bearer.as_str())];
+        self.ask("POST", path, &headers, sdp.as_bytes())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // It may have ended by itself, as the test wanted.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(config: &std::path::Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_media-engine"));
+    command.arg("--config").arg(config).stderr(Stdio::inherit()).spawn().expect("the program was built")
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    fn parse(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default();
+        Self { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+
+    /// The `detail` of a problem, after a look at what every problem must have.
+    pub(crate) fn detail(&self) -> String {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        assert_eq!(
+            self.header("access-control-allow-origin"),
+            Some("*"),
+            "errors are readable, too: {self:?}"
+        );
+        let problem: Value = serde_json::from_str(&self.body).expect("JSON");
+        assert_eq!(problem["status"], self.status);
+        problem["detail"].as_str().expect("text").to_owned()
+    }
+}
