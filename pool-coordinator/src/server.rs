@@ -1,7 +1,11 @@
 //! The listener on the pool's LAN: mutual TLS 1.3 and HTTP/2, for members of this pool alone, with bounds on everything
 //! that a stranger can make the coordinator hold.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
@@ -12,6 +16,7 @@ use rustls_pki_types::UnixTime;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    task::AbortHandle,
 };
 use tokio_rustls::TlsAcceptor;
 use tonic::{Status, body::Body};
@@ -30,15 +35,17 @@ const PING: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Handshakes at a time; a flood of strangers waits behind its own.
-const HANDSHAKES: usize = 256;
+/// Connections that have not said yet who they are; one more, and the oldest of them is closed. A flood of strangers pushes
+/// out its own; a member is never among those for long.
+const STRANGERS: usize = 256;
 /// How long somebody who is no member is told so.
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Accepts on `listener` until the coordinator drains.
 pub async fn serve(coordinator: Arc<Coordinator>, listener: TcpListener, tls: TlsAcceptor) {
     let room = Arc::new(Semaphore::new(coordinator.limits.connections));
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let strangers = Arc::new(Strangers::default());
+    let mut serial = 0_u64;
     loop {
         let accepted = tokio::select! {
             () = coordinator.shutdown.draining() => return,
@@ -53,16 +60,16 @@ pub async fn serve(coordinator: Arc<Coordinator>, listener: TcpListener, tls: Tl
             }
         };
         // Full: the connection is dropped at once. To queue it would only hide the flood.
-        let (Ok(permit), Ok(handshake)) =
-            (Arc::clone(&room).try_acquire_owned(), Arc::clone(&handshakes).try_acquire_owned())
-        else {
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
             coordinator.metrics.refused.inc();
             continue;
         };
+        serial += 1;
+        let (id, waiting) = (serial, Arc::clone(&strangers));
         let (coordinator, tls) = (Arc::clone(&coordinator), tls.clone());
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await;
-            drop(handshake);
+            waiting.remove(id);
             match accepted {
                 Ok(Ok(stream)) => connection(coordinator, stream).await,
                 Ok(Err(_)) | Err(_) => {
@@ -71,6 +78,28 @@ pub async fn serve(coordinator: Arc<Coordinator>, listener: TcpListener, tls: Tl
             }
             drop(permit);
         });
+        // The task runs on this very thread, so that it has not ended yet.
+        strangers.add(id, task.abort_handle());
+    }
+}
+
+/// Connections in their handshake, oldest first.
+#[derive(Default)]
+struct Strangers(Mutex<BTreeMap<u64, AbortHandle>>);
+
+impl Strangers {
+    fn add(&self, id: u64, task: AbortHandle) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.insert(id, task);
+        if waiting.len() > STRANGERS
+            && let Some((_, oldest)) = waiting.pop_first()
+        {
+            oldest.abort();
+        }
+    }
+
+    fn remove(&self, id: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 }
 

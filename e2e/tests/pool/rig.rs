@@ -1,6 +1,7 @@
 //! A cloud, a coordinator, two hubs of its pool, and clients that behave like informers.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -90,9 +91,15 @@ struct Process(Child);
 
 impl Process {
     fn start(command: &str, config: &Path) -> Self {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_eyot"));
+        program.arg(command);
+        Self::run(program, config)
+    }
+
+    fn run(mut program: Command, config: &Path) -> Self {
         let log = std::fs::File::create(config.with_extension("log")).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_eyot"))
-            .args([command, "--config"])
+        let child = program
+            .arg("--config")
             .arg(config)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
@@ -231,19 +238,45 @@ impl Rig {
     }
 
     pub(crate) async fn start_hubs(&mut self) {
+        self.start_hubs_with(None, &NODES).await;
+    }
+
+    /// Starts the hubs by another program, if one is named; only those of `pooled` are told of the pool. Each runs from a
+    /// file of its own, so that they share no memory.
+    pub(crate) async fn start_hubs_with(&mut self, program: Option<OsString>, pooled: &[&str]) {
         for (index, node) in NODES.into_iter().enumerate() {
-            let config = self.hub_config(index, node);
-            self.hubs.push(Process::start("hub", &config));
+            let config = self.hub_config(index, node, pooled.contains(&node));
+            self.hubs.push(match &program {
+                None => Process::start("hub", &config),
+                Some(program) => {
+                    let own = self.path().join(format!("{node}-hub"));
+                    std::fs::copy(program, &own).expect("EYOT_HUB_PROGRAM names a program");
+                    Process::run(Command::new(own), &config)
+                }
+            });
             let address = self.hub_address(index);
             eventually(async || tokio::net::TcpStream::connect(address).await.ok()).await;
         }
     }
 
-    fn hub_config(&self, index: usize, node: &str) -> PathBuf {
+    /// The memory of a hub in bytes: resident, shared pages divided by their users.
+    pub(crate) fn hub_memory(&self, index: usize) -> u64 {
+        let path = format!("/proc/{}/smaps_rollup", self.hubs[index].0.id());
+        let text = std::fs::read_to_string(path).expect("the hub runs");
+        let kibibytes = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"));
+        kibibytes.and_then(|number| number.trim().parse::<u64>().ok()).expect("a number") * 1024
+    }
+
+    /// Whether the coordinator feeds every collection of the pool on this node.
+    pub(crate) fn is_fed(&self, node: &str) -> bool {
+        self.sources(node) == vec![json!("n1"); POOL_KINDS.len()]
+    }
+
+    fn hub_config(&self, index: usize, node: &str, pooled: bool) -> PathBuf {
         let identity = &self.identities[node];
         let serving = self.authority.server(&[&self.ip.to_string()]).expect("a certificate");
         let member = self.pool.issue(self.path(), &format!("{node}-member"), &format!("eyot://a/{node}"));
-        let config = json!({
+        let mut config = json!({
             "nodeName": node, "listen": [self.hub_address(index)],
             "apiServers": [format!("https://{}", self.servers[index])],
             "apiServerCA": self.write("ca.pem", &self.authority.pem()),
@@ -257,13 +290,15 @@ impl Rig {
             },
             "stateDirectory": self.path().join(format!("{node}-state")),
             "adminSocket": self.path().join(format!("{node}.sock")),
-            "pool": {
+        });
+        if pooled {
+            config["pool"] = json!({
                 "name": "a",
                 "coordinators": [{"node": "n1", "address": self.coordinator_address()}],
                 "member": {"certificate": member.certificate, "key": member.key},
                 "memberCA": self.write("pool.pem", &self.pool.pem),
-            },
-        });
+            });
+        }
         self.write(&format!("{node}.yaml"), &config.to_string())
     }
 

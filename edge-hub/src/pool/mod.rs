@@ -52,6 +52,8 @@ pub struct Coordinator {
     address: String,
     tls: Arc<rustls::ClientConfig>,
     open: Mutex<Option<Channel>>,
+    /// Why there was no feed the last time.
+    complaint: std::sync::Mutex<Option<String>>,
 }
 
 impl Pool {
@@ -85,7 +87,21 @@ impl Coordinator {
     /// The coordinator `member` at `address`, `host:port`; `tls` shows this node's own member certificate.
     #[must_use]
     pub fn new(member: Member, address: &str, tls: Arc<rustls::ClientConfig>) -> Self {
-        Self { member, address: address.to_owned(), tls, open: Mutex::new(None) }
+        Self {
+            member,
+            address: address.to_owned(),
+            tls,
+            open: Mutex::new(None),
+            complaint: std::sync::Mutex::default(),
+        }
+    }
+
+    /// Notes how an attempt at a feed ended. Whether that is news, for the log.
+    pub fn note(&self, complaint: Option<&str>) -> bool {
+        let mut held = self.complaint.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let is_news = held.as_deref() != complaint;
+        *held = complaint.map(str::to_owned);
+        is_news
     }
 
     async fn dial(&self) -> std::io::Result<TlsStream<TcpStream>> {

@@ -153,8 +153,11 @@ impl Driver {
         envelope: &Envelope,
         rolled_back: &mut bool,
     ) -> Result<(), String> {
-        if self.gathered.objects.len() + snapshot.objects.len() > MAX_OBJECTS {
-            return Err("it sent more objects than are taken".to_owned());
+        let held: usize = self.gathered.objects.iter().map(|object| object.raw.len()).sum();
+        let more: usize = snapshot.objects.iter().map(bytes::Bytes::len).sum();
+        let limit = self.hub.config.file.limits.list_mib * 1024 * 1024;
+        if self.gathered.objects.len() + snapshot.objects.len() > MAX_OBJECTS || held + more > limit {
+            return Err("it sent more than limits.listMib or a million objects".to_owned());
         }
         for raw in snapshot.objects {
             let object = object_from(self.cell.spec.format, raw);
@@ -256,11 +259,15 @@ async fn search(hub: &Hub, pool: &Pool, cell: &Cell) -> Result<Open, Closed> {
         };
         match outcome {
             Ok((stream, envelope)) => {
+                coordinator.note(None);
                 return Ok(Open { node: coordinator.member.node.clone(), stream, envelope });
             }
             Err((why, filled)) => {
                 hub.metrics.refused_feeds.inc();
                 let by = &coordinator.member.node;
+                if filled.is_none() && coordinator.note(Some(&why)) {
+                    tracing::warn!(%by, why, "no feed from a coordinator of the pool");
+                }
                 tracing::debug!(collection = %Label(&cell.spec), %by, why, "no feed");
                 filling = filling.max(filled);
             }

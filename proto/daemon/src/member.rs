@@ -9,10 +9,7 @@ use rustls::client::{ResolvesClientCert, verify_server_cert_signed_by_trust_anch
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, ResolvesServerCert};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig,
-    SignatureScheme,
-};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::extensions::GeneralName;
 
@@ -157,10 +154,11 @@ impl ServerCertVerifier for MemberVerifier {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
-        let refused = |why: NoMember| CertificateError::Other(OtherError(Arc::new(why)));
+        // A certificate error of ours would be shown as a value of this program and not in words.
+        let refused = |why: NoMember| rustls::Error::General(why.to_string());
         let found = named(leaf).map_err(refused)?;
         if found != self.wanted {
-            return Err(refused(NoMember::Other { found, wanted: self.wanted.clone() }).into());
+            return Err(refused(NoMember::Other { found, wanted: self.wanted.clone() }));
         }
         Ok(ServerCertVerified::assertion())
     }
