@@ -36,36 +36,8 @@ enum Top {
     /// Three nodes live through a cut, and the bill for it; needs nothing but this program
     #[command(long_about = DEMO_ABOUT, after_long_help = DEMO_JSON)]
     Demo(crate::demo::Options),
-    /// Run an edge-hub; the lab and the demo start their hubs by this
-    #[command(hide = true, disable_help_flag = true)]
-    Hub {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
-    },
-    /// Run a pool's coordinator; the lab starts it by this
-    #[command(hide = true, disable_help_flag = true)]
-    Coordinator {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
-    },
-    /// Run a tunnel-server; the lab starts its own by this
-    #[command(hide = true, disable_help_flag = true)]
-    TunnelServer {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
-    },
-    /// Run a tunnel-agent; the lab starts its own by this
-    #[command(hide = true, disable_help_flag = true)]
-    TunnelAgent {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
-    },
-    /// Run a media engine, as the program does under the name media-engine; the lab's pods do that
-    #[command(hide = true, disable_help_flag = true)]
-    MediaEngine {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
-    },
+    #[command(flatten)]
+    Daemon(daemon::Daemon),
     /// Make the demo's folder below a folder, and remove it when stdin ends; the demo starts this
     #[command(hide = true)]
     Janitor { parent: PathBuf },
@@ -312,11 +284,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let command = match cli.command {
-        Top::Hub { arguments } => return daemon::hub(arguments),
-        Top::Coordinator { arguments } => return daemon::coordinator(arguments),
-        Top::TunnelServer { arguments } => return daemon::tunnel_server(arguments),
-        Top::TunnelAgent { arguments } => return daemon::tunnel_agent(arguments),
-        Top::MediaEngine { arguments } => return daemon::media_engine(arguments),
+        Top::Daemon(daemon) => return daemon.run(),
         Top::Demo(options) => return crate::demo::run(&options),
         Top::Janitor { parent } => return crate::demo::run_janitor(&parent),
         Top::Delay { link, mean, jitter } => {
