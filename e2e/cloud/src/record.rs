@@ -80,10 +80,11 @@ impl RequestRecord {
     }
 
     /// The request transferred a collection from the start: a LIST or a WatchList, or a WATCH
-    /// without a revision to start from.
+    /// without a revision to start from. A LIST of at most one object only asks where the server stands.
     #[must_use]
     pub fn is_full_transfer(&self) -> bool {
         let from_start = matches!(self.resource_version.as_deref(), None | Some("" | "0"));
-        self.is_list() || (self.is_watch() && (self.initial_events || from_start))
+        let asks_the_version = self.query.split('&').any(|pair| pair == "limit=1");
+        self.is_list() && !asks_the_version || self.is_watch() && (self.initial_events || from_start)
     }
 }
