@@ -114,8 +114,8 @@ impl Engine {
     /// What `--probe` ends with and prints.
     pub(crate) fn probe(&self, route: &str) -> (Option<i32>, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_media-engine"));
-        let output =
-            command.arg("--config").arg(self.config()).args(["--probe", route]).output().expect("it runs");
+        command.arg("--admin-socket").arg(self.folder.path().join("admin.sock")).args(["--probe", route]);
+        let output = command.output().expect("it runs");
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
