@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod page;
 pub mod peer;
 pub mod run;
+pub mod stun;
 pub mod token;
 pub mod worker;
 

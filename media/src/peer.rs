@@ -17,6 +17,7 @@ use str0m::{
 use crate::{
     crypto,
     endpoint::{Annotations, Answered, Codec, Endpoint, Endpoints, Event, OfferError, Output, Packet},
+    stun,
 };
 
 /// Most packets that a session keeps for those who ask again, of pictures: 2 s at 4 Mbit/s.
@@ -50,7 +51,7 @@ impl Endpoints for Peers {
     }
 
     fn user<'a>(&self, datagram: &'a [u8]) -> Option<&'a str> {
-        stun_user(datagram)
+        stun::user(datagram)
     }
 }
 
@@ -174,12 +175,6 @@ impl Peer {
     }
 }
 
-/// Our part of the user name in a STUN request, by which it finds its session.
-fn stun_user(datagram: &[u8]) -> Option<&str> {
-    let message = StunMessage::parse(datagram).ok()?;
-    message.is_binding_request().then(|| message.username()?.split_once(':')).flatten().map(|(ours, _)| ours)
-}
-
 /// What of `parameters` must be equal on both sides.
 fn codec(parameters: &PayloadParams) -> Option<Codec> {
     let spec = parameters.spec();
@@ -208,7 +203,7 @@ impl Endpoint for Peer {
             let signed = |message: &StunMessage<'_>| {
                 message.verify(self.credentials.pass.as_bytes(), crypto::hmac_sha1)
             };
-            return stun_user(datagram) == Some(self.credentials.ufrag.as_str())
+            return stun::user(datagram) == Some(self.credentials.ufrag.as_str())
                 && StunMessage::parse(datagram).is_ok_and(|message| signed(&message));
         }
         let Ok(received) = Receive::new(Protocol::Udp, source, self.local, datagram) else { return false };

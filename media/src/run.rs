@@ -15,7 +15,7 @@ use proto_daemon::{
     exit::Exit,
     metrics as daemon_metrics,
     shutdown::Shutdown,
-    telemetry,
+    telemetry::{self, LogConfig},
 };
 use tokio::net::TcpListener;
 
@@ -32,6 +32,8 @@ use crate::{
     worker::{self, Setup, Worker},
 };
 
+/// Libraries that log what clients send.
+const LIBRARIES: &str = "is=error,str0m=error,dimpl=error";
 /// How long a running engine may take to answer `--probe`.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -95,13 +97,19 @@ fn start(arguments: &Arguments) -> Result<(), RunError> {
         println!("{} is good", path.display());
         return Ok(());
     }
-    telemetry::init(&config.file.log)?;
+    telemetry::init(&quiet(&config.file.log))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let shutdown = Shutdown::new(config.file.drain_limit);
     runtime.block_on(async {
         shutdown.on_signal()?;
         run(config, shutdown).await
     })
+}
+
+/// The libraries' own warnings are for one datagram each, and whoever sends datagrams decides how many there are. A level
+/// that names a library comes after, and counts.
+fn quiet(log: &LogConfig) -> LogConfig {
+    LogConfig { level: format!("{LIBRARIES},{}", log.level), ..log.clone() }
 }
 
 /// A kubelet restarts the container for whose probe this fails: nothing but the running process may decide it, and no file

@@ -1,10 +1,11 @@
 //! One engine on ports of its own, tokens that it takes, and a client that speaks bare HTTP.
 
 use std::{
+    fs::File,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -86,7 +87,7 @@ impl Engine {
              adminSocket: {path}/admin.sock\n{more}"
         );
         std::fs::write(folder.path().join("engine.yaml"), config).expect("written");
-        let process = spawn(&folder.path().join("engine.yaml"));
+        let process = spawn(folder.path());
         let engine = Self { folder, issuer, http, media, process };
         engine.wait_ready();
         engine
@@ -103,12 +104,17 @@ impl Engine {
     pub(crate) fn kill_and_start_again(&mut self) {
         self.process.kill().expect("it runs");
         self.process.wait().expect("it ended");
-        self.process = spawn(&self.config());
+        self.process = spawn(self.folder.path());
         self.wait_ready();
     }
 
     pub(crate) fn config(&self) -> PathBuf {
         self.folder.path().join("engine.yaml")
+    }
+
+    /// All that its processes have logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).expect("it was started")
     }
 
     /// What `--probe` ends with and prints.
@@ -163,12 +169,21 @@ impl Drop for Engine {
         // It may have ended by itself, as the test wanted.
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("the engine's log:\n{}", self.log());
+        }
     }
 }
 
-fn spawn(config: &std::path::Path) -> Child {
+fn spawn(folder: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(folder.join("log")).expect("writable");
     let mut command = Command::new(env!("CARGO_BIN_EXE_media-engine"));
-    command.arg("--config").arg(config).stderr(Stdio::inherit()).spawn().expect("the program was built")
+    command
+        .arg("--config")
+        .arg(folder.join("engine.yaml"))
+        .stderr(log)
+        .spawn()
+        .expect("the program was built")
 }
 
 /// An HTTP answer.
