@@ -546,6 +546,7 @@ fn refusal(error: &OfferError) -> Refusal {
         OfferError::Syntax => Refusal::new(400, "offer", error.to_string()),
         OfferError::Unworkable(_) => Refusal::new(422, "offer", error.to_string()),
         OfferError::Codec(_) => Refusal::no_codec(error.to_string()),
+        OfferError::Random => Refusal::new(500, "random", error.to_string()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use media_core::{Role, TrackKind};
+use ring::rand::{SecureRandom as _, SystemRandom};
 use str0m::{
     Candidate, IceCreds, Input, Output as RtcOutput, Rtc,
     change::SdpOffer,
@@ -69,7 +70,7 @@ impl Peer {
             tracing::debug!(%error, "an offer was not read");
             OfferError::Syntax
         })?;
-        let credentials = IceCreds::new();
+        let credentials = credentials()?;
         let mut rtc = Rtc::builder()
             .set_crypto_provider(crypto::provider())
             .set_dtls_cert(certificate)
@@ -173,6 +174,16 @@ impl Peer {
             _ => None,
         }
     }
+}
+
+/// Credentials that nobody can guess, as RFC 8445 s5.3 wants them: 64 bits of name and 128 of password, in hex digits. The
+/// library's own are of a generator whose later numbers follow from its former ones.
+fn credentials() -> Result<IceCreds, OfferError> {
+    let mut bytes = [0; 24];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| OfferError::Random)?;
+    let (user, password) = bytes.split_at(8);
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(IceCreds { ufrag: hex(user), pass: hex(password) })
 }
 
 /// What of `parameters` must be equal on both sides.
@@ -422,6 +433,25 @@ mod tests {
             one && other
         });
         (engine, client, now)
+    }
+
+    #[test]
+    fn the_credentials_of_an_answer_are_the_systems_randomness() {
+        let hex = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let now = Instant::now();
+        let (_, offer) = Client::new(Direction::SendOnly, now);
+        let certificate = crypto::certificate().expect("a certificate");
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..8 {
+            let (peer, answer) =
+                Peer::answer(&offer, Role::Publisher, ENGINE.into(), certificate.clone(), now)
+                    .expect("answered");
+            let IceCreds { ufrag, pass } = peer.credentials;
+            assert!(hex(&ufrag, 16) && hex(&pass, 32), "64 and 128 bits: {ufrag} {pass}");
+            assert!(answer.contains(&format!("a=ice-ufrag:{ufrag}\r\n")), "{answer}");
+            assert!(answer.contains(&format!("a=ice-pwd:{pass}\r\n")), "{answer}");
+            assert!(seen.insert(ufrag) && seen.insert(pass), "never twice");
+        }
     }
 
     #[test]
