@@ -25,7 +25,8 @@ use crate::{
     cors::Cors,
     crypto,
     error::RunError,
-    http::{self, Front},
+    http::Front,
+    listener::{self, Bounds},
     metrics::Metrics,
     peer::Peers,
     token::TokenKeys,
@@ -154,7 +155,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let _admin = admin::serve(&config.file.admin_socket, state)?;
     let http = listener.local_addr()?;
     let front = Arc::new(Front::new(worker.clone(), tokens, Cors::new(config.file.cors), metrics));
-    tokio::spawn(http::serve(front, listener, config.file.limits.connections, shutdown.clone()));
+    let limits = &config.file.limits;
+    let bounds = Bounds { all: limits.connections, per_address: limits.connections_per_address };
+    tokio::spawn(listener::serve(front, listener, bounds, shutdown.clone()));
     tracing::info!(%http, media = %candidate, "serving");
 
     tokio::select! {

@@ -1,11 +1,12 @@
 //! Noise on the HTTP port and on the media port, and clients that begin and never finish, while a call goes on.
 
 use std::{
-    io::Write as _,
-    net::{TcpStream, UdpSocket},
-    time::Instant,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    time::{Duration, Instant},
 };
 
+use socket2::{Domain, Socket, Type};
 use str0m::media::Direction;
 
 use crate::{
@@ -97,6 +98,24 @@ fn strangers_cannot_fill_the_log() {
     }
     let log = engine.log();
     assert!(log.contains("a session begins") && log.lines().count() < 10, "{log}");
+}
+
+#[test]
+fn connections_that_say_nothing_keep_nobody_else_out() {
+    let engine = Engine::start_with("limits: {connections: 80}\n");
+    let began = Instant::now();
+    let mut mute: Vec<TcpStream> =
+        (0..100).map(|_| TcpStream::connect(engine.http).expect("it listens")).collect();
+    let elsewhere = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    elsewhere.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).expect("loopback has many addresses");
+    elsewhere.connect(&engine.http.into()).expect("it listens");
+    let offer = Peer::new(Direction::SendOnly, Pictures::Vp8).offer;
+    let answer = engine.offer_by(elsewhere.into(), WHIP, &engine.issuer.everything("ann"), &offer);
+    assert_eq!(answer.status, 201, "{answer:?}");
+    mute[0].set_read_timeout(Some(LIMIT)).expect("a limit");
+    assert_eq!(mute[0].read(&mut [0]).expect("closed"), 0, "before the first request, too, there is a limit");
+    println!("a connection that said nothing was closed after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(30), "10 s are promised");
 }
 
 #[test]

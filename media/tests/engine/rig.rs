@@ -136,32 +136,48 @@ impl Engine {
         found.unwrap_or_default()
     }
 
+    fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.http).expect("it listens")
+    }
+
     /// Sends one request and reads the answer to its end.
     pub(crate) fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
-        self.ask_raw(&[head.as_bytes(), body].concat())
+        ask(self.connect(), &request(method, path, headers, body))
     }
 
     pub(crate) fn ask_raw(&self, request: &[u8]) -> Answer {
-        let mut stream = TcpStream::connect(self.http).expect("it listens");
-        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
-        // One that refuses early may close while this still writes; its answer is what counts.
-        let _ = stream.write_all(request);
-        let mut bytes = Vec::new();
-        let _ = stream.read_to_end(&mut bytes);
-        Answer::parse(&String::from_utf8_lossy(&bytes))
+        ask(self.connect(), request)
     }
 
     /// POSTs an offer with a token.
     pub(crate) fn offer(&self, path: &str, token: &str, sdp: &str) -> Answer {
+        self.offer_by(self.connect(), path, token, sdp)
+    }
+
+    /// The same by a connection that the test made.
+    pub(crate) fn offer_by(&self, stream: TcpStream, path: &str, token: &str, sdp: &str) -> Answer {
         let bearer = format!("Bearer {token}");
         let headers = [("content-type", "application/sdp"), ("authorization", bearer.as_str())];
-        self.ask("POST", path, &headers, sdp.as_bytes())
+        ask(stream, &request("POST", path, &headers, sdp.as_bytes()))
     }
+}
+
+fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+    [head.as_bytes(), body].concat()
+}
+
+fn ask(mut stream: TcpStream, request: &[u8]) -> Answer {
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    // One that refuses early may close while this still writes; its answer is what counts.
+    let _ = stream.write_all(request);
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    Answer::parse(&String::from_utf8_lossy(&bytes))
 }
 
 impl Drop for Engine {
