@@ -27,7 +27,7 @@ use crate::{
     metrics::{Direction, Metrics},
 };
 
-/// Most addresses by which the other side of one session is known; its oldest is forgotten.
+/// Most addresses by which the other side of one session is known; the one that was heard longest ago is forgotten.
 const MAX_ADDRESSES: usize = 8;
 /// Most turns of one session without the time moving: what wants more is not getting anywhere.
 const MAX_TURNS: usize = 32;
@@ -48,7 +48,7 @@ struct Member {
     user: String,
     /// Where the request came from.
     client: IpAddr,
-    /// Where its datagrams come from, the newest last.
+    /// Where its datagrams come from, the one that was heard last at the end.
     addresses: Vec<SocketAddr>,
     timeout: Instant,
     /// A viewer's tracks.
@@ -289,7 +289,7 @@ impl Engine {
         self.timeouts.remove(&(member.timeout, session));
         self.by_user.remove(&member.user);
         for address in &member.addresses {
-            self.by_address.remove(address);
+            self.forget(*address, session);
         }
         let lasted = self.since(now).saturating_sub(member.session.began());
         let (role, why_text) = (member.session.role().as_str(), why.as_str());
@@ -321,17 +321,42 @@ impl Engine {
         }
         if is_stun {
             member.session.on_authentic(since);
-            if !member.addresses.contains(&from) {
-                member.addresses.push(from);
-                if member.addresses.len() > MAX_ADDRESSES {
-                    let oldest = member.addresses.remove(0);
-                    self.by_address.remove(&oldest);
-                }
-                self.by_address.insert(from, session);
+            if !self.locate(session, from) {
+                return self.metrics.dropped("address_taken");
             }
         }
+        let Some(member) = self.members.get_mut(&session) else { return };
         member.endpoint.receive(from, datagram, now);
         self.drain(session, now, wire);
+    }
+
+    fn is_live(&self, session: SessionId) -> bool {
+        self.members.get(&session).is_some_and(|member| member.session.state() == SessionState::Live)
+    }
+
+    /// Notes that `session` was heard from `address`. False if a live session is there and this one is not live: a source is
+    /// easily forged, and whoever takes a live session's address takes its media.
+    fn locate(&mut self, session: SessionId, address: SocketAddr) -> bool {
+        let owner = self.by_address.get(&address).copied().filter(|owner| *owner != session);
+        if owner.is_some_and(|owner| self.is_live(owner)) && !self.is_live(session) {
+            return false;
+        }
+        let Some(member) = self.members.get_mut(&session) else { return false };
+        member.addresses.retain(|known| *known != address);
+        member.addresses.push(address);
+        let oldest = (member.addresses.len() > MAX_ADDRESSES).then(|| member.addresses.remove(0));
+        self.by_address.insert(address, session);
+        if let Some(oldest) = oldest {
+            self.forget(oldest, session);
+        }
+        true
+    }
+
+    /// `session` is not at `address` any more; another session may be.
+    fn forget(&mut self, address: SocketAddr, session: SessionId) {
+        if self.by_address.get(&address) == Some(&session) {
+            self.by_address.remove(&address);
+        }
     }
 
     /// When [`Self::handle_timeouts`] is to be called next.
@@ -427,7 +452,7 @@ impl Engine {
             Event::Connected => {
                 let Some(member) = self.members.get_mut(&session) else { return };
                 if member.session.on_connected() {
-                    self.is_live(session, now);
+                    self.goes_live(session, now);
                 }
             }
             Event::Packet(packet) => {
@@ -437,7 +462,7 @@ impl Engine {
                 }
                 member.codecs.insert(packet.kind, packet.codec.clone());
                 if member.session.on_media(since) {
-                    self.is_live(session, now);
+                    self.goes_live(session, now);
                 }
                 self.forward(session, &packet, now, wire);
             }
@@ -452,7 +477,7 @@ impl Engine {
         }
     }
 
-    fn is_live(&mut self, session: SessionId, now: Instant) {
+    fn goes_live(&mut self, session: SessionId, now: Instant) {
         let Some(member) = self.members.get(&session) else { return };
         let took = self.since(now).saturating_sub(member.session.began());
         self.metrics.join.observe(took.as_secs_f64());
@@ -682,6 +707,20 @@ mod tests {
         }
 
         fn open(&mut self, role: Role, subject: &str) -> Result<(SessionId, SocketAddr), Refusal> {
+            let (session, from) = self.offer(role, subject)?;
+            self.stun(from, self.clients);
+            self.hears(from, b"connected");
+            Ok((session, from))
+        }
+
+        /// STUN of the client with this number.
+        fn stun(&mut self, from: SocketAddr, client: u16) {
+            let stun = [&[1][..], client.to_string().as_bytes()].concat();
+            self.hears(from, &stun);
+        }
+
+        /// An offer whose client has not been heard on the media port yet.
+        fn offer(&mut self, role: Role, subject: &str) -> Result<(SessionId, SocketAddr), Refusal> {
             self.clients += 1;
             let direction = if role == Role::Publisher { "sendonly" } else { "recvonly" };
             let sdp = format!(
@@ -693,11 +732,7 @@ mod tests {
             let address = [192, 0, 2, 1].into();
             let offer = Offer { role, stream, subject: subject.into(), sdp, address };
             let opened = self.engine.open(offer, self.now, &mut Nowhere)?;
-            let from = SocketAddr::from(([192, 0, 2, 1], self.clients));
-            let stun = [&[1][..], self.clients.to_string().as_bytes()].concat();
-            self.engine.datagram(from, &stun, self.now, &mut Nowhere);
-            self.hears(from, b"connected");
-            Ok((opened.session, from))
+            Ok((opened.session, SocketAddr::from(([192, 0, 2, 1], self.clients))))
         }
 
         fn hears(&mut self, from: SocketAddr, datagram: &[u8]) {
@@ -765,6 +800,42 @@ mod tests {
         assert_eq!(stage.told(), ["2 packet"]);
         stage.pass(5_000);
         assert!(stage.told().is_empty());
+    }
+
+    #[test]
+    fn an_address_is_of_the_session_that_was_heard_there_and_of_no_newcomer() {
+        let mut stage = Stage::new();
+        let (_, publisher) = stage.open(Role::Publisher, "ann").expect("free");
+        stage.hears(publisher, b"key");
+        let (one, of_one) = stage.open(Role::Viewer, "eve").expect("somebody publishes");
+        let (other, of_other) = stage.offer(Role::Viewer, "eve").expect("somebody publishes");
+        let at = |stage: &Stage, address: SocketAddr| stage.engine.by_address.get(&address).copied();
+        stage.stun(of_one, 3);
+        assert_eq!(at(&stage, of_one), Some(one), "a live session's address is not to be had by a newcomer");
+        stage.stun(of_other, 3);
+        stage.hears(of_other, b"connected");
+        stage.stun(of_other, 2);
+        assert_eq!(at(&stage, of_other), Some(one), "both are live");
+        stage.stun(of_other, 3);
+        assert_eq!(at(&stage, of_other), Some(other), "it is heard there again");
+        stage.engine.close(one, stage.now, &mut Nowhere);
+        assert_eq!(
+            (at(&stage, of_one), at(&stage, of_other)),
+            (None, Some(other)),
+            "its own goes with it alone"
+        );
+    }
+
+    #[test]
+    fn of_many_addresses_those_that_are_in_use_stay() {
+        let mut stage = Stage::new();
+        let (session, first) = stage.open(Role::Publisher, "ann").expect("free");
+        for port in 1000..1100 {
+            stage.stun(SocketAddr::from(([192, 0, 2, 1], port)), 1);
+            stage.stun(first, 1);
+        }
+        assert_eq!(stage.engine.by_address.get(&first), Some(&session));
+        assert_eq!(stage.engine.by_address.len(), MAX_ADDRESSES);
     }
 
     #[test]
