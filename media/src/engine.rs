@@ -168,20 +168,18 @@ impl Engine {
         }
         let session = SessionId(u128::from_be_bytes(self.random_bytes()?));
         let since = self.since(now);
+        let [first, second, third, fourth] = self.random_bytes()?;
+        let mut former = None;
         match offer.role {
             Role::Publisher => {
-                let former = self.streams.publish(&offer.stream, session, &offer.subject)?;
+                former = self.streams.publish(&offer.stream, session, &offer.subject)?;
                 self.key_frames.entry(offer.stream.clone()).or_default();
-                if let Some(former) = former {
-                    self.end(former, End::TakenOver, now, wire);
-                }
             }
             Role::Viewer => {
                 self.streams.play(&offer.stream, session)?;
                 self.want_key_frame(&offer.stream, now);
             }
         }
-        let [first, second, third, fourth] = self.random_bytes()?;
         let member = Member {
             endpoint: answered.endpoint,
             session: Session::new(offer.role, since),
@@ -197,6 +195,10 @@ impl Engine {
         self.timeouts.insert((now, session));
         self.by_user.insert(answered.user.clone(), session);
         self.state = self.state.with_session();
+        // The new member is there first: a tombstone that nobody is left in ends.
+        if let Some(former) = former {
+            self.end(former, End::TakenOver, now, wire);
+        }
         let (stream, subject) = (offer.stream, offer.subject);
         tracing::info!(role = offer.role.as_str(), %stream, %subject, %session, "a session begins");
         Ok(Opened { session, sdp: answered.sdp, tag: answered.user })
@@ -452,7 +454,7 @@ impl Engine {
             Event::Connected => {
                 let Some(member) = self.members.get_mut(&session) else { return };
                 if member.session.on_connected() {
-                    self.goes_live(session, now);
+                    self.goes_live(session, now, wire);
                 }
             }
             Event::Packet(packet) => {
@@ -462,7 +464,7 @@ impl Engine {
                 }
                 member.codecs.insert(packet.kind, packet.codec.clone());
                 if member.session.on_media(since) {
-                    self.goes_live(session, now);
+                    self.goes_live(session, now, wire);
                 }
                 self.forward(session, &packet, now, wire);
             }
@@ -477,11 +479,14 @@ impl Engine {
         }
     }
 
-    fn goes_live(&mut self, session: SessionId, now: Instant) {
+    fn goes_live(&mut self, session: SessionId, now: Instant, wire: &mut dyn Sender) {
         let Some(member) = self.members.get(&session) else { return };
         let took = self.since(now).saturating_sub(member.session.began());
         self.metrics.join.observe(took.as_secs_f64());
         tracing::info!(role = member.session.role().as_str(), %session, ?took, "a session is live");
+        if let Some(former) = self.streams.live(session) {
+            self.end(former, End::TakenOver, now, wire);
+        }
         // A viewer that began before it could receive anything has missed what came since.
         let stream = self.streams.of(session).map(|(name, _)| name.clone());
         if let Some(stream) = stream {
@@ -492,6 +497,9 @@ impl Engine {
     /// Sends a publisher's packet to every viewer that can receive.
     fn forward(&mut self, publisher: SessionId, packet: &Packet, now: Instant, wire: &mut dyn Sender) {
         let Some((name, stream)) = self.streams.of(publisher) else { return };
+        if stream.publisher() != Some(publisher) {
+            return self.metrics.dropped("not_live");
+        }
         let (name, viewers) = (name.clone(), stream.viewers().clone());
         let begins = keyframe::begins(packet.codec.name, &packet.payload);
         if begins
@@ -836,6 +844,44 @@ mod tests {
         }
         assert_eq!(stage.engine.by_address.get(&first), Some(&session));
         assert_eq!(stage.engine.by_address.len(), MAX_ADDRESSES);
+    }
+
+    #[test]
+    fn a_publisher_goes_on_until_the_one_that_takes_over_sends() {
+        let mut stage = Stage::new();
+        let (first, of_first) = stage.open(Role::Publisher, "ann").expect("free");
+        stage.hears(of_first, b"key");
+        let (_, of_viewer) = stage.open(Role::Viewer, "eve").expect("somebody publishes");
+        stage.hears(of_first, b"key");
+        stage.told();
+        let (second, _) = stage.open(Role::Publisher, "ann").expect("the same subject");
+        stage.hears(of_first, b"delta");
+        assert_eq!(stage.told(), ["2 packet"], "the second has sent nothing yet");
+        stage.stun(of_viewer, 2);
+        stage.pass(10_100);
+        assert_eq!(stage.engine.presence(second), Presence::Unknown, "it never got there");
+        let (third, of_third) = stage.open(Role::Publisher, "ann").expect("the same subject");
+        stage.told();
+        stage.hears(of_third, b"key");
+        assert_eq!(
+            (stage.engine.presence(first), stage.engine.presence(third)),
+            (Presence::TakenOver, Presence::Here)
+        );
+        assert!(stage.told().ends_with(&["2 packet".to_owned()]));
+    }
+
+    #[test]
+    fn a_lone_publisher_that_comes_again_does_not_end_a_tombstone() {
+        let mut stage = Stage::new();
+        let (_, publisher) = stage.open(Role::Publisher, "ann").expect("free");
+        stage.hears(publisher, b"key");
+        stage.engine.told_to_end();
+        for _ in 0..2 {
+            let (_, again) = stage.open(Role::Publisher, "ann").expect("its stream is here");
+            assert_eq!(stage.engine.state(), State::Tombstone);
+            stage.hears(again, b"key");
+            assert_eq!(stage.engine.state(), State::Tombstone, "it is in a call");
+        }
     }
 
     #[test]
