@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use media_core::{
     Role, SessionId, StreamName,
     admission::RequestRates,
-    claims::Wish,
+    claims::{Claims, Wish},
     offer::MAX_OFFER_BYTES,
     session::Presence,
     whip::{Action, Refusal, action},
@@ -99,16 +99,16 @@ impl Front {
                     Role::Publisher => Wish::Publish(&stream),
                     Role::Viewer => Wish::Play(&stream),
                 };
-                let subject =
-                    self.subject(text(header::AUTHORIZATION), wish)?.unwrap_or_else(|| ANYBODY.into());
+                let claims = self.claims(text(header::AUTHORIZATION), wish)?;
+                let subject = claims.map_or_else(|| ANYBODY.into(), |claims| claims.sub);
                 let sdp = body(request).await?;
                 self.open(Offer { role, stream, subject, sdp, address }).await
             }
         }
     }
 
-    /// Who asks, if tokens say so.
-    fn subject(&self, authorization: Option<&str>, wish: Wish<'_>) -> Result<Option<Box<str>>, Refusal> {
+    /// Who asks and for which room, if tokens say so.
+    fn claims(&self, authorization: Option<&str>, wish: Wish<'_>) -> Result<Option<Claims>, Refusal> {
         let Some(tokens) = &self.tokens else { return Ok(None) };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         tokens.check(authorization, wish, now).map(Some)
@@ -124,8 +124,11 @@ impl Front {
     }
 
     async fn list(&self, stream: Option<StreamName>, authorization: Option<&str>) -> Result<Answer, Refusal> {
-        self.subject(authorization, Wish::List)?;
+        let claims = self.claims(authorization, Wish::List)?;
         let mut streams = self.worker.streams().await;
+        if let Some(claims) = claims {
+            streams.retain(|status| status.room == claims.room);
+        }
         let Some(name) = stream else { return Ok(json(&streams)) };
         let wanted = |status: &StreamStatus| status.room == name.room && status.stream == name.stream;
         streams.retain(wanted);

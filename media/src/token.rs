@@ -85,7 +85,7 @@ impl TokenKeys {
         Arc::clone(&loaded.keys)
     }
 
-    /// The subject of the token in an `Authorization` header, if it allows `wish` at `now` (the time since 1970).
+    /// What the token in an `Authorization` header says, if it allows `wish` at `now` (the time since 1970).
     ///
     /// # Errors
     /// 401 or 403.
@@ -94,7 +94,7 @@ impl TokenKeys {
         authorization: Option<&str>,
         wish: Wish<'_>,
         now: Duration,
-    ) -> Result<Box<str>, Refusal> {
+    ) -> Result<Claims, Refusal> {
         let token = authorization.and_then(|header| {
             let (scheme, token) = header.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
@@ -115,7 +115,7 @@ impl TokenKeys {
             return Err(Refusal::unauthorized("the token: its signature does not hold"));
         }
         jwt.claims.allow(wish, now)?;
-        Ok(jwt.claims.sub)
+        Ok(jwt.claims)
     }
 }
 
