@@ -73,7 +73,9 @@ impl Front {
     }
 
     async fn serve(&self, request: Request<Incoming>, address: IpAddr) -> Result<Answer, Refusal> {
-        if !self.rates.lock().unwrap_or_else(PoisonError::into_inner).admit(address, self.began.elapsed()) {
+        // A preflight is the browser's, one before each request of a page that came from elsewhere; it costs nothing.
+        let counts = request.method() != Method::OPTIONS;
+        if counts && !self.may_ask(address) {
             return Err(Refusal::too_many_requests());
         }
         let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
@@ -105,6 +107,11 @@ impl Front {
                 self.open(Offer { role, stream, subject, sdp, address }).await
             }
         }
+    }
+
+    fn may_ask(&self, address: IpAddr) -> bool {
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.admit(address, self.began.elapsed())
     }
 
     /// Who asks and for which room, if tokens say so.
