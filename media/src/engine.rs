@@ -518,6 +518,7 @@ impl Engine {
             at: self.since(packet.arrived),
         };
         let mut waiting = false;
+        let mut other_codec = Vec::new();
         for viewer in viewers {
             let Some(member) = self.members.get_mut(&viewer) else { continue };
             if member.session.state() != SessionState::Live {
@@ -527,6 +528,12 @@ impl Engine {
                 Forwarded::As { sequence, timestamp } => {
                     if !member.endpoint.send(packet, sequence, timestamp) {
                         self.metrics.dropped("codec");
+                        let played = member.endpoint.codecs(packet.kind);
+                        // A viewer without this track misses nothing. One with another codec would stay dark.
+                        if !played.is_empty() && !played.contains(&packet.codec) {
+                            other_codec.push(viewer);
+                            continue;
+                        }
                     }
                 }
                 Forwarded::WaitsForKeyFrame => {
@@ -541,6 +548,9 @@ impl Engine {
             }
             member.endpoint.handle_timeout(now);
             self.drain(viewer, now, wire);
+        }
+        for viewer in other_codec {
+            self.end(viewer, End::OtherCodec, now, wire);
         }
         if waiting {
             self.want_key_frame(&name, now);
@@ -614,6 +624,10 @@ mod tests {
         }
     }
 
+    fn h264() -> Codec {
+        Codec { name: "H264", clock_rate: 90_000, variant: Some((1, 0x42e0)) }
+    }
+
     fn vp8() -> Codec {
         Codec { name: "VP8", clock_rate: 90_000, variant: None }
     }
@@ -645,16 +659,21 @@ mod tests {
             self.pending.extend(match datagram {
                 b"connected" => Some(Event::Connected),
                 b"lost" => Some(Event::KeyFrameWanted),
-                b"key" | b"delta" => {
+                b"key" | b"delta" | b"h264" => {
                     self.sequence += 1;
+                    let (codec, payload) = if datagram == b"h264" {
+                        (h264(), vec![0x67, 1])
+                    } else {
+                        (vp8(), vec![0x10, u8::from(datagram == b"delta")])
+                    };
                     Some(Event::Packet(Packet {
                         kind: TrackKind::Video,
-                        codec: vp8(),
+                        codec,
                         source: 1,
                         sequence: self.sequence,
                         timestamp: 0,
                         marker: true,
-                        payload: vec![0x10, u8::from(datagram == b"delta")].into(),
+                        payload: payload.into(),
                         arrived: now,
                         annotations: Annotations::default(),
                     }))
@@ -674,9 +693,9 @@ mod tests {
             if kind == TrackKind::Video { vec![vp8()] } else { Vec::new() }
         }
 
-        fn send(&mut self, _packet: &Packet, _sequence: u64, _timestamp: u32) -> bool {
+        fn send(&mut self, packet: &Packet, _sequence: u64, _timestamp: u32) -> bool {
             self.say("packet");
-            true
+            packet.codec == vp8()
         }
 
         fn request_key_frame(&mut self) -> bool {
@@ -882,6 +901,22 @@ mod tests {
             stage.hears(again, b"key");
             assert_eq!(stage.engine.state(), State::Tombstone, "it is in a call");
         }
+    }
+
+    #[test]
+    fn a_viewer_whose_stream_has_another_codec_now_is_ended_to_come_again() {
+        let mut stage = Stage::new();
+        let (_, of_first) = stage.open(Role::Publisher, "ann").expect("free");
+        stage.hears(of_first, b"key");
+        let (viewer, _) = stage.open(Role::Viewer, "eve").expect("somebody publishes");
+        stage.hears(of_first, b"key");
+        assert_eq!(stage.engine.presence(viewer), Presence::Here);
+        let (second, of_second) = stage.open(Role::Publisher, "ann").expect("the same subject");
+        stage.hears(of_second, b"h264");
+        assert_eq!(stage.engine.presence(viewer), Presence::Unknown, "it would stay dark");
+        assert_eq!(stage.engine.presence(second), Presence::Here);
+        let again = stage.open(Role::Viewer, "eve").expect_err("this offer has VP8 alone");
+        assert_eq!((again.status, again.detail.contains("H264")), (406, true));
     }
 
     #[test]
