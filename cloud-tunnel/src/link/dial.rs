@@ -17,10 +17,10 @@ use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::CONNECT_LIMIT;
 use super::control::{self, Ends, Event};
 use super::socket::{self, Breaker, LastHeard, Listening};
 use super::stream::Streams;
+use super::{CONNECT_LIMIT, MOST_RESETS, RESETS_REMEMBERED};
 use crate::clock::{self, Clock};
 use crate::edge::Edge;
 use crate::metrics::Metrics;
@@ -29,8 +29,6 @@ use crate::metrics::Metrics;
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// A link that stood for this long was a success: the next attempt waits as after the first failure.
 const STOOD: Duration = Duration::from_secs(10);
-/// Streams that the server may take back before the agent has looked at them; h2's own bound is for strangers.
-const MOST_PENDING_RESETS: usize = 2048;
 
 type Connection = server::Connection<TlsStream<Listening<TcpStream>>, Bytes>;
 
@@ -173,8 +171,11 @@ impl Dialler {
             .max_header_list_size(16 * 1024)
             // The control stream is one more.
             .max_concurrent_streams(MAX_STREAMS + 1)
-            .max_pending_accept_reset_streams(MOST_PENDING_RESETS)
-            .max_concurrent_reset_streams(MOST_PENDING_RESETS)
+            // Streams that the server takes back before they were looked at; h2's own bound is for strangers, too.
+            .max_pending_accept_reset_streams(MOST_RESETS)
+            .max_concurrent_reset_streams(MOST_RESETS)
+            .reset_stream_duration(RESETS_REMEMBERED)
+            .max_local_error_reset_streams(None)
             .handshake::<_, Bytes>(tls);
         let connection = tokio::time::timeout(CONNECT_LIMIT, handshake).await;
         let connection = connection.map_err(|_| "no HTTP/2 in 5 s; is it a tunnel-server?")??;
