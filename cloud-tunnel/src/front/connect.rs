@@ -100,7 +100,9 @@ impl Door {
         if !matches!(answered, Ok(Ok(()))) {
             return;
         }
-        let _ = tokio::time::timeout(ALONE, client.readable()).await;
+        if first.is_empty() {
+            let _ = tokio::time::timeout(ALONE, client.spoken()).await;
+        }
         let carried = stream::carry(client, dialled.send, dialled.recv, &dialled.ticket, first, Way::ToEdge);
         tokio::select! {
             () = carried => {}

@@ -1,6 +1,7 @@
 //! The two kinds of socket that a stream ends in, and what a link notes of its own: when its last byte came.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
@@ -100,10 +101,33 @@ impl Socket {
 
     /// Returns when the other side has closed before it sent anything; never if it sends something.
     pub async fn hung_up(&self) {
-        if !self.ready(Interest::READABLE).await.is_ok_and(|ready| !ready.is_read_closed()) {
-            return;
+        if self.spoken().await.is_ok_and(|bytes| bytes > 0) {
+            std::future::pending().await
         }
-        std::future::pending().await
+    }
+
+    /// Returns when something waits to be read, and leaves it there; 0 is the end.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub async fn spoken(&self) -> io::Result<usize> {
+        let mut byte = [MaybeUninit::uninit()];
+        loop {
+            self.readable().await?;
+            // tokio's readiness stays from the read before until an attempt in `try_io` finds nothing.
+            let peeked = match self {
+                Self::Unix(socket) => {
+                    socket.try_io(Interest::READABLE, || SockRef::from(socket).peek(&mut byte))
+                }
+                Self::Tcp(socket) => {
+                    socket.try_io(Interest::READABLE, || SockRef::from(socket).peek(&mut byte))
+                }
+            };
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
     }
 
     /// Closes in a way that the other side can tell from a good end, where the socket's kind has one.

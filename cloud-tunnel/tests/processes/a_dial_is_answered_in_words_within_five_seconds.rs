@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use crate::rig::{ANSWERED, Rig, answer, echo, exchange, kubelet};
+use crate::rig::{ANSWERED, Rig, answer, echo, exchange, kubelet, wait_for};
 
 #[test]
 fn a_dial_reaches_the_node_that_it_names() {
@@ -85,4 +85,19 @@ fn an_agent_that_hangs_costs_no_more_than_five_seconds() {
     rig.agent.as_ref().expect("it runs").signal(Signal::SIGCONT);
     rig.wait_link();
     exchange(&mut rig.connected(), "back\n");
+}
+
+#[test]
+fn a_client_that_leaves_while_its_node_hangs_is_seen_at_once() {
+    let rig = Rig::linked();
+    let _hung = hung(&rig);
+    let mut client = rig.knock();
+    client.write_all(b"CONNECT node-1:10250 HTTP/1.1\r\n\r\n").expect("sent");
+    wait_for("the dial is under way", || (rig.metric("agent.sock", "tunnel_streams") == 1.0).then_some(()));
+    drop(client);
+    wait_for("it is counted", || (rig.metric("server.sock", "tunnel_dials_total") == 1.0).then_some(()));
+    let (_, metrics) = rig.ask("server.sock", "/metrics").expect("it runs");
+    assert!(metrics.contains("outcome=\"499\"} 1"), "{metrics}");
+    wait_for("no stream is left", || (rig.metric("server.sock", "tunnel_streams") == 0.0).then_some(()));
+    wait_for("at the edge neither", || (rig.metric("agent.sock", "tunnel_streams") == 0.0).then_some(()));
 }
