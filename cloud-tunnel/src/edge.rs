@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
-use crate::link::socket::Socket;
+use crate::link::socket::{self, Socket};
 use crate::link::stream::{self, Streams};
 use crate::link::table::EDGE_LIMIT;
 use crate::metrics::{Metrics, Way};
@@ -116,8 +116,8 @@ impl Edge {
             Ok(Err(error)) => return Err(Refusal::unreachable(node, &error.to_string())),
             Err(_) => return Err(Refusal::no_answer(node, EDGE_LIMIT)),
         };
-        // What a person types must not wait for more of it.
-        let _ = socket.set_nodelay(true);
+        // A connection without them works, too.
+        let _ = socket::prepare_dialled(&socket);
         Ok((Socket::Tcp(socket), ticket))
     }
 
