@@ -83,3 +83,21 @@ fn a_kubelet_that_breaks_off_is_seen_at_the_door_and_a_client_that_leaves_at_the
     wait_for("no stream is left", || (rig.metric("server.sock", "tunnel_streams") == 0.0).then_some(()));
     wait_for("at the edge neither", || (rig.metric("agent.sock", "tunnel_streams") == 0.0).then_some(()));
 }
+
+#[test]
+fn a_client_that_leaves_while_its_upload_is_blocked_ends_its_stream() {
+    let rig = Rig::linked();
+    let (hold, held) = mpsc::channel();
+    kubelet(&rig, move |stream| {
+        // Kept open and never read.
+        let _ = hold.send(stream);
+    });
+    let mut client = rig.connected();
+    client.set_write_timeout(Some(Duration::from_secs(1))).expect("a time-out");
+    while client.write_all(&[b'u'; 64 * 1024]).is_ok() {}
+    assert_eq!(rig.metric("server.sock", "tunnel_streams"), 1.0);
+    drop(client);
+    wait_for("the stream is gone", || (rig.metric("server.sock", "tunnel_streams") == 0.0).then_some(()));
+    wait_for("at the edge, too", || (rig.metric("agent.sock", "tunnel_streams") == 0.0).then_some(()));
+    drop(held);
+}
