@@ -50,7 +50,7 @@ fn the_unit_provides_the_folders_that_the_example_names() {
 }
 
 #[test]
-fn the_unit_starts_before_the_kubelet_and_not_again_where_that_cannot_help() {
+fn the_unit_starts_before_the_kubelet_and_its_main_process_not_again_where_that_cannot_help() {
     let unit = unit();
     assert_eq!(unit["Before"], "kubelet.service");
     assert!(!unit["After"].contains("online"), "a node that boots while cut off is not online");
