@@ -1,6 +1,7 @@
 //! The agent's end of links: it dials a server, becomes the HTTP/2 server on that connection, and dials again for ever.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,10 @@ use crate::clock::{self, Clock};
 use crate::edge::Edge;
 use crate::metrics::Metrics;
 
+/// How long one address of a server may take to answer: a SYN that is lost is sent again after 1 s.
+const ADDRESS_LIMIT: Duration = Duration::from_millis(1500);
+/// How many addresses of a server are tried in one attempt.
+const MOST_ADDRESSES: usize = 8;
 /// How long the last frames of a link may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// A link that stood for this long was a success: the next attempt waits as after the first failure.
@@ -158,8 +163,9 @@ impl Dialler {
     }
 
     async fn connect(&self, server: &Server) -> Result<Connected, Failed> {
-        let stream = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(&server.address)).await;
-        let stream = stream.map_err(|_| "no answer to the connection in 5 s")??;
+        let found = tokio::time::timeout(CONNECT_LIMIT, tokio::net::lookup_host(&server.address)).await;
+        let found: Vec<_> = found.map_err(|_| "no answer to the look-up of its name in 5 s")??.collect();
+        let stream = dial_first(&found).await?;
         let breaker = socket::prepare(&stream)?;
         let (stream, heard) = Listening::new(stream, self.clock);
         let tls = tokio::time::timeout(CONNECT_LIMIT, self.tls.connect(server.name.clone(), stream)).await;
@@ -243,6 +249,22 @@ impl Dialler {
     }
 }
 
+/// Connects to the first of `addresses` that answers, each in its own time: a host that hangs does not hide the next.
+async fn dial_first(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
+    let mut reasons = Vec::new();
+    for address in addresses.iter().take(MOST_ADDRESSES) {
+        match tokio::time::timeout(ADDRESS_LIMIT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => reasons.push(format!("{address}: {error}")),
+            Err(_) => reasons.push(format!("{address}: no answer to the connection in {ADDRESS_LIMIT:?}")),
+        }
+    }
+    if reasons.is_empty() {
+        return Err("its name has no address".to_owned());
+    }
+    Err(reasons.join("; "))
+}
+
 /// Takes streams until the connection ends; the error is why.
 async fn accept(connection: &mut Connection, edge: &Arc<Edge>, streams: &Arc<Streams>) -> String {
     loop {
@@ -268,5 +290,35 @@ impl Over {
             // Whoever drains does not listen any more.
             let _ = tell.send(reason);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_hangs_or_refuses_does_not_hide_the_next() {
+        // A backlog that is full lets SYNs fall, as a host that hangs does.
+        let hung =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        hung.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+        hung.listen(0).expect("it listens");
+        let hung_at = hung.local_addr().expect("bound").as_socket().expect("IPv4");
+        let limit = Duration::from_millis(300);
+        let _held: Vec<_> =
+            (0..3).filter_map(|_| std::net::TcpStream::connect_timeout(&hung_at, limit).ok()).collect();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let closed_at = closed.local_addr().expect("bound");
+        drop(closed);
+        let open = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let open_at = open.local_addr().expect("bound");
+
+        let stream = dial_first(&[hung_at, closed_at, open_at]).await.expect("the third answers");
+        assert_eq!(stream.peer_addr().expect("connected"), open_at);
+        let refused = dial_first(&[hung_at, closed_at]).await.expect_err("neither answers");
+        assert!(refused.contains(&format!("{hung_at}: no answer")), "{refused}");
+        assert!(refused.contains(&format!("{closed_at}: Connection refused")), "{refused}");
+        assert!(dial_first(&[]).await.is_err());
     }
 }
