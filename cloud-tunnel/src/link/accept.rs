@@ -151,8 +151,8 @@ async fn link(
         // The last word is under way; the connection ends by itself when nothing is open on it.
         let _ = tokio::time::timeout(FLUSH_LIMIT, &mut connection).await;
     }
-    acceptor.metrics.link_ended(end.word());
     if was_up {
+        acceptor.metrics.link_ended(end.word());
         tracing::info!(link = id, agent, address, reason = %end, "link down");
         return Ok(());
     }

@@ -147,14 +147,21 @@ impl Dialler {
     async fn link(self: Arc<Self>, server: &Server) -> String {
         let connected = match self.connect(server).await {
             Ok(connected) => connected,
-            Err(Failed(reason)) => return format!("{}: {reason}", server.address),
+            Err(Failed(reason)) => {
+                self.metrics.attempt_failed("connect");
+                return format!("{}: {reason}", server.address);
+            }
         };
         let (over, is_over) = oneshot::channel();
         let (this, address) = (Arc::clone(&self), server.address.clone());
         tokio::spawn(async move {
-            let mut over = Over { tell: Some(over) };
+            let mut over = Over { tell: Some(over), was_up: false };
             let end = this.serve(connected, &address, &mut over).await;
-            this.metrics.link_ended(end.word());
+            if over.was_up {
+                this.metrics.link_ended(end.word());
+            } else {
+                this.metrics.attempt_failed(end.word());
+            }
             tracing::info!(server = address, reason = %end, "link ended");
             over.say(end.to_string());
         });
@@ -237,6 +244,7 @@ impl Dialler {
     fn tell(&self, event: Event, address: &str, over: &mut Over) {
         match event {
             Event::Up { version, peer } => {
+                over.was_up = true;
                 let id = printable(&peer.id);
                 tracing::info!(server = address, version, id, "link up");
                 self.set(LinkState::Up { since: self.clock.now(), server: address.to_owned(), id });
@@ -282,6 +290,8 @@ async fn accept(connection: &mut Connection, edge: &Arc<Edge>, streams: &Arc<Str
 /// Tells once that no new stream can come.
 struct Over {
     tell: Option<oneshot::Sender<String>>,
+    /// Whether the link was up at any time.
+    was_up: bool,
 }
 
 impl Over {

@@ -74,6 +74,23 @@ fn without_a_link_the_answer_says_for_how_long() {
     let (answer, _) = rig.dial("node-1:10250");
     assert!(answer.starts_with("HTTP/1.1 503 no link to node-1 (pool hangzhou, down for "), "{answer}");
     assert_eq!(rig.ask("server.sock", "/readyz").expect("it runs").0, 200, "it answers, so it is ready");
+    // A head that is refused is counted and was no dial that took time.
+    let mut stranger = rig.knock();
+    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("sent");
+    assert!(crate::rig::answer(&mut stranger).starts_with("HTTP/1.1 400 "));
+    assert_eq!(rig.metric("server.sock", "tunnel_dials_total"), 2.0);
+    assert_eq!(rig.metric("server.sock", "tunnel_dial_seconds_count"), 1.0);
+}
+
+#[test]
+fn attempts_that_fail_are_counted_and_are_no_reconnects() {
+    let mut rig = Rig::new();
+    rig.start_agent();
+    wait_for("attempts fail", || {
+        rig.ask("agent.sock", "/readyz")?;
+        (rig.metric("agent.sock", "tunnel_link_attempts_failed_total") >= 2.0).then_some(())
+    });
+    assert_eq!(rig.metric("agent.sock", "tunnel_reconnects_total"), 0.0);
 }
 
 #[test]
