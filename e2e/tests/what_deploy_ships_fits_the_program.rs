@@ -50,7 +50,7 @@ fn the_unit_provides_the_folders_that_the_example_names() {
 }
 
 #[test]
-fn the_unit_starts_before_the_kubelet_and_not_again_where_that_cannot_help() {
+fn the_unit_starts_before_the_kubelet_and_its_main_process_not_again_where_that_cannot_help() {
     let unit = unit();
     assert_eq!(unit["Before"], "kubelet.service");
     assert!(!unit["After"].contains("online"), "a node that boots while cut off is not online");
@@ -205,6 +205,8 @@ fn the_egress_selector_names_the_servers_door() {
     assert_eq!(selection["connection"]["proxyProtocol"], "HTTPConnect");
     let door = selection["connection"]["transport"]["uds"]["udsName"].as_str().map(Path::new);
     assert_eq!(door, Some(server.file.doors.http_connect.as_path()));
+    // A kube-apiserver in a container has the folder mounted: it must be the same one after a restart of the server.
+    assert_eq!(unit_of("tunnel-server.service")["RuntimeDirectoryPreserve"], "yes");
 }
 
 fn media_object(kind: &str, name: &str) -> serde_json::Value {
