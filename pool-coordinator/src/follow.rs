@@ -250,10 +250,12 @@ impl Driver {
     async fn events(&mut self, mut body: Incoming) -> Result<(), Failure> {
         let mut decoder = WatchDecoder::new(FORMAT, MAX_FRAME_BYTES);
         let feed = Arc::clone(&self.feed);
+        let mut heard_at = tokio::time::Instant::now();
         loop {
             let patience = if decoder.is_mid_frame() { STALLED_FRAME } else { SILENT_WATCH };
+            // The deadline counts from the last frame: members that doubt each second must not put it off.
             let frame = tokio::select! {
-                frame = tokio::time::timeout(patience, body.frame()) => frame,
+                frame = tokio::time::timeout_at(heard_at + patience, body.frame()) => frame,
                 () = feed.doubt.notified() => {
                     if self.is_doubt_due() {
                         tracing::info!(kind = %feed.gvr, "a member is ahead of the cloud; its newest state is read");
@@ -263,6 +265,7 @@ impl Driver {
                     continue;
                 }
             };
+            heard_at = tokio::time::Instant::now();
             let data = match frame {
                 Err(_) => {
                     tracing::info!(kind = %self.feed.gvr, ?patience, "the watch fell silent");
