@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,22 +20,26 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
-use crate::link::socket::Socket;
+use crate::link::socket::{self, Socket};
 use crate::link::stream::{self, Streams};
 use crate::link::table::EDGE_LIMIT;
 use crate::metrics::{Metrics, Way};
 
 /// The name of this way in metrics.
 const DOOR: &str = "edge";
-/// Dials under way at a time, of all nodes and of one; more wait, each for no longer than its own limit.
+/// Dials under way at a time. Each node has its own part of them, so that no number of nodes that hang takes what the
+/// others need: at most and at least so many. More wait for their turn.
 const MOST_DIALS: usize = 64;
 const MOST_DIALS_OF_NODE: usize = 16;
+const LEAST_DIALS_OF_NODE: usize = 2;
+/// How long a dial waits for its turn: what is left of [`EDGE_LIMIT`] is enough for the SYN to go out a second time.
+const TURN_LIMIT: Duration = Duration::from_secs(2);
 
 /// What every dial needs.
 #[derive(Debug)]
 pub struct Edge {
     allow: AllowList,
-    dials: Semaphore,
+    dials_of_node: usize,
     dials_of: BTreeMap<String, Semaphore>,
     clock: Clock,
     metrics: Metrics,
@@ -47,9 +50,10 @@ impl Edge {
     /// Dials what `allow` has.
     #[must_use]
     pub fn new(allow: AllowList, clock: Clock, metrics: Metrics, shutdown: Shutdown) -> Arc<Self> {
-        let of_node = |node: &str| (node.to_owned(), Semaphore::new(MOST_DIALS_OF_NODE));
+        let dials_of_node = dials_of_node(allow.len());
+        let of_node = |node: &str| (node.to_owned(), Semaphore::new(dials_of_node));
         let dials_of = allow.names().map(of_node).collect();
-        Arc::new(Self { allow, dials: Semaphore::new(MOST_DIALS), dials_of, clock, metrics, shutdown })
+        Arc::new(Self { allow, dials_of_node, dials_of, clock, metrics, shutdown })
     }
 
     /// Answers one request of the server and carries its stream to the end.
@@ -108,7 +112,18 @@ impl Edge {
         let ticket = streams.enter(class, target.to_string());
         let most = usize::try_from(MAX_STREAMS).unwrap_or(usize::MAX);
         let ticket = ticket.ok_or_else(|| Refusal::new(503, format!("{node}: {most} streams are open")))?;
-        let socket = match tokio::time::timeout(EDGE_LIMIT, self.connect(node, address)).await {
+        // The turn and the dial have one limit together. A dial whose turn never came says nothing of its node.
+        let ends = tokio::time::Instant::now() + EDGE_LIMIT;
+        let turn = match self.dials_of.get(&node.to_ascii_lowercase()) {
+            Some(dials) => Some(tokio::time::timeout(TURN_LIMIT, dials.acquire()).await.map_err(|_| {
+                let most = self.dials_of_node;
+                Refusal::new(503, format!("{node}: {most} dials are under way at its agent, try again"))
+            })?),
+            None => None,
+        };
+        let connected = tokio::time::timeout_at(ends, TcpStream::connect(address)).await;
+        drop(turn);
+        let socket = match connected {
             Ok(Ok(socket)) => socket,
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 return Err(Refusal::refused(node, target.port));
@@ -116,20 +131,9 @@ impl Edge {
             Ok(Err(error)) => return Err(Refusal::unreachable(node, &error.to_string())),
             Err(_) => return Err(Refusal::no_answer(node, EDGE_LIMIT)),
         };
-        // What a person types must not wait for more of it.
-        let _ = socket.set_nodelay(true);
+        // A connection without them works, too.
+        let _ = socket::prepare_dialled(&socket);
         Ok((Socket::Tcp(socket), ticket))
-    }
-
-    /// Connects in its turn: of one node few dials at a time, so that one that hangs leaves room for the others.
-    async fn connect(&self, node: &str, address: SocketAddr) -> io::Result<TcpStream> {
-        let closed = io::Error::other;
-        let _of_node = match self.dials_of.get(&node.to_ascii_lowercase()) {
-            Some(dials) => Some(dials.acquire().await.map_err(closed)?),
-            None => None,
-        };
-        let _of_all = self.dials.acquire().await.map_err(closed)?;
-        TcpStream::connect(address).await
     }
 
     /// How many nodes may be dialled.
@@ -142,5 +146,21 @@ impl Edge {
     #[must_use]
     pub fn now(&self) -> Duration {
         self.clock.now()
+    }
+}
+
+/// How many dials of one node may be under way when the agent has `nodes`.
+fn dials_of_node(nodes: usize) -> usize {
+    (MOST_DIALS / nodes.max(1)).clamp(LEAST_DIALS_OF_NODE, MOST_DIALS_OF_NODE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_hang_leave_every_other_node_its_part() {
+        let parts = [0, 1, 4, 5, 12, 32, 5000].map(dials_of_node);
+        assert_eq!(parts, [16, 16, 16, 12, 5, 2, 2]);
     }
 }

@@ -24,6 +24,7 @@ pub struct Metrics {
     buffered: Gauge,
     resets: Family<Labels, Counter>,
     reconnects: Family<Labels, Counter>,
+    failed_attempts: Family<Labels, Counter>,
     downtime: Family<Labels, Gauge<f64, std::sync::atomic::AtomicU64>>,
     refused_peers: Counter,
     certificate: Gauge,
@@ -53,6 +54,7 @@ impl Metrics {
             buffered: Gauge::default(),
             resets: Family::default(),
             reconnects: Family::default(),
+            failed_attempts: Family::default(),
             downtime: Family::default(),
             refused_peers: Counter::default(),
             certificate: Gauge::default(),
@@ -67,6 +69,11 @@ impl Metrics {
         tunnel.register("buffered_bytes", "Bytes that wait for their readers", metrics.buffered.clone());
         tunnel.register("streams_reset", "Streams that were reset here", metrics.resets.clone());
         tunnel.register("reconnects", "Links that ended, by the reason", metrics.reconnects.clone());
+        tunnel.register(
+            "link_attempts_failed",
+            "Attempts that became no link, by the reason",
+            metrics.failed_attempts.clone(),
+        );
         tunnel.register(
             "link_downtime_seconds",
             "How long the pool had no link, in all",
@@ -140,7 +147,17 @@ impl Metrics {
         self.resets.get_or_create(&vec![("reason", reason.to_owned())]).inc();
     }
 
-    /// A link ended for `reason`.
+    /// An attempt became no link, for `reason`.
+    pub fn attempt_failed(&self, reason: &str) {
+        self.failed_attempts.get_or_create(&vec![("reason", reason.to_owned())]).inc();
+    }
+
+    /// A head was refused with `status` before there was anything to dial.
+    pub fn head_refused(&self, door: &str, status: u16) {
+        self.dials.get_or_create(&vec![("door", door.to_owned()), ("outcome", status.to_string())]).inc();
+    }
+
+    /// A link that was up ended for `reason`.
     pub fn link_ended(&self, reason: &str) {
         self.reconnects.get_or_create(&vec![("reason", reason.to_owned())]).inc();
     }

@@ -57,6 +57,8 @@ fn because(error: &AdminError) -> String {
 impl RunError {
     fn exit(&self) -> Exit {
         match self {
+            // Whoever issues certificates may be about to write the file: starting again finds it.
+            Self::Tls(TlsError::Read { .. }) => Exit::Unavailable,
             Self::Config(_) | Self::Telemetry(_) | Self::Tls(_) => Exit::Config,
             // A socket in use is free when its process has ended; a folder that refuses one stays as it is.
             Self::Socket { source: AdminError::InUse(_), .. } | Self::Listen { .. } => Exit::Unavailable,

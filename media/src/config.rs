@@ -86,11 +86,13 @@ pub struct LimitsFile {
     pub sessions: usize,
     /// HTTP connections at a time.
     pub connections: usize,
+    /// Those of one address.
+    pub connections_per_address: usize,
 }
 
 impl Default for LimitsFile {
     fn default() -> Self {
-        Self { sessions: 1000, connections: 512 }
+        Self { sessions: 1000, connections: 512, connections_per_address: 64 }
     }
 }
 
@@ -147,7 +149,8 @@ impl Config {
     fn check(file: ConfigFile, candidate: Option<IpAddr>) -> Result<Self, ConfigError> {
         let value = |key, reason: &str| ConfigError::Value { key, reason: reason.to_owned() };
         file.log.check().map_err(|error| value("log.level", &error.to_string()))?;
-        if file.limits.sessions == 0 || file.limits.connections == 0 {
+        let LimitsFile { sessions, connections, connections_per_address } = file.limits;
+        if [sessions, connections, connections_per_address].contains(&0) {
             return Err(value("limits", "0 lets nobody in; write at least 1"));
         }
         if let Some(origin) = file.cors.iter().find(|origin| !is_origin(origin)) {

@@ -126,6 +126,9 @@ pub enum OfferError {
     /// A track without a codec of ours, or one that was refused.
     #[error("no codec in common for {0}; this engine has Opus, VP8 and H264")]
     Codec(&'static str),
+    /// No credentials can be made.
+    #[error("the system gives no randomness")]
+    Random,
 }
 
 /// Whoever makes sessions of offers.

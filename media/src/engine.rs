@@ -27,7 +27,7 @@ use crate::{
     metrics::{Direction, Metrics},
 };
 
-/// Most addresses by which the other side of one session is known; its oldest is forgotten.
+/// Most addresses by which the other side of one session is known; the one that was heard longest ago is forgotten.
 const MAX_ADDRESSES: usize = 8;
 /// Most turns of one session without the time moving: what wants more is not getting anywhere.
 const MAX_TURNS: usize = 32;
@@ -48,7 +48,7 @@ struct Member {
     user: String,
     /// Where the request came from.
     client: IpAddr,
-    /// Where its datagrams come from, the newest last.
+    /// Where its datagrams come from, the one that was heard last at the end.
     addresses: Vec<SocketAddr>,
     timeout: Instant,
     /// A viewer's tracks.
@@ -168,20 +168,18 @@ impl Engine {
         }
         let session = SessionId(u128::from_be_bytes(self.random_bytes()?));
         let since = self.since(now);
+        let [first, second, third, fourth] = self.random_bytes()?;
+        let mut former = None;
         match offer.role {
             Role::Publisher => {
-                let former = self.streams.publish(&offer.stream, session, &offer.subject)?;
+                former = self.streams.publish(&offer.stream, session, &offer.subject)?;
                 self.key_frames.entry(offer.stream.clone()).or_default();
-                if let Some(former) = former {
-                    self.end(former, End::TakenOver, now, wire);
-                }
             }
             Role::Viewer => {
                 self.streams.play(&offer.stream, session)?;
                 self.want_key_frame(&offer.stream, now);
             }
         }
-        let [first, second, third, fourth] = self.random_bytes()?;
         let member = Member {
             endpoint: answered.endpoint,
             session: Session::new(offer.role, since),
@@ -197,6 +195,10 @@ impl Engine {
         self.timeouts.insert((now, session));
         self.by_user.insert(answered.user.clone(), session);
         self.state = self.state.with_session();
+        // The new member is there first: a tombstone that nobody is left in ends.
+        if let Some(former) = former {
+            self.end(former, End::TakenOver, now, wire);
+        }
         let (stream, subject) = (offer.stream, offer.subject);
         tracing::info!(role = offer.role.as_str(), %stream, %subject, %session, "a session begins");
         Ok(Opened { session, sdp: answered.sdp, tag: answered.user })
@@ -289,7 +291,7 @@ impl Engine {
         self.timeouts.remove(&(member.timeout, session));
         self.by_user.remove(&member.user);
         for address in &member.addresses {
-            self.by_address.remove(address);
+            self.forget(*address, session);
         }
         let lasted = self.since(now).saturating_sub(member.session.began());
         let (role, why_text) = (member.session.role().as_str(), why.as_str());
@@ -321,17 +323,42 @@ impl Engine {
         }
         if is_stun {
             member.session.on_authentic(since);
-            if !member.addresses.contains(&from) {
-                member.addresses.push(from);
-                if member.addresses.len() > MAX_ADDRESSES {
-                    let oldest = member.addresses.remove(0);
-                    self.by_address.remove(&oldest);
-                }
-                self.by_address.insert(from, session);
+            if !self.locate(session, from) {
+                return self.metrics.dropped("address_taken");
             }
         }
+        let Some(member) = self.members.get_mut(&session) else { return };
         member.endpoint.receive(from, datagram, now);
         self.drain(session, now, wire);
+    }
+
+    fn is_live(&self, session: SessionId) -> bool {
+        self.members.get(&session).is_some_and(|member| member.session.state() == SessionState::Live)
+    }
+
+    /// Notes that `session` was heard from `address`. False if a live session is there and this one is not live: a source is
+    /// easily forged, and whoever takes a live session's address takes its media.
+    fn locate(&mut self, session: SessionId, address: SocketAddr) -> bool {
+        let owner = self.by_address.get(&address).copied().filter(|owner| *owner != session);
+        if owner.is_some_and(|owner| self.is_live(owner)) && !self.is_live(session) {
+            return false;
+        }
+        let Some(member) = self.members.get_mut(&session) else { return false };
+        member.addresses.retain(|known| *known != address);
+        member.addresses.push(address);
+        let oldest = (member.addresses.len() > MAX_ADDRESSES).then(|| member.addresses.remove(0));
+        self.by_address.insert(address, session);
+        if let Some(oldest) = oldest {
+            self.forget(oldest, session);
+        }
+        true
+    }
+
+    /// `session` is not at `address` any more; another session may be.
+    fn forget(&mut self, address: SocketAddr, session: SessionId) {
+        if self.by_address.get(&address) == Some(&session) {
+            self.by_address.remove(&address);
+        }
     }
 
     /// When [`Self::handle_timeouts`] is to be called next.
@@ -427,7 +454,7 @@ impl Engine {
             Event::Connected => {
                 let Some(member) = self.members.get_mut(&session) else { return };
                 if member.session.on_connected() {
-                    self.is_live(session, now);
+                    self.goes_live(session, now, wire);
                 }
             }
             Event::Packet(packet) => {
@@ -437,7 +464,7 @@ impl Engine {
                 }
                 member.codecs.insert(packet.kind, packet.codec.clone());
                 if member.session.on_media(since) {
-                    self.is_live(session, now);
+                    self.goes_live(session, now, wire);
                 }
                 self.forward(session, &packet, now, wire);
             }
@@ -452,11 +479,14 @@ impl Engine {
         }
     }
 
-    fn is_live(&mut self, session: SessionId, now: Instant) {
+    fn goes_live(&mut self, session: SessionId, now: Instant, wire: &mut dyn Sender) {
         let Some(member) = self.members.get(&session) else { return };
         let took = self.since(now).saturating_sub(member.session.began());
         self.metrics.join.observe(took.as_secs_f64());
         tracing::info!(role = member.session.role().as_str(), %session, ?took, "a session is live");
+        if let Some(former) = self.streams.live(session) {
+            self.end(former, End::TakenOver, now, wire);
+        }
         // A viewer that began before it could receive anything has missed what came since.
         let stream = self.streams.of(session).map(|(name, _)| name.clone());
         if let Some(stream) = stream {
@@ -467,6 +497,9 @@ impl Engine {
     /// Sends a publisher's packet to every viewer that can receive.
     fn forward(&mut self, publisher: SessionId, packet: &Packet, now: Instant, wire: &mut dyn Sender) {
         let Some((name, stream)) = self.streams.of(publisher) else { return };
+        if stream.publisher() != Some(publisher) {
+            return self.metrics.dropped("not_live");
+        }
         let (name, viewers) = (name.clone(), stream.viewers().clone());
         let begins = keyframe::begins(packet.codec.name, &packet.payload);
         if begins
@@ -485,6 +518,7 @@ impl Engine {
             at: self.since(packet.arrived),
         };
         let mut waiting = false;
+        let mut other_codec = Vec::new();
         for viewer in viewers {
             let Some(member) = self.members.get_mut(&viewer) else { continue };
             if member.session.state() != SessionState::Live {
@@ -494,6 +528,12 @@ impl Engine {
                 Forwarded::As { sequence, timestamp } => {
                     if !member.endpoint.send(packet, sequence, timestamp) {
                         self.metrics.dropped("codec");
+                        let played = member.endpoint.codecs(packet.kind);
+                        // A viewer without this track misses nothing. One with another codec would stay dark.
+                        if !played.is_empty() && !played.contains(&packet.codec) {
+                            other_codec.push(viewer);
+                            continue;
+                        }
                     }
                 }
                 Forwarded::WaitsForKeyFrame => {
@@ -508,6 +548,9 @@ impl Engine {
             }
             member.endpoint.handle_timeout(now);
             self.drain(viewer, now, wire);
+        }
+        for viewer in other_codec {
+            self.end(viewer, End::OtherCodec, now, wire);
         }
         if waiting {
             self.want_key_frame(&name, now);
@@ -546,6 +589,7 @@ fn refusal(error: &OfferError) -> Refusal {
         OfferError::Syntax => Refusal::new(400, "offer", error.to_string()),
         OfferError::Unworkable(_) => Refusal::new(422, "offer", error.to_string()),
         OfferError::Codec(_) => Refusal::no_codec(error.to_string()),
+        OfferError::Random => Refusal::new(500, "random", error.to_string()),
     }
 }
 
@@ -580,6 +624,10 @@ mod tests {
         }
     }
 
+    fn h264() -> Codec {
+        Codec { name: "H264", clock_rate: 90_000, variant: Some((1, 0x42e0)) }
+    }
+
     fn vp8() -> Codec {
         Codec { name: "VP8", clock_rate: 90_000, variant: None }
     }
@@ -611,16 +659,21 @@ mod tests {
             self.pending.extend(match datagram {
                 b"connected" => Some(Event::Connected),
                 b"lost" => Some(Event::KeyFrameWanted),
-                b"key" | b"delta" => {
+                b"key" | b"delta" | b"h264" => {
                     self.sequence += 1;
+                    let (codec, payload) = if datagram == b"h264" {
+                        (h264(), vec![0x67, 1])
+                    } else {
+                        (vp8(), vec![0x10, u8::from(datagram == b"delta")])
+                    };
                     Some(Event::Packet(Packet {
                         kind: TrackKind::Video,
-                        codec: vp8(),
+                        codec,
                         source: 1,
                         sequence: self.sequence,
                         timestamp: 0,
                         marker: true,
-                        payload: vec![0x10, u8::from(datagram == b"delta")].into(),
+                        payload: payload.into(),
                         arrived: now,
                         annotations: Annotations::default(),
                     }))
@@ -640,9 +693,9 @@ mod tests {
             if kind == TrackKind::Video { vec![vp8()] } else { Vec::new() }
         }
 
-        fn send(&mut self, _packet: &Packet, _sequence: u64, _timestamp: u32) -> bool {
+        fn send(&mut self, packet: &Packet, _sequence: u64, _timestamp: u32) -> bool {
             self.say("packet");
-            true
+            packet.codec == vp8()
         }
 
         fn request_key_frame(&mut self) -> bool {
@@ -681,6 +734,20 @@ mod tests {
         }
 
         fn open(&mut self, role: Role, subject: &str) -> Result<(SessionId, SocketAddr), Refusal> {
+            let (session, from) = self.offer(role, subject)?;
+            self.stun(from, self.clients);
+            self.hears(from, b"connected");
+            Ok((session, from))
+        }
+
+        /// STUN of the client with this number.
+        fn stun(&mut self, from: SocketAddr, client: u16) {
+            let stun = [&[1][..], client.to_string().as_bytes()].concat();
+            self.hears(from, &stun);
+        }
+
+        /// An offer whose client has not been heard on the media port yet.
+        fn offer(&mut self, role: Role, subject: &str) -> Result<(SessionId, SocketAddr), Refusal> {
             self.clients += 1;
             let direction = if role == Role::Publisher { "sendonly" } else { "recvonly" };
             let sdp = format!(
@@ -692,11 +759,7 @@ mod tests {
             let address = [192, 0, 2, 1].into();
             let offer = Offer { role, stream, subject: subject.into(), sdp, address };
             let opened = self.engine.open(offer, self.now, &mut Nowhere)?;
-            let from = SocketAddr::from(([192, 0, 2, 1], self.clients));
-            let stun = [&[1][..], self.clients.to_string().as_bytes()].concat();
-            self.engine.datagram(from, &stun, self.now, &mut Nowhere);
-            self.hears(from, b"connected");
-            Ok((opened.session, from))
+            Ok((opened.session, SocketAddr::from(([192, 0, 2, 1], self.clients))))
         }
 
         fn hears(&mut self, from: SocketAddr, datagram: &[u8]) {
@@ -764,6 +827,96 @@ mod tests {
         assert_eq!(stage.told(), ["2 packet"]);
         stage.pass(5_000);
         assert!(stage.told().is_empty());
+    }
+
+    #[test]
+    fn an_address_is_of_the_session_that_was_heard_there_and_of_no_newcomer() {
+        let mut stage = Stage::new();
+        let (_, publisher) = stage.open(Role::Publisher, "ann").expect("free");
+        stage.hears(publisher, b"key");
+        let (one, of_one) = stage.open(Role::Viewer, "eve").expect("somebody publishes");
+        let (other, of_other) = stage.offer(Role::Viewer, "eve").expect("somebody publishes");
+        let at = |stage: &Stage, address: SocketAddr| stage.engine.by_address.get(&address).copied();
+        stage.stun(of_one, 3);
+        assert_eq!(at(&stage, of_one), Some(one), "a live session's address is not to be had by a newcomer");
+        stage.stun(of_other, 3);
+        stage.hears(of_other, b"connected");
+        stage.stun(of_other, 2);
+        assert_eq!(at(&stage, of_other), Some(one), "both are live");
+        stage.stun(of_other, 3);
+        assert_eq!(at(&stage, of_other), Some(other), "it is heard there again");
+        stage.engine.close(one, stage.now, &mut Nowhere);
+        assert_eq!(
+            (at(&stage, of_one), at(&stage, of_other)),
+            (None, Some(other)),
+            "its own goes with it alone"
+        );
+    }
+
+    #[test]
+    fn of_many_addresses_those_that_are_in_use_stay() {
+        let mut stage = Stage::new();
+        let (session, first) = stage.open(Role::Publisher, "ann").expect("free");
+        for port in 1000..1100 {
+            stage.stun(SocketAddr::from(([192, 0, 2, 1], port)), 1);
+            stage.stun(first, 1);
+        }
+        assert_eq!(stage.engine.by_address.get(&first), Some(&session));
+        assert_eq!(stage.engine.by_address.len(), MAX_ADDRESSES);
+    }
+
+    #[test]
+    fn a_publisher_goes_on_until_the_one_that_takes_over_sends() {
+        let mut stage = Stage::new();
+        let (first, of_first) = stage.open(Role::Publisher, "ann").expect("free");
+        stage.hears(of_first, b"key");
+        let (_, of_viewer) = stage.open(Role::Viewer, "eve").expect("somebody publishes");
+        stage.hears(of_first, b"key");
+        stage.told();
+        let (second, _) = stage.open(Role::Publisher, "ann").expect("the same subject");
+        stage.hears(of_first, b"delta");
+        assert_eq!(stage.told(), ["2 packet"], "the second has sent nothing yet");
+        stage.stun(of_viewer, 2);
+        stage.pass(10_100);
+        assert_eq!(stage.engine.presence(second), Presence::Unknown, "it never got there");
+        let (third, of_third) = stage.open(Role::Publisher, "ann").expect("the same subject");
+        stage.told();
+        stage.hears(of_third, b"key");
+        assert_eq!(
+            (stage.engine.presence(first), stage.engine.presence(third)),
+            (Presence::TakenOver, Presence::Here)
+        );
+        assert!(stage.told().ends_with(&["2 packet".to_owned()]));
+    }
+
+    #[test]
+    fn a_lone_publisher_that_comes_again_does_not_end_a_tombstone() {
+        let mut stage = Stage::new();
+        let (_, publisher) = stage.open(Role::Publisher, "ann").expect("free");
+        stage.hears(publisher, b"key");
+        stage.engine.told_to_end();
+        for _ in 0..2 {
+            let (_, again) = stage.open(Role::Publisher, "ann").expect("its stream is here");
+            assert_eq!(stage.engine.state(), State::Tombstone);
+            stage.hears(again, b"key");
+            assert_eq!(stage.engine.state(), State::Tombstone, "it is in a call");
+        }
+    }
+
+    #[test]
+    fn a_viewer_whose_stream_has_another_codec_now_is_ended_to_come_again() {
+        let mut stage = Stage::new();
+        let (_, of_first) = stage.open(Role::Publisher, "ann").expect("free");
+        stage.hears(of_first, b"key");
+        let (viewer, _) = stage.open(Role::Viewer, "eve").expect("somebody publishes");
+        stage.hears(of_first, b"key");
+        assert_eq!(stage.engine.presence(viewer), Presence::Here);
+        let (second, of_second) = stage.open(Role::Publisher, "ann").expect("the same subject");
+        stage.hears(of_second, b"h264");
+        assert_eq!(stage.engine.presence(viewer), Presence::Unknown, "it would stay dark");
+        assert_eq!(stage.engine.presence(second), Presence::Here);
+        let again = stage.open(Role::Viewer, "eve").expect_err("this offer has VP8 alone");
+        assert_eq!((again.status, again.detail.contains("H264")), (406, true));
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! WHIP and WHEP over HTTP: what a request asks for is the core's to say, tokens are checked, offers go to the worker.
 
 use std::{
-    convert::Infallible,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -10,23 +9,14 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
+use hyper::body::Incoming;
 use media_core::{
     Role, SessionId, StreamName,
     admission::RequestRates,
-    claims::Wish,
+    claims::{Claims, Wish},
     offer::MAX_OFFER_BYTES,
     session::Presence,
     whip::{Action, Refusal, action},
-};
-use proto_daemon::shutdown::Shutdown;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
 };
 
 use crate::{
@@ -39,12 +29,7 @@ use crate::{
 };
 
 /// How long a request may take to come, head and body each.
-const REQUEST_LIMIT: Duration = Duration::from_secs(10);
-const MAX_HEAD_BYTES: usize = 32 * 1024;
-const MAX_HEADERS: usize = 64;
-const STREAMS_PER_CONNECTION: u32 = 32;
-/// Pause after a failed accept: out of file descriptors, most likely.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// Who everybody is where nobody needs a token.
 const ANYBODY: &str = "anybody";
 
@@ -58,7 +43,8 @@ pub struct Front {
     began: Instant,
 }
 
-type Answer = Response<Full<Bytes>>;
+/// What every request is answered with.
+pub type Answer = Response<Full<Bytes>>;
 
 impl Front {
     /// A front before `worker`.
@@ -67,7 +53,8 @@ impl Front {
         Self { worker, tokens, cors, metrics, rates: Mutex::default(), began: Instant::now() }
     }
 
-    async fn respond(&self, request: Request<Incoming>, address: IpAddr) -> Answer {
+    /// Answers one request of a client at `address`.
+    pub async fn respond(&self, request: Request<Incoming>, address: IpAddr) -> Answer {
         let (method, origin) = (request.method().clone(), request.headers().get(header::ORIGIN).cloned());
         let mut answer = match self.serve(request, address).await {
             Ok(answer) => answer,
@@ -86,7 +73,9 @@ impl Front {
     }
 
     async fn serve(&self, request: Request<Incoming>, address: IpAddr) -> Result<Answer, Refusal> {
-        if !self.rates.lock().unwrap_or_else(PoisonError::into_inner).admit(address, self.began.elapsed()) {
+        // A preflight is the browser's, one before each request of a page that came from elsewhere; it costs nothing.
+        let counts = request.method() != Method::OPTIONS;
+        if counts && !self.may_ask(address) {
             return Err(Refusal::too_many_requests());
         }
         let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
@@ -112,16 +101,21 @@ impl Front {
                     Role::Publisher => Wish::Publish(&stream),
                     Role::Viewer => Wish::Play(&stream),
                 };
-                let subject =
-                    self.subject(text(header::AUTHORIZATION), wish)?.unwrap_or_else(|| ANYBODY.into());
+                let claims = self.claims(text(header::AUTHORIZATION), wish)?;
+                let subject = claims.map_or_else(|| ANYBODY.into(), |claims| claims.sub);
                 let sdp = body(request).await?;
                 self.open(Offer { role, stream, subject, sdp, address }).await
             }
         }
     }
 
-    /// Who asks, if tokens say so.
-    fn subject(&self, authorization: Option<&str>, wish: Wish<'_>) -> Result<Option<Box<str>>, Refusal> {
+    fn may_ask(&self, address: IpAddr) -> bool {
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.admit(address, self.began.elapsed())
+    }
+
+    /// Who asks and for which room, if tokens say so.
+    fn claims(&self, authorization: Option<&str>, wish: Wish<'_>) -> Result<Option<Claims>, Refusal> {
         let Some(tokens) = &self.tokens else { return Ok(None) };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         tokens.check(authorization, wish, now).map(Some)
@@ -137,8 +131,11 @@ impl Front {
     }
 
     async fn list(&self, stream: Option<StreamName>, authorization: Option<&str>) -> Result<Answer, Refusal> {
-        self.subject(authorization, Wish::List)?;
+        let claims = self.claims(authorization, Wish::List)?;
         let mut streams = self.worker.streams().await;
+        if let Some(claims) = claims {
+            streams.retain(|status| status.room == claims.room);
+        }
         let Some(name) = stream else { return Ok(json(&streams)) };
         let wanted = |status: &StreamStatus| status.room == name.room && status.stream == name.stream;
         streams.retain(wanted);
@@ -223,61 +220,5 @@ fn method_label(method: &Method) -> &'static str {
         Method::HEAD => "HEAD",
         Method::PATCH => "PATCH",
         _ => "other",
-    }
-}
-
-/// Accepts on `listener` until the process ends: sessions are deleted, and viewers let in, while it drains, too.
-pub async fn serve(front: Arc<Front>, listener: TcpListener, connections: usize, shutdown: Shutdown) {
-    let room = Arc::new(Semaphore::new(connections));
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.stopped() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        // Full: the connection is dropped at once. To queue it would only hide the flood.
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let (front, shutdown) = (Arc::clone(&front), shutdown.clone());
-        tokio::spawn(async move {
-            connection(front, stream, address, &shutdown).await;
-            drop(permit);
-        });
-    }
-}
-
-async fn connection(front: Arc<Front>, stream: TcpStream, address: SocketAddr, shutdown: &Shutdown) {
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let front = Arc::clone(&front);
-        async move { Ok::<_, Infallible>(front.respond(request, address.ip()).await) }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_LIMIT)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .max_headers(MAX_HEADERS);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(REQUEST_LIMIT);
-    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let outcome = tokio::select! {
-        outcome = serving.as_mut() => outcome,
-        () = shutdown.stopped() => return,
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "a client's connection ended badly");
     }
 }

@@ -9,10 +9,12 @@ pub mod endpoint;
 pub mod engine;
 pub mod error;
 pub mod http;
+pub mod listener;
 pub mod metrics;
 pub mod page;
 pub mod peer;
 pub mod run;
+pub mod stun;
 pub mod token;
 pub mod worker;
 

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use media_core::{Role, TrackKind};
+use ring::rand::{SecureRandom as _, SystemRandom};
 use str0m::{
     Candidate, IceCreds, Input, Output as RtcOutput, Rtc,
     change::SdpOffer,
@@ -17,6 +18,7 @@ use str0m::{
 use crate::{
     crypto,
     endpoint::{Annotations, Answered, Codec, Endpoint, Endpoints, Event, OfferError, Output, Packet},
+    stun,
 };
 
 /// Most packets that a session keeps for those who ask again, of pictures: 2 s at 4 Mbit/s.
@@ -50,7 +52,7 @@ impl Endpoints for Peers {
     }
 
     fn user<'a>(&self, datagram: &'a [u8]) -> Option<&'a str> {
-        stun_user(datagram)
+        stun::user(datagram)
     }
 }
 
@@ -68,7 +70,7 @@ impl Peer {
             tracing::debug!(%error, "an offer was not read");
             OfferError::Syntax
         })?;
-        let credentials = IceCreds::new();
+        let credentials = credentials()?;
         let mut rtc = Rtc::builder()
             .set_crypto_provider(crypto::provider())
             .set_dtls_cert(certificate)
@@ -174,10 +176,14 @@ impl Peer {
     }
 }
 
-/// Our part of the user name in a STUN request, by which it finds its session.
-fn stun_user(datagram: &[u8]) -> Option<&str> {
-    let message = StunMessage::parse(datagram).ok()?;
-    message.is_binding_request().then(|| message.username()?.split_once(':')).flatten().map(|(ours, _)| ours)
+/// Credentials that nobody can guess, as RFC 8445 s5.3 wants them: 64 bits of name and 128 of password, in hex digits. The
+/// library's own are of a generator whose later numbers follow from its former ones.
+fn credentials() -> Result<IceCreds, OfferError> {
+    let mut bytes = [0; 24];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| OfferError::Random)?;
+    let (user, password) = bytes.split_at(8);
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(IceCreds { ufrag: hex(user), pass: hex(password) })
 }
 
 /// What of `parameters` must be equal on both sides.
@@ -208,7 +214,7 @@ impl Endpoint for Peer {
             let signed = |message: &StunMessage<'_>| {
                 message.verify(self.credentials.pass.as_bytes(), crypto::hmac_sha1)
             };
-            return stun_user(datagram) == Some(self.credentials.ufrag.as_str())
+            return stun::user(datagram) == Some(self.credentials.ufrag.as_str())
                 && StunMessage::parse(datagram).is_ok_and(|message| signed(&message));
         }
         let Ok(received) = Receive::new(Protocol::Udp, source, self.local, datagram) else { return false };
@@ -427,6 +433,25 @@ mod tests {
             one && other
         });
         (engine, client, now)
+    }
+
+    #[test]
+    fn the_credentials_of_an_answer_are_the_systems_randomness() {
+        let hex = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let now = Instant::now();
+        let (_, offer) = Client::new(Direction::SendOnly, now);
+        let certificate = crypto::certificate().expect("a certificate");
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..8 {
+            let (peer, answer) =
+                Peer::answer(&offer, Role::Publisher, ENGINE.into(), certificate.clone(), now)
+                    .expect("answered");
+            let IceCreds { ufrag, pass } = peer.credentials;
+            assert!(hex(&ufrag, 16) && hex(&pass, 32), "64 and 128 bits: {ufrag} {pass}");
+            assert!(answer.contains(&format!("a=ice-ufrag:{ufrag}\r\n")), "{answer}");
+            assert!(answer.contains(&format!("a=ice-pwd:{pass}\r\n")), "{answer}");
+            assert!(seen.insert(ufrag) && seen.insert(pass), "never twice");
+        }
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! From arguments to a running engine and back to an exit code.
 
 use std::{
-    ffi::OsString, net::IpAddr, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
+    ffi::OsString,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
 };
 
 use clap::Parser;
@@ -10,7 +15,7 @@ use proto_daemon::{
     exit::Exit,
     metrics as daemon_metrics,
     shutdown::Shutdown,
-    telemetry,
+    telemetry::{self, LogConfig},
 };
 use tokio::net::TcpListener;
 
@@ -20,13 +25,16 @@ use crate::{
     cors::Cors,
     crypto,
     error::RunError,
-    http::{self, Front},
+    http::Front,
+    listener::{self, Bounds},
     metrics::Metrics,
     peer::Peers,
     token::TokenKeys,
     worker::{self, Setup, Worker},
 };
 
+/// Libraries that log what clients send.
+const LIBRARIES: &str = "is=error,str0m=error,dimpl=error";
 /// How long a running engine may take to answer `--probe`.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -38,21 +46,24 @@ const PROBE_LIMIT: Duration = Duration::from_secs(2);
     about = "WebRTC publishers by WHIP, viewers by WHEP, in a pod with fixed ports",
     after_help = "Publish to http://HOST:7080/whip/ROOM/STREAM, play http://HOST:7080/whep/ROOM/STREAM, or open\n\
                   http://HOST:7080/ in a browser. Health and metrics stand on the admin socket:\n\
-                  media-engine --config FILE --probe /readyz (/livez, /metrics, /status)."
+                  media-engine --admin-socket PATH --probe /readyz (/livez, /metrics, /status)."
 )]
 struct Arguments {
     /// The settings, a YAML file; deploy/media-engine.yaml shows every key.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "probe")]
+    config: Option<PathBuf>,
     /// The address under which clients reach the media port; in a pod, its node's: --candidate=$(HOST_IP)
     #[arg(long, value_name = "ADDRESS")]
     candidate: Option<IpAddr>,
     /// Check the settings and the files that they name, print what is wrong, and exit.
     #[arg(long)]
     check_config: bool,
-    /// Ask the engine that runs with these settings on its admin socket, print its answer, and exit with 0 if it is yes.
-    #[arg(long, value_name = "ROUTE", conflicts_with = "check_config")]
+    /// Ask a running engine on its admin socket, print its answer, and exit with 0 if it is yes. No settings are read.
+    #[arg(long, value_name = "ROUTE", requires = "admin_socket", conflicts_with_all = ["config", "candidate", "check_config"])]
     probe: Option<String>,
+    /// The admin socket that `--probe` asks: `adminSocket` in the settings of the engine that runs.
+    #[arg(long, value_name = "PATH", requires = "probe")]
+    admin_socket: Option<PathBuf>,
 }
 
 /// Runs the engine with these arguments (the first is the program's name) until it is told to stop.
@@ -74,19 +85,20 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn start(arguments: &Arguments) -> Result<(), RunError> {
-    let config = Config::load(&arguments.config, arguments.candidate)?;
-    if let Some(route) = &arguments.probe {
-        return probe(&config, route);
+    if let (Some(socket), Some(route)) = (&arguments.admin_socket, &arguments.probe) {
+        return probe(socket, route);
     }
+    let path = arguments.config.as_deref().expect("clap requires it of whoever does not probe");
+    let config = Config::load(path, arguments.candidate)?;
     if arguments.check_config {
         token_keys(&config)?;
         if config.is_narrowed() {
             println!("no `tokens`: the engine will listen on {} and {} only", config.http, config.media);
         }
-        println!("{} is good", arguments.config.display());
+        println!("{} is good", path.display());
         return Ok(());
     }
-    telemetry::init(&config.file.log)?;
+    telemetry::init(&quiet(&config.file.log))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let shutdown = Shutdown::new(config.file.drain_limit);
     runtime.block_on(async {
@@ -95,8 +107,15 @@ fn start(arguments: &Arguments) -> Result<(), RunError> {
     })
 }
 
-fn probe(config: &Config, route: &str) -> Result<(), RunError> {
-    let socket = &config.file.admin_socket;
+/// The libraries' own warnings are for one datagram each, and whoever sends datagrams decides how many there are. A level
+/// that names a library comes after, and counts.
+fn quiet(log: &LogConfig) -> LogConfig {
+    LogConfig { level: format!("{LIBRARIES},{}", log.level), ..log.clone() }
+}
+
+/// A kubelet restarts the container for whose probe this fails: nothing but the running process may decide it, and no file
+/// that an operator edits meanwhile.
+fn probe(socket: &Path, route: &str) -> Result<(), RunError> {
     let asked = admin::fetch(socket, route, PROBE_LIMIT);
     let (status, text) = asked.map_err(|error| RunError::Probe(format!("{}: {error}", socket.display())))?;
     if status != 200 {
@@ -136,7 +155,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let _admin = admin::serve(&config.file.admin_socket, state)?;
     let http = listener.local_addr()?;
     let front = Arc::new(Front::new(worker.clone(), tokens, Cors::new(config.file.cors), metrics));
-    tokio::spawn(http::serve(front, listener, config.file.limits.connections, shutdown.clone()));
+    let limits = &config.file.limits;
+    let bounds = Bounds { all: limits.connections, per_address: limits.connections_per_address };
+    tokio::spawn(listener::serve(front, listener, bounds, shutdown.clone()));
     tracing::info!(%http, media = %candidate, "serving");
 
     tokio::select! {

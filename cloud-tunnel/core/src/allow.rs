@@ -45,7 +45,10 @@ impl AllowList {
     /// Why it may not be dialled: the reason of a 403.
     pub fn check(&self, node: &str, target: &Target) -> Result<SocketAddr, String> {
         let node = node.to_ascii_lowercase();
-        let address = self.nodes.get(&node).ok_or_else(|| format!("{node} is not on this agent's list"))?;
+        let address = self
+            .nodes
+            .get(&node)
+            .ok_or_else(|| format!("{node} may not be dialled: add it to `nodes` in tunnel-agent.yaml"))?;
         let named = target.host == node || target.host.parse() == Ok(*address);
         if !named {
             return Err(format!("{} is not {node}", target.host));
@@ -69,11 +72,11 @@ mod tests {
         assert_eq!(check("node-1", "node-1", 10250), Ok(kubelet));
         assert_eq!(check("node-1", "192.168.77.11", 10250), Ok(kubelet));
         for (node, host, port, needle) in [
-            ("node-2", "node-2", 10250, "node-2 is not on this agent's list"),
+            ("node-2", "node-2", 10250, "node-2 may not be dialled: add it to `nodes` in tunnel-agent.yaml"),
             ("node-1", "node-2", 10250, "node-2 is not node-1"),
             ("node-1", "127.0.0.1", 10250, "127.0.0.1 is not node-1"),
             ("node-1", "node-1", 22, "node-1 22 is not allowed"),
-            ("", "node-1", 10250, "list"),
+            ("", "node-1", 10250, "tunnel-agent.yaml"),
         ] {
             let refused = check(node, host, port).expect_err("refused");
             assert!(refused.contains(needle), "{refused}");

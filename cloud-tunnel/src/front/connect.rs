@@ -72,7 +72,7 @@ impl Door {
         let (target, first) = match head {
             Ok(Ok(head)) => head,
             Ok(Err(Unread::Refused(error))) => {
-                self.metrics.dialled(DOOR, error.status(), Duration::ZERO);
+                self.metrics.head_refused(DOOR, error.status());
                 return refuse(&client, &Refusal::new(error.status(), error.to_string())).await;
             }
             // Nothing came in time, or the client left: there is nobody to answer.
@@ -100,7 +100,9 @@ impl Door {
         if !matches!(answered, Ok(Ok(()))) {
             return;
         }
-        let _ = tokio::time::timeout(ALONE, client.readable()).await;
+        if first.is_empty() {
+            let _ = tokio::time::timeout(ALONE, client.spoken()).await;
+        }
         let carried = stream::carry(client, dialled.send, dialled.recv, &dialled.ticket, first, Way::ToEdge);
         tokio::select! {
             () = carried => {}

@@ -17,7 +17,7 @@ use super::socket::{self, Listening};
 use super::strangers::{Stranger, Strangers};
 use super::stream::Streams;
 use super::table::{LinkHandle, Links};
-use super::{CONNECT_LIMIT, peer};
+use super::{CONNECT_LIMIT, MOST_RESETS, RESETS_REMEMBERED, peer};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 
@@ -112,6 +112,9 @@ async fn link(
         .max_header_list_size(16 * 1024)
         .max_concurrent_streams(0)
         .enable_push(false)
+        .max_concurrent_reset_streams(MOST_RESETS)
+        .reset_stream_duration(RESETS_REMEMBERED)
+        .max_local_error_reset_streams(None)
         .handshake::<_, Bytes>(tls);
     let handshake = tokio::time::timeout(CONNECT_LIMIT, handshake).await;
     let (requests, mut connection) =
@@ -148,8 +151,8 @@ async fn link(
         // The last word is under way; the connection ends by itself when nothing is open on it.
         let _ = tokio::time::timeout(FLUSH_LIMIT, &mut connection).await;
     }
-    acceptor.metrics.link_ended(end.word());
     if was_up {
+        acceptor.metrics.link_ended(end.word());
         tracing::info!(link = id, agent, address, reason = %end, "link down");
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! The agent's end of links: it dials a server, becomes the HTTP/2 server on that connection, and dials again for ever.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,20 +18,22 @@ use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::CONNECT_LIMIT;
 use super::control::{self, Ends, Event};
 use super::socket::{self, Breaker, LastHeard, Listening};
 use super::stream::Streams;
+use super::{CONNECT_LIMIT, MOST_RESETS, RESETS_REMEMBERED};
 use crate::clock::{self, Clock};
 use crate::edge::Edge;
 use crate::metrics::Metrics;
 
+/// How long one address of a server may take to answer: a SYN that is lost is sent again after 1 s.
+const ADDRESS_LIMIT: Duration = Duration::from_millis(1500);
+/// How many addresses of a server are tried in one attempt.
+const MOST_ADDRESSES: usize = 8;
 /// How long the last frames of a link may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// A link that stood for this long was a success: the next attempt waits as after the first failure.
 const STOOD: Duration = Duration::from_secs(10);
-/// Streams that the server may take back before the agent has looked at them; h2's own bound is for strangers.
-const MOST_PENDING_RESETS: usize = 2048;
 
 type Connection = server::Connection<TlsStream<Listening<TcpStream>>, Bytes>;
 
@@ -144,14 +147,21 @@ impl Dialler {
     async fn link(self: Arc<Self>, server: &Server) -> String {
         let connected = match self.connect(server).await {
             Ok(connected) => connected,
-            Err(Failed(reason)) => return format!("{}: {reason}", server.address),
+            Err(Failed(reason)) => {
+                self.metrics.attempt_failed("connect");
+                return format!("{}: {reason}", server.address);
+            }
         };
         let (over, is_over) = oneshot::channel();
         let (this, address) = (Arc::clone(&self), server.address.clone());
         tokio::spawn(async move {
-            let mut over = Over { tell: Some(over) };
+            let mut over = Over { tell: Some(over), was_up: false };
             let end = this.serve(connected, &address, &mut over).await;
-            this.metrics.link_ended(end.word());
+            if over.was_up {
+                this.metrics.link_ended(end.word());
+            } else {
+                this.metrics.attempt_failed(end.word());
+            }
             tracing::info!(server = address, reason = %end, "link ended");
             over.say(end.to_string());
         });
@@ -160,8 +170,9 @@ impl Dialler {
     }
 
     async fn connect(&self, server: &Server) -> Result<Connected, Failed> {
-        let stream = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(&server.address)).await;
-        let stream = stream.map_err(|_| "no answer to the connection in 5 s")??;
+        let found = tokio::time::timeout(CONNECT_LIMIT, tokio::net::lookup_host(&server.address)).await;
+        let found: Vec<_> = found.map_err(|_| "no answer to the look-up of its name in 5 s")??.collect();
+        let stream = dial_first(&found).await?;
         let breaker = socket::prepare(&stream)?;
         let (stream, heard) = Listening::new(stream, self.clock);
         let tls = tokio::time::timeout(CONNECT_LIMIT, self.tls.connect(server.name.clone(), stream)).await;
@@ -173,8 +184,11 @@ impl Dialler {
             .max_header_list_size(16 * 1024)
             // The control stream is one more.
             .max_concurrent_streams(MAX_STREAMS + 1)
-            .max_pending_accept_reset_streams(MOST_PENDING_RESETS)
-            .max_concurrent_reset_streams(MOST_PENDING_RESETS)
+            // Streams that the server takes back before they were looked at; h2's own bound is for strangers, too.
+            .max_pending_accept_reset_streams(MOST_RESETS)
+            .max_concurrent_reset_streams(MOST_RESETS)
+            .reset_stream_duration(RESETS_REMEMBERED)
+            .max_local_error_reset_streams(None)
             .handshake::<_, Bytes>(tls);
         let connection = tokio::time::timeout(CONNECT_LIMIT, handshake).await;
         let connection = connection.map_err(|_| "no HTTP/2 in 5 s; is it a tunnel-server?")??;
@@ -230,6 +244,7 @@ impl Dialler {
     fn tell(&self, event: Event, address: &str, over: &mut Over) {
         match event {
             Event::Up { version, peer } => {
+                over.was_up = true;
                 let id = printable(&peer.id);
                 tracing::info!(server = address, version, id, "link up");
                 self.set(LinkState::Up { since: self.clock.now(), server: address.to_owned(), id });
@@ -240,6 +255,22 @@ impl Dialler {
             }
         }
     }
+}
+
+/// Connects to the first of `addresses` that answers, each in its own time: a host that hangs does not hide the next.
+async fn dial_first(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
+    let mut reasons = Vec::new();
+    for address in addresses.iter().take(MOST_ADDRESSES) {
+        match tokio::time::timeout(ADDRESS_LIMIT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => reasons.push(format!("{address}: {error}")),
+            Err(_) => reasons.push(format!("{address}: no answer to the connection in {ADDRESS_LIMIT:?}")),
+        }
+    }
+    if reasons.is_empty() {
+        return Err("its name has no address".to_owned());
+    }
+    Err(reasons.join("; "))
 }
 
 /// Takes streams until the connection ends; the error is why.
@@ -259,6 +290,8 @@ async fn accept(connection: &mut Connection, edge: &Arc<Edge>, streams: &Arc<Str
 /// Tells once that no new stream can come.
 struct Over {
     tell: Option<oneshot::Sender<String>>,
+    /// Whether the link was up at any time.
+    was_up: bool,
 }
 
 impl Over {
@@ -267,5 +300,35 @@ impl Over {
             // Whoever drains does not listen any more.
             let _ = tell.send(reason);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_hangs_or_refuses_does_not_hide_the_next() {
+        // A backlog that is full lets SYNs fall, as a host that hangs does.
+        let hung =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        hung.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+        hung.listen(0).expect("it listens");
+        let hung_at = hung.local_addr().expect("bound").as_socket().expect("IPv4");
+        let limit = Duration::from_millis(300);
+        let _held: Vec<_> =
+            (0..3).filter_map(|_| std::net::TcpStream::connect_timeout(&hung_at, limit).ok()).collect();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let closed_at = closed.local_addr().expect("bound");
+        drop(closed);
+        let open = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let open_at = open.local_addr().expect("bound");
+
+        let stream = dial_first(&[hung_at, closed_at, open_at]).await.expect("the third answers");
+        assert_eq!(stream.peer_addr().expect("connected"), open_at);
+        let refused = dial_first(&[hung_at, closed_at]).await.expect_err("neither answers");
+        assert!(refused.contains(&format!("{hung_at}: no answer")), "{refused}");
+        assert!(refused.contains(&format!("{closed_at}: Connection refused")), "{refused}");
+        assert!(dial_first(&[]).await.is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! The two kinds of socket that a stream ends in, and what a link notes of its own: when its last byte came.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -17,6 +18,12 @@ use crate::clock::Clock;
 
 /// How long sent bytes may stay unacknowledged until the kernel gives the connection up.
 const USER_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same on a connection to a kubelet, whose network is near: a node that restarts its network is no dead one.
+const DIALLED_USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection to a kubelet is silent until it is probed, how often, and how many probes may stay unanswered.
+const PROBE_AFTER: Duration = Duration::from_secs(15);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBES: u32 = 3;
 /// How much of a link's bytes the kernel takes ahead of the wire: what waits above it can still be overtaken.
 const NOT_SENT_LOW_WATER: u32 = 16 * 1024;
 
@@ -100,10 +107,33 @@ impl Socket {
 
     /// Returns when the other side has closed before it sent anything; never if it sends something.
     pub async fn hung_up(&self) {
-        if !self.ready(Interest::READABLE).await.is_ok_and(|ready| !ready.is_read_closed()) {
-            return;
+        if self.spoken().await.is_ok_and(|bytes| bytes > 0) {
+            std::future::pending().await
         }
-        std::future::pending().await
+    }
+
+    /// Returns when something waits to be read, and leaves it there; 0 is the end.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub async fn spoken(&self) -> io::Result<usize> {
+        let mut byte = [MaybeUninit::uninit()];
+        loop {
+            self.readable().await?;
+            // tokio's readiness stays from the read before until an attempt in `try_io` finds nothing.
+            let peeked = match self {
+                Self::Unix(socket) => {
+                    socket.try_io(Interest::READABLE, || SockRef::from(socket).peek(&mut byte))
+                }
+                Self::Tcp(socket) => {
+                    socket.try_io(Interest::READABLE, || SockRef::from(socket).peek(&mut byte))
+                }
+            };
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
     }
 
     /// Closes in a way that the other side can tell from a good end, where the socket's kind has one.
@@ -125,6 +155,20 @@ pub fn prepare(socket: &TcpStream) -> io::Result<Breaker> {
     options.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     options.set_tcp_notsent_lowat(NOT_SENT_LOW_WATER)?;
     Ok(Breaker(socket.as_fd().try_clone_to_owned()?))
+}
+
+/// Sets what a connection to a kubelet needs: what a person types does not wait for more of it, and a host that is
+/// gone without a word is noticed within 30 s also by a stream on which nothing is said.
+///
+/// # Errors
+/// Those of the system.
+pub fn prepare_dialled(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let options = SockRef::from(socket);
+    options.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES),
+    )?;
+    options.set_tcp_user_timeout(Some(DIALLED_USER_TIMEOUT))
 }
 
 /// A hold on a link's connection below TLS and HTTP/2, for the case that it is dead.
@@ -215,5 +259,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_to_a_kubelet_is_probed_and_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let socket = TcpStream::connect(address).await.expect("it listens");
+        prepare_dialled(&socket).expect("options of every Linux");
+        let options = SockRef::from(&socket);
+        assert!(options.keepalive().expect("read") && options.tcp_nodelay().expect("read"));
+        assert_eq!(options.tcp_keepalive_time().expect("read"), PROBE_AFTER);
+        assert_eq!(options.tcp_keepalive_interval().expect("read"), PROBE_EVERY);
+        assert_eq!(options.tcp_keepalive_retries().expect("read"), PROBES);
+        assert_eq!(options.tcp_user_timeout().expect("read"), Some(DIALLED_USER_TIMEOUT));
     }
 }

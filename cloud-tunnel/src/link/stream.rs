@@ -312,7 +312,7 @@ async fn outward(
     let tally = |bytes: usize| ticket.moved(way, bytes);
     if !first.is_empty() {
         tally(first.len());
-        push(send, first).await?;
+        push(socket, send, first).await?;
     }
     let mut size = SMALLEST_READ;
     loop {
@@ -327,7 +327,7 @@ async fn outward(
             Ok(read) => {
                 tally(read);
                 size = (2 * read).clamp(SMALLEST_READ, LARGEST_READ);
-                push(send, chunk.freeze()).await?;
+                push(socket, send, compact(chunk)).await?;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return Err(Broken::Near),
@@ -337,14 +337,23 @@ async fn outward(
     Ok(if socket.is_gone().await { Near::Gone } else { Near::There })
 }
 
-/// Sends `bytes` as the windows allow; returns when the link has taken all of them.
-async fn push(send: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<(), Broken> {
+/// The bytes of a read. HTTP/2 keeps what waits for the wire in pieces as they came, and a keystroke would keep a
+/// whole read buffer alive; the copy of what fills less than half of one has exactly its own size.
+fn compact(chunk: BytesMut) -> Bytes {
+    if chunk.len() < chunk.capacity() / 2 { Bytes::copy_from_slice(&chunk) } else { chunk.freeze() }
+}
+
+/// Sends `bytes` as the windows allow; returns when the link has taken all of them, or when `socket`'s other side is
+/// gone and the link has taken nothing for [`LINGER`]: nobody is left whom the far side could keep waiting.
+async fn push(socket: &Socket, send: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<(), Broken> {
     while !bytes.is_empty() {
         send.reserve_capacity(bytes.len());
-        if send.capacity() == 0 {
-            match poll_fn(|cx| send.poll_capacity(cx)).await {
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Err(Broken::Far),
+        while send.capacity() == 0 {
+            match tokio::time::timeout(LINGER, poll_fn(|cx| send.poll_capacity(cx))).await {
+                Ok(Some(Ok(_))) => break,
+                Ok(Some(Err(_)) | None) => return Err(Broken::Far),
+                Err(_) if socket.is_gone().await => return Err(Broken::Lingered),
+                Err(_) => {}
             }
         }
         let part = send.capacity().min(bytes.len());
@@ -389,5 +398,23 @@ async fn inward(socket: &Socket, recv: &mut RecvStream, ticket: &Ticket, way: Wa
                 let _ = recv.flow_control().release_capacity(count);
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keystroke_that_waits_for_the_wire_holds_no_read_buffer() {
+        let read = |length: usize| {
+            let mut chunk = BytesMut::with_capacity(SMALLEST_READ);
+            chunk.extend_from_slice(&vec![b'x'; length]);
+            let bytes = compact(chunk);
+            assert_eq!(bytes.len(), length);
+            bytes.try_into_mut().expect("its only owner").capacity()
+        };
+        assert_eq!((read(1), read(1000)), (1, 1000));
+        assert_eq!(read(SMALLEST_READ), SMALLEST_READ);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use crate::rig::{ANSWERED, Rig, answer, echo, exchange, kubelet};
+use crate::rig::{ANSWERED, Rig, answer, echo, exchange, kubelet, wait_for};
 
 #[test]
 fn a_dial_reaches_the_node_that_it_names() {
@@ -58,9 +58,13 @@ fn a_hundred_dials_to_a_node_that_hangs_are_no_concern_of_the_others() {
     }
     // Nobody listens at node-2, which is told at once and not after those that wait.
     assert_eq!(rig.dial("node-2:10250").0, "HTTP/1.1 502 node-2 refused 10250");
-    for client in &mut waiting {
-        assert_eq!(answer(client), "HTTP/1.1 504 node-1 did not answer in 4 s");
-    }
+    let late = "HTTP/1.1 504 node-1 did not answer in 4 s";
+    let no_turn = "HTTP/1.1 503 node-1: 16 dials are under way at its agent, try again";
+    let answers: Vec<String> = waiting.iter_mut().map(answer).collect();
+    assert!(answers.iter().all(|answer| answer == late || answer == no_turn), "{answers:?}");
+    // Those that had a turn waited for the node, and those that had none are not told that it did not answer.
+    assert!(answers.iter().any(|answer| answer == late), "{answers:?}");
+    assert!(answers.iter().any(|answer| answer == no_turn), "{answers:?}");
 }
 
 #[test]
@@ -70,6 +74,23 @@ fn without_a_link_the_answer_says_for_how_long() {
     let (answer, _) = rig.dial("node-1:10250");
     assert!(answer.starts_with("HTTP/1.1 503 no link to node-1 (pool hangzhou, down for "), "{answer}");
     assert_eq!(rig.ask("server.sock", "/readyz").expect("it runs").0, 200, "it answers, so it is ready");
+    // A head that is refused is counted and was no dial that took time.
+    let mut stranger = rig.knock();
+    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("sent");
+    assert!(crate::rig::answer(&mut stranger).starts_with("HTTP/1.1 400 "));
+    assert_eq!(rig.metric("server.sock", "tunnel_dials_total"), 2.0);
+    assert_eq!(rig.metric("server.sock", "tunnel_dial_seconds_count"), 1.0);
+}
+
+#[test]
+fn attempts_that_fail_are_counted_and_are_no_reconnects() {
+    let mut rig = Rig::new();
+    rig.start_agent();
+    wait_for("attempts fail", || {
+        rig.ask("agent.sock", "/readyz")?;
+        (rig.metric("agent.sock", "tunnel_link_attempts_failed_total") >= 2.0).then_some(())
+    });
+    assert_eq!(rig.metric("agent.sock", "tunnel_reconnects_total"), 0.0);
 }
 
 #[test]
@@ -85,4 +106,19 @@ fn an_agent_that_hangs_costs_no_more_than_five_seconds() {
     rig.agent.as_ref().expect("it runs").signal(Signal::SIGCONT);
     rig.wait_link();
     exchange(&mut rig.connected(), "back\n");
+}
+
+#[test]
+fn a_client_that_leaves_while_its_node_hangs_is_seen_at_once() {
+    let rig = Rig::linked();
+    let _hung = hung(&rig);
+    let mut client = rig.knock();
+    client.write_all(b"CONNECT node-1:10250 HTTP/1.1\r\n\r\n").expect("sent");
+    wait_for("the dial is under way", || (rig.metric("agent.sock", "tunnel_streams") == 1.0).then_some(()));
+    drop(client);
+    wait_for("it is counted", || (rig.metric("server.sock", "tunnel_dials_total") == 1.0).then_some(()));
+    let (_, metrics) = rig.ask("server.sock", "/metrics").expect("it runs");
+    assert!(metrics.contains("outcome=\"499\"} 1"), "{metrics}");
+    wait_for("no stream is left", || (rig.metric("server.sock", "tunnel_streams") == 0.0).then_some(()));
+    wait_for("at the edge neither", || (rig.metric("agent.sock", "tunnel_streams") == 0.0).then_some(()));
 }

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::rig::{LIMIT, Rig, echo, kubelet, wait_for};
 
@@ -37,13 +37,18 @@ fn the_answers_head_is_alone_until_the_client_has_spoken_or_a_moment_has_passed(
         std::thread::sleep(Duration::from_millis(1));
     });
     let mut stream = rig.knock();
+    let asked = Instant::now();
     stream.write_all(b"CONNECT node-1:10250 HTTP/1.1\r\n\r\n").expect("sent");
     let mut buffer = [0; 4096];
     let length = stream.read(&mut buffer).expect("an answer");
     assert_eq!(&buffer[..length], b"HTTP/1.1 200 connected\r\n\r\n", "one write, and nothing behind it");
+    let mut rest = [0; 1];
+    stream.read_exact(&mut rest).expect("the kubelet's first byte");
+    // The moment begins behind the question, so that no slow machine makes it shorter.
+    assert!(asked.elapsed() >= Duration::from_millis(50), "{:?}", asked.elapsed());
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("to its end");
-    assert_eq!(rest, b"the kubelet speaks first");
+    assert_eq!(rest, b"he kubelet speaks first");
 }
 
 #[test]
@@ -77,4 +82,22 @@ fn a_kubelet_that_breaks_off_is_seen_at_the_door_and_a_client_that_leaves_at_the
     assert!(ended.is_some(), "a write fails");
     wait_for("no stream is left", || (rig.metric("server.sock", "tunnel_streams") == 0.0).then_some(()));
     wait_for("at the edge neither", || (rig.metric("agent.sock", "tunnel_streams") == 0.0).then_some(()));
+}
+
+#[test]
+fn a_client_that_leaves_while_its_upload_is_blocked_ends_its_stream() {
+    let rig = Rig::linked();
+    let (hold, held) = mpsc::channel();
+    kubelet(&rig, move |stream| {
+        // Kept open and never read.
+        let _ = hold.send(stream);
+    });
+    let mut client = rig.connected();
+    client.set_write_timeout(Some(Duration::from_secs(1))).expect("a time-out");
+    while client.write_all(&[b'u'; 64 * 1024]).is_ok() {}
+    assert_eq!(rig.metric("server.sock", "tunnel_streams"), 1.0);
+    drop(client);
+    wait_for("the stream is gone", || (rig.metric("server.sock", "tunnel_streams") == 0.0).then_some(()));
+    wait_for("at the edge, too", || (rig.metric("agent.sock", "tunnel_streams") == 0.0).then_some(()));
+    drop(held);
 }

@@ -26,12 +26,20 @@ fn good_settings_are_said_to_be_good_and_change_nothing() {
 }
 
 #[test]
-fn a_missing_file_is_named() {
+fn a_missing_file_is_named_and_worth_another_start() {
     let rig = Rig::new();
     std::fs::remove_file(rig.path("ca.crt")).expect("removed");
     for (program, config) in [(SERVER, "server.yaml"), (AGENT, "agent.yaml")] {
         let (code, said) = run(program, &rig, config, true);
-        assert_eq!((code, said.contains("ca.crt")), (78, true), "{said}");
+        assert_eq!((code, said.contains("ca.crt")), (69, true), "{said}");
+    }
+    for (program, config, key) in [(SERVER, "server.yaml", "server.key"), (AGENT, "agent.yaml", "node-1.key")]
+    {
+        std::fs::remove_file(rig.path(key)).expect("removed");
+        let (code, said) = run(program, &rig, config, false);
+        assert_eq!((code, said.contains(key)), (69, true), "{said}");
+        std::fs::write(rig.path(key), "no PEM").expect("written");
+        assert_eq!(run(program, &rig, config, false).0, 78, "what is there and wrong stays wrong");
     }
     assert_eq!(run(SERVER, &rig, "none.yaml", false).0, 78);
     assert_eq!(Command::new(AGENT).arg("--confg").output().expect("runs").status.code(), Some(64));

@@ -3,7 +3,10 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Barrier};
 use std::time::Instant;
+
+use nix::sys::signal::Signal;
 
 use crate::rig::{Rig, echo, exchange, kubelet, wait_for};
 
@@ -79,4 +82,42 @@ fn beyond_the_budget_the_longest_stalled_are_reset_and_the_link_stays() {
     assert!(buffered <= 64.0 * 1024.0 * 1024.0, "{buffered}");
     let log = rig.log("server");
     assert!(log.contains("its reader has stopped") && log.contains("node-1:10250"), "{log}");
+}
+
+#[test]
+fn readers_that_leave_with_data_under_way_do_not_end_the_link() {
+    let rig = Rig::linked();
+    let together = Arc::new(Barrier::new(101));
+    let gate = Arc::clone(&together);
+    kubelet(&rig, move |mut stream| {
+        stream.read_exact(&mut [0; 1]).expect("a byte");
+        gate.wait();
+        gate.wait();
+        // A reader that has left ends it.
+        let _ = (0..100).try_for_each(|_| stream.write_all(&[b'x'; 1024]));
+    });
+    let link = rig.link_id();
+    let server = rig.server.as_ref().expect("it runs");
+    // HTTP/2's count of frames that came for forgotten streams never goes down, so that 1500 may leave in parts.
+    for wave in 0..15 {
+        let mut leaving: Vec<_> = (0..100).map(|_| rig.connected()).collect();
+        for stream in &mut leaving {
+            stream.write_all(b"s").expect("sent");
+        }
+        together.wait();
+        // What the kubelet says now waits at the server's door until the readers have left.
+        let before = rig.metric("agent.sock", "tunnel_bytes_total");
+        server.signal(Signal::SIGSTOP);
+        together.wait();
+        wait_for("data is under way", || {
+            (rig.metric("agent.sock", "tunnel_bytes_total") >= before + 2_000_000.0).then_some(())
+        });
+        drop(leaving);
+        server.signal(Signal::SIGCONT);
+        wait_for("all are gone", || (rig.metric("server.sock", "tunnel_streams") == 0.0).then_some(()));
+        let number = rig.status()["links"][0]["id"].as_u64();
+        assert_eq!(number, Some(link), "after wave {wave}: {}", rig.log("server"));
+    }
+    wait_for("at the edge, too", || (rig.metric("agent.sock", "tunnel_streams") == 0.0).then_some(()));
+    assert_eq!(rig.link_id(), link, "the link stands: {}", rig.log("server"));
 }

@@ -20,6 +20,33 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
+/// The open connections by address. Whoever counts bounds how many there are in all.
+#[derive(Debug, Default)]
+pub struct Connections {
+    open: BTreeMap<IpAddr, usize>,
+}
+
+impl Connections {
+    /// Whether `address` may have one more beside those that it has, of at most `limit`; it counts if so, until
+    /// [`Self::leave`].
+    pub fn admit(&mut self, address: IpAddr, limit: usize) -> bool {
+        let open = self.open.entry(network_of(address)).or_default();
+        let admitted = *open < limit;
+        *open += usize::from(admitted);
+        admitted
+    }
+
+    /// A connection of `address` that was admitted is closed.
+    pub fn leave(&mut self, address: IpAddr) {
+        let address = network_of(address);
+        let Some(open) = self.open.get_mut(&address) else { return };
+        *open = open.saturating_sub(1);
+        if *open == 0 {
+            self.open.remove(&address);
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
     /// Thousandths of requests that are left.
@@ -79,6 +106,20 @@ mod tests {
         assert_eq!(admitted(&mut rates, other, 0), 100);
         assert_eq!(admitted(&mut rates, one, 500), 50);
         assert_eq!(admitted(&mut rates, one, 100_000), 100);
+    }
+
+    #[test]
+    fn one_address_has_so_many_connections_and_another_its_own() {
+        let mut connections = Connections::default();
+        let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        assert_eq!((0..9).filter(|_| connections.admit(one, 3)).count(), 3);
+        assert!(connections.admit(other, 3));
+        connections.leave(one);
+        assert!(connections.admit(one, 3) && !connections.admit(one, 3));
+        for address in [one, one, one, other, other] {
+            connections.leave(address);
+        }
+        assert!(connections.open.is_empty(), "who has none is not remembered");
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub enum Conflict {
 #[derive(Debug, Clone, Default)]
 pub struct Stream {
     publisher: Option<SessionId>,
+    /// A newer session of the same subject, which takes the publisher's place once it is live.
+    next: Option<SessionId>,
     /// Who may publish: the subject of the publisher, also while the stream waits for it; none after an orderly end.
     subject: Option<Box<str>>,
     viewers: BTreeSet<SessionId>,
@@ -92,7 +94,8 @@ impl Streams {
         if owner.is_none_or(|owner| owner == subject) { Ok(()) } else { Err(Conflict::Taken) }
     }
 
-    /// Lets a publisher in. Returns the session whose place it took; its viewers stay.
+    /// Lets a publisher in. While another session publishes, that one goes on until the new one is live, [`Self::live`].
+    /// Returns the session that waited for the same place and has lost it.
     ///
     /// # Errors
     /// [`Conflict::Taken`].
@@ -106,12 +109,24 @@ impl Streams {
         let stream = self.streams.entry(name.clone()).or_default();
         stream.subject = Some(subject.into());
         stream.waiting_since = None;
-        let former = stream.publisher.replace(session);
+        let place = if stream.publisher.is_none() { &mut stream.publisher } else { &mut stream.next };
+        let former = place.replace(session);
         if let Some(former) = former {
             self.sessions.remove(&former);
         }
         self.sessions.insert(session, name.clone());
         Ok(former)
+    }
+
+    /// A session is live. Returns the publisher whose place it takes by that; its viewers stay.
+    pub fn live(&mut self, session: SessionId) -> Option<SessionId> {
+        let stream = self.streams.get_mut(self.sessions.get(&session)?)?;
+        if stream.next != Some(session) {
+            return None;
+        }
+        let former = std::mem::replace(&mut stream.publisher, stream.next.take())?;
+        self.sessions.remove(&former);
+        Some(former)
     }
 
     /// Lets a viewer in.
@@ -131,11 +146,16 @@ impl Streams {
         let Some(name) = self.sessions.remove(&session) else { return };
         let Some(stream) = self.streams.get_mut(&name) else { return };
         stream.viewers.remove(&session);
+        if stream.next == Some(session) {
+            stream.next = None;
+        }
         if stream.publisher == Some(session) {
-            stream.publisher = None;
-            stream.waiting_since = Some(now);
-            if orderly {
-                stream.subject = None;
+            stream.publisher = stream.next.take();
+            if stream.publisher.is_none() {
+                stream.waiting_since = Some(now);
+                if orderly {
+                    stream.subject = None;
+                }
             }
         }
         if orderly && stream.publisher.is_none() && stream.subject.is_none() && stream.viewers.is_empty() {
@@ -188,11 +208,35 @@ mod tests {
         assert_eq!(streams.publish(&name(), FIRST, "ann"), Ok(None));
         streams.play(&name(), VIEWER).expect("somebody publishes");
         assert_eq!(streams.publish(&name(), SECOND, "bob"), Err(Conflict::Taken));
-        assert_eq!(streams.publish(&name(), SECOND, "ann"), Ok(Some(FIRST)));
+        assert_eq!(streams.publish(&name(), SECOND, "ann"), Ok(None));
+        assert_eq!(
+            streams.get(&name()).and_then(Stream::publisher),
+            Some(FIRST),
+            "the second is not live yet"
+        );
+        assert_eq!(streams.live(FIRST), None);
+        assert_eq!((streams.live(SECOND), streams.live(SECOND)), (Some(FIRST), None));
         streams.leave(FIRST, false, at(1));
         let stream = streams.get(&name()).expect("it is there");
         assert_eq!((stream.publisher(), stream.viewers().len()), (Some(SECOND), 1));
         assert_eq!(streams.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_take_over_that_never_gets_there_takes_nothing() {
+        let mut streams = Streams::default();
+        streams.publish(&name(), FIRST, "ann").expect("free");
+        streams.publish(&name(), SECOND, "ann").expect("the same subject");
+        let third = SessionId(4);
+        assert_eq!(streams.publish(&name(), third, "ann"), Ok(Some(SECOND)), "the newest one is meant");
+        streams.leave(SECOND, false, at(1));
+        streams.leave(third, false, at(11));
+        let publisher = |streams: &Streams| streams.get(&name()).and_then(Stream::publisher);
+        assert_eq!((publisher(&streams), streams.poll_timeout()), (Some(FIRST), None));
+        streams.publish(&name(), SECOND, "ann").expect("the same subject");
+        streams.leave(FIRST, true, at(12));
+        assert_eq!((publisher(&streams), streams.poll_timeout()), (Some(SECOND), None), "it need not wait");
+        assert_eq!(streams.publish(&name(), FIRST, "bob"), Err(Conflict::Taken));
     }
 
     #[test]

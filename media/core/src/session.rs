@@ -50,6 +50,8 @@ pub enum End {
     Silent,
     /// Its stream ended.
     StreamEnded,
+    /// The publisher sends by a codec that the viewer does not take: it has to come again with another offer.
+    OtherCodec,
     /// The engine ends.
     Shutdown,
 }
@@ -65,6 +67,7 @@ impl End {
             Self::NeverLive => "not live within 10 s: do UDP packets reach the engine's media port?",
             Self::Silent => "no authentic packet for 30 s",
             Self::StreamEnded => "its stream has ended",
+            Self::OtherCodec => "its stream has another codec now: a new offer may agree on it",
             Self::Shutdown => "the engine ends",
         }
     }

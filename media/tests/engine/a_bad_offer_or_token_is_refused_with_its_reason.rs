@@ -149,3 +149,13 @@ fn methods_paths_and_preflights() {
     assert!(created.header("location").is_some_and(|path| path.starts_with("/session/")));
     assert_eq!(created.header("content-type"), Some("application/sdp"));
 }
+
+#[test]
+fn preflights_leave_the_rate_of_an_address_alone() {
+    let engine = Engine::start();
+    let one = |method: &str, more: &str| format!("{method} {WHIP} HTTP/1.1\r\nhost: x\r\n{more}\r\n");
+    let many = one("OPTIONS", "").repeat(1000) + &one("OPTIONS", "connection: close\r\n");
+    assert_eq!(engine.ask_raw(many.as_bytes()).status, 200);
+    assert_eq!(engine.metric("media_requests_total{method=\"OPTIONS\",status=\"200\"}"), 1001.0);
+    assert_eq!(engine.metric("media_refused_total{reason=\"rate\"}"), 0.0);
+}

@@ -65,6 +65,13 @@ fn viewers_get_every_packet_from_a_key_frame_on() {
         (listed.status, serde_json::from_str::<serde_json::Value>(&listed.body).ok()),
         (200, Some(stream))
     );
+    let elsewhere = engine.issuer.token(json!({ "room": "attic", "list": true }));
+    let bearer = format!("Bearer {elsewhere}");
+    for (path, status, body) in [("/streams", 200, Some("[]")), ("/streams/hall/cam", 404, None)] {
+        let listed = engine.ask("GET", path, &[("authorization", &bearer)], b"");
+        assert_eq!(listed.status, status, "{path}");
+        assert!(body.is_none_or(|body| listed.body == body), "a token shows its own room: {listed:?}");
+    }
     assert_eq!(engine.ask("DELETE", &late.session, &[], b"").status, 200);
     assert_eq!(engine.ask("DELETE", &late.session, &[], b"").status, 404, "the second time");
     talk(&mut [&mut late], "it is told goodbye", |peers| peers[0].closed);

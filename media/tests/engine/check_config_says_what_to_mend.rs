@@ -5,7 +5,7 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::rig::Issuer;
+use crate::rig::{Engine, Issuer};
 
 fn check(folder: &Path, text: &str) -> Output {
     let file = folder.join("engine.yaml");
@@ -46,8 +46,17 @@ fn wrong_arguments_are_a_usage_error_and_a_probe_of_nobody_is_unavailable() {
     let output = Command::new(engine).arg("--confg").output().expect("runs");
     assert_eq!(output.status.code(), Some(64));
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let file = folder.path().join("engine.yaml");
-    std::fs::write(&file, format!("adminSocket: {}/s\n", folder.path().display())).expect("written");
-    let output = Command::new(engine).arg("--config").arg(&file).args(["--probe", "/livez"]).output();
-    assert_eq!(output.expect("runs").status.code(), Some(69));
+    let ask = |arguments: &[&str]| Command::new(engine).args(arguments).output().expect("runs").status.code();
+    let socket = folder.path().join("s").display().to_string();
+    assert_eq!(ask(&["--admin-socket", &socket, "--probe", "/livez"]), Some(69));
+    assert_eq!(ask(&["--probe", "/livez"]), Some(64), "which engine?");
+    assert_eq!(ask(&["--check-config"]), Some(64), "which file?");
+}
+
+#[test]
+fn a_broken_edit_of_the_configuration_fails_no_probe_of_a_running_engine() {
+    let engine = Engine::start();
+    std::fs::write(engine.config(), "media: {listen: nonsense").expect("written");
+    std::fs::remove_file(engine.folder.path().join("jwks.json")).expect("it was there");
+    assert_eq!((engine.probe("/livez").0, engine.probe("/readyz").0), (Some(0), Some(0)));
 }

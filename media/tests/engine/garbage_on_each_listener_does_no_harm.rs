@@ -1,12 +1,17 @@
 //! Noise on the HTTP port and on the media port, and clients that begin and never finish, while a call goes on.
 
-use std::{io::Write as _, net::TcpStream, net::UdpSocket};
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    time::{Duration, Instant},
+};
 
+use socket2::{Domain, Socket, Type};
 use str0m::media::Direction;
 
 use crate::{
     peer::{Peer, Pictures, talk},
-    rig::Engine,
+    rig::{Engine, LIMIT},
 };
 
 const WHIP: &str = "/whip/hall/cam";
@@ -57,6 +62,60 @@ fn a_call_goes_on_through_noise_on_both_ports() {
     });
     assert_eq!(engine.probe("/livez").0, Some(0));
     assert!(engine.metric("media_dropped_packets_total{reason=\"no_session\"}") > 1000.0);
+}
+
+/// A STUN Binding request for `user` whose attributes are those of which the library warns.
+fn request_to_warn_of(user: &str) -> Vec<u8> {
+    let attribute = |kind: u16, value: &[u8]| {
+        let length = u16::try_from(value.len()).expect("short").to_be_bytes();
+        let mut bytes = [&kind.to_be_bytes()[..], &length, value].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    };
+    let mut body = [[0x0001, 0x000a, 0x8023].map(|kind| attribute(kind, &[])).concat().repeat(5)].concat();
+    body.extend(attribute(0x0006, format!("{user}:x").as_bytes()));
+    body.extend(attribute(0x0008, &[0; 20]));
+    let length = u16::try_from(body.len()).expect("short").to_be_bytes();
+    [&[0, 1][..], &length, &[0x21, 0x12, 0xa4, 0x42], &[7; 12], &body].concat()
+}
+
+#[test]
+fn strangers_cannot_fill_the_log() {
+    let engine = Engine::start();
+    let offer = Peer::new(Direction::SendOnly, Pictures::Vp8).offer;
+    let answer = engine.offer(WHIP, &engine.issuer.everything("ann"), &offer);
+    let user = answer.body.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")).expect("an answer");
+    let stranger = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    for (user, reason) in [("nobody", "no_session"), (user.trim(), "not_authentic")] {
+        let dropped = format!("media_dropped_packets_total{{reason=\"{reason}\"}}");
+        let end = Instant::now() + LIMIT;
+        while engine.metric(&dropped) < 100.0 {
+            assert!(Instant::now() < end, "{reason}: not dropped within {LIMIT:?}");
+            for _ in 0..50 {
+                stranger.send_to(&request_to_warn_of(user), engine.media).expect("loopback takes all");
+            }
+        }
+    }
+    let log = engine.log();
+    assert!(log.contains("a session begins") && log.lines().count() < 10, "{log}");
+}
+
+#[test]
+fn connections_that_say_nothing_keep_nobody_else_out() {
+    let engine = Engine::start_with("limits: {connections: 80}\n");
+    let began = Instant::now();
+    let mut mute: Vec<TcpStream> =
+        (0..100).map(|_| TcpStream::connect(engine.http).expect("it listens")).collect();
+    let elsewhere = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    elsewhere.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).expect("loopback has many addresses");
+    elsewhere.connect(&engine.http.into()).expect("it listens");
+    let offer = Peer::new(Direction::SendOnly, Pictures::Vp8).offer;
+    let answer = engine.offer_by(elsewhere.into(), WHIP, &engine.issuer.everything("ann"), &offer);
+    assert_eq!(answer.status, 201, "{answer:?}");
+    mute[0].set_read_timeout(Some(LIMIT)).expect("a limit");
+    assert_eq!(mute[0].read(&mut [0]).expect("closed"), 0, "before the first request, too, there is a limit");
+    println!("a connection that said nothing was closed after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(30), "10 s are promised");
 }
 
 #[test]

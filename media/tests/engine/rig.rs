@@ -1,10 +1,11 @@
 //! One engine on ports of its own, tokens that it takes, and a client that speaks bare HTTP.
 
 use std::{
+    fs::File,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -86,7 +87,7 @@ impl Engine {
              adminSocket: {path}/admin.sock\n{more}"
         );
         std::fs::write(folder.path().join("engine.yaml"), config).expect("written");
-        let process = spawn(&folder.path().join("engine.yaml"));
+        let process = spawn(folder.path());
         let engine = Self { folder, issuer, http, media, process };
         engine.wait_ready();
         engine
@@ -103,7 +104,7 @@ impl Engine {
     pub(crate) fn kill_and_start_again(&mut self) {
         self.process.kill().expect("it runs");
         self.process.wait().expect("it ended");
-        self.process = spawn(&self.config());
+        self.process = spawn(self.folder.path());
         self.wait_ready();
     }
 
@@ -111,11 +112,16 @@ impl Engine {
         self.folder.path().join("engine.yaml")
     }
 
+    /// All that its processes have logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).expect("it was started")
+    }
+
     /// What `--probe` ends with and prints.
     pub(crate) fn probe(&self, route: &str) -> (Option<i32>, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_media-engine"));
-        let output =
-            command.arg("--config").arg(self.config()).args(["--probe", route]).output().expect("it runs");
+        command.arg("--admin-socket").arg(self.folder.path().join("admin.sock")).args(["--probe", route]);
+        let output = command.output().expect("it runs");
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -130,32 +136,48 @@ impl Engine {
         found.unwrap_or_default()
     }
 
+    fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.http).expect("it listens")
+    }
+
     /// Sends one request and reads the answer to its end.
     pub(crate) fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
-        self.ask_raw(&[head.as_bytes(), body].concat())
+        ask(self.connect(), &request(method, path, headers, body))
     }
 
     pub(crate) fn ask_raw(&self, request: &[u8]) -> Answer {
-        let mut stream = TcpStream::connect(self.http).expect("it listens");
-        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
-        // One that refuses early may close while this still writes; its answer is what counts.
-        let _ = stream.write_all(request);
-        let mut bytes = Vec::new();
-        let _ = stream.read_to_end(&mut bytes);
-        Answer::parse(&String::from_utf8_lossy(&bytes))
+        ask(self.connect(), request)
     }
 
     /// POSTs an offer with a token.
     pub(crate) fn offer(&self, path: &str, token: &str, sdp: &str) -> Answer {
+        self.offer_by(self.connect(), path, token, sdp)
+    }
+
+    /// The same by a connection that the test made.
+    pub(crate) fn offer_by(&self, stream: TcpStream, path: &str, token: &str, sdp: &str) -> Answer {
         let bearer = format!("Bearer {token}");
         let headers = [("content-type", "application/sdp"), ("authorization", bearer.as_str())];
-        self.ask("POST", path, &headers, sdp.as_bytes())
+        ask(stream, &request("POST", path, &headers, sdp.as_bytes()))
     }
+}
+
+fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+    [head.as_bytes(), body].concat()
+}
+
+fn ask(mut stream: TcpStream, request: &[u8]) -> Answer {
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    // One that refuses early may close while this still writes; its answer is what counts.
+    let _ = stream.write_all(request);
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    Answer::parse(&String::from_utf8_lossy(&bytes))
 }
 
 impl Drop for Engine {
@@ -163,12 +185,21 @@ impl Drop for Engine {
         // It may have ended by itself, as the test wanted.
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("the engine's log:\n{}", self.log());
+        }
     }
 }
 
-fn spawn(config: &std::path::Path) -> Child {
+fn spawn(folder: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(folder.join("log")).expect("writable");
     let mut command = Command::new(env!("CARGO_BIN_EXE_media-engine"));
-    command.arg("--config").arg(config).stderr(Stdio::inherit()).spawn().expect("the program was built")
+    command
+        .arg("--config")
+        .arg(folder.join("engine.yaml"))
+        .stderr(log)
+        .spawn()
+        .expect("the program was built")
 }
 
 /// An HTTP answer.
