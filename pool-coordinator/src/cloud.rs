@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -54,13 +54,20 @@ pub struct Cloud {
     tls: Arc<rustls::ClientConfig>,
     preferred: AtomicUsize,
     open: Mutex<Option<http2::SendRequest<Body>>>,
+    /// Connections that were made so far.
+    made: AtomicU64,
 }
+
+/// Which of the connections to the cloud an answer came by: the one with this number. It stands among the extensions of
+/// each answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection(u64);
 
 impl Cloud {
     /// No connection is made yet.
     #[must_use]
     pub fn new(servers: Vec<ApiServer>, tls: Arc<rustls::ClientConfig>) -> Self {
-        Self { servers, tls, preferred: AtomicUsize::new(0), open: Mutex::new(None) }
+        Self { servers, tls, preferred: AtomicUsize::new(0), open: Mutex::new(None), made: AtomicU64::new(0) }
     }
 
     /// The API servers, in the order of the configuration.
@@ -74,11 +81,11 @@ impl Cloud {
         *self.open.lock().await = None;
     }
 
-    async fn sender(&self) -> Result<http2::SendRequest<Body>, CloudError> {
+    async fn sender(&self) -> Result<(Connection, http2::SendRequest<Body>), CloudError> {
         // All kinds ask at once after a heal: they wait for one connection together.
         let mut open = self.open.lock().await;
         if let Some(sender) = open.as_ref().filter(|sender| !sender.is_closed()) {
-            return Ok(sender.clone());
+            return Ok((Connection(self.made.load(Ordering::Relaxed)), sender.clone()));
         }
         let stream = self.connect().await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -98,7 +105,8 @@ impl Cloud {
             }
         });
         *open = Some(sender.clone());
-        Ok(sender)
+        // Under the lock of `open`, so that number and connection belong together.
+        Ok((Connection(self.made.fetch_add(1, Ordering::Relaxed) + 1), sender))
     }
 
     /// Connects to the first server that answers, the preferred one with a head start.
@@ -143,14 +151,16 @@ impl Cloud {
     /// [`CloudError`].
     pub async fn get(&self, mut request: Request<Body>) -> Result<Response<Incoming>, CloudError> {
         let exchange = async {
-            let mut sender = self.sender().await?;
+            let (connection, mut sender) = self.sender().await?;
             sender.ready().await.map_err(CloudError::Lost)?;
             let server = &self.servers[self.preferred.load(Ordering::Relaxed) % self.servers.len()];
             let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
             let uri = Uri::builder().scheme("https").authority(server.authority.clone()).path_and_query(path);
             *request.uri_mut() = uri.build()?;
             *request.version_mut() = http::Version::HTTP_2;
-            sender.send_request(request).await.map_err(CloudError::Lost)
+            let mut response = sender.send_request(request).await.map_err(CloudError::Lost)?;
+            response.extensions_mut().insert(connection);
+            Ok(response)
         };
         tokio::time::timeout(HEAD_TIMEOUT, exchange).await.unwrap_or(Err(CloudError::TimedOut))
     }

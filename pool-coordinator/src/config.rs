@@ -48,9 +48,9 @@ pub struct LimitsFile {
     pub connections: usize,
     /// Of these by one member.
     pub connections_per_member: usize,
-    /// Subscriptions at a time.
+    /// Subscriptions at a time; one member has an eighth of them, from 8 to 64.
     pub subscriptions: usize,
-    /// Relayed connections at a time.
+    /// Relayed connections at a time; one member has an eighth of them, at least one.
     pub relays: usize,
     /// Largest list that is taken from the cloud, in MiB.
     pub list_mib: usize,

@@ -10,7 +10,7 @@ use proto::{coordinator::POOL_KINDS, member::Member};
 use proto_daemon::{member::Doorkeeper, shutdown::Shutdown};
 use proto_kube::gvr::GroupVersionResource;
 
-use crate::{clock::Clock, cloud::Cloud, config::LimitsFile, feed::Feed, metrics::Metrics};
+use crate::{clock::Clock, cloud::Cloud, config::LimitsFile, feed::Feed, metrics::Metrics, room::Room};
 
 /// The shared state of the process.
 pub struct Coordinator {
@@ -28,6 +28,10 @@ pub struct Coordinator {
     pub relays: RelayPolicy,
     /// Bounds.
     pub limits: LimitsFile,
+    /// Room for relayed connections.
+    pub relay_room: Arc<Room>,
+    /// Room for subscriptions.
+    pub subscription_room: Arc<Room>,
     /// Counters.
     pub metrics: Metrics,
     /// Running, draining, stopped.
@@ -64,6 +68,8 @@ impl Coordinator {
         Arc::new(Self {
             relays: RelayPolicy::new(targets),
             feeds: POOL_KINDS.iter().map(kind).collect(),
+            relay_room: Room::for_relays(limits.relays, metrics.relay_streams.clone()),
+            subscription_room: Room::for_subscriptions(limits.subscriptions, metrics.subscribers.clone()),
             member,
             clock: Clock::start(),
             cloud,

@@ -10,16 +10,20 @@ use pool_coordinator_core::{Envelope, Item, What};
 use proto_kube::{
     inflate::Inflate,
     list::{ListHead, split_list},
-    media_type::Format,
+    media_type::{Form, Format},
     object::scan,
     reflector::{Failure, Next, Protocol, Reflector, SILENT_WATCH, STALLED_FRAME, STALLED_LIST},
     watch::{EventType, WatchDecoder, WatchEvent, read_error},
 };
 
-use crate::{clock::random, coordinator::Coordinator, feed::Feed, metrics::Metrics};
+use crate::{clock::random, cloud::Connection, coordinator::Coordinator, feed::Feed, metrics::Metrics};
 
 /// How the four kinds are fetched and told on.
 pub const FORMAT: Format = Format::PROTOBUF;
+/// How the cloud is asked for its version: one object without its spec and status.
+const METADATA: Format = Format { form: Form::PartialMetadata, ..FORMAT };
+/// Such an answer.
+const MAX_ANSWER_BYTES: usize = 3 * 1024 * 1024;
 /// One object on a watch; kube-apiserver refuses larger writes.
 const MAX_FRAME_BYTES: usize = 8 * 1024 * 1024;
 /// Objects of one kind.
@@ -40,6 +44,7 @@ pub async fn run(coordinator: Arc<Coordinator>, feed: Arc<Feed>) {
         reflector: Reflector::new(Protocol::List, 0),
         gathered: Gathered::default(),
         doubted_at: None,
+        confirmed_by: None,
         coordinator,
         feed,
     };
@@ -56,6 +61,8 @@ struct Gathered {
     envelope: Option<Envelope>,
     /// When the first page was asked for.
     asked: Duration,
+    /// The connection that the first page came by.
+    by: Option<Connection>,
 }
 
 struct Driver {
@@ -64,6 +71,8 @@ struct Driver {
     reflector: Reflector,
     gathered: Gathered,
     doubted_at: Option<Duration>,
+    /// The connection by which the cloud said last that it is not at an older version than what is held.
+    confirmed_by: Option<Connection>,
 }
 
 impl Driver {
@@ -178,6 +187,7 @@ impl Driver {
             self.gathered = Gathered { asked: self.now(), ..Gathered::default() };
         }
         let response = self.request(query, FORMAT.accept_list(), true).await?;
+        self.gathered.by = self.gathered.by.or_else(|| connection_of(&response));
         let encoding = response.headers().get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes);
         let mut inflate = Inflate::for_encoding(encoding).ok_or(Failure::BadAnswer)?;
         let limit = self.coordinator.limits.list_mib * 1024 * 1024;
@@ -208,7 +218,7 @@ impl Driver {
 
     /// All is gathered: swap it in at once, so that nobody ever sees half a state.
     fn take_over(&mut self, version: u64) -> Result<(), Failure> {
-        let Gathered { items, envelope, asked } = std::mem::take(&mut self.gathered);
+        let Gathered { items, envelope, asked, by } = std::mem::take(&mut self.gathered);
         let envelope = envelope.ok_or(Failure::BadAnswer)?;
         let (now, consistent) = (self.now(), self.reflector.list_is_consistent());
         self.feed.change(|inner| {
@@ -225,19 +235,35 @@ impl Driver {
             let asked = consistent.then_some(asked);
             inner.replica.replace(now, asked, version, envelope, items).map_err(|_| Failure::Older)
         })?;
+        if consistent {
+            self.confirmed_by = by;
+        }
         self.reflector.handle_synced(version);
         tracing::debug!(kind = %self.feed.gvr, version, "synced");
         Ok(())
     }
 
     async fn watch(&mut self, query: &[(&'static str, String)]) -> Result<(), Failure> {
+        if self.confirmed_by.is_none() && !self.confirm().await? {
+            self.reflector.doubt();
+            return Ok(());
+        }
         let response = self.request(query, FORMAT.accept_object(), false).await?;
+        if connection_of(&response) != self.confirmed_by {
+            // Another server may be behind the new connection, or the same one with another state.
+            self.confirmed_by = None;
+            return Err(Failure::Transport);
+        }
         self.feed.change(|inner| {
             inner.lost_at = None;
             inner.refused = None;
         });
         let opened = self.now();
         let outcome = self.events(response.into_body()).await;
+        if outcome == Err(Failure::Transport) {
+            // The connection is another one then; or the watch fell silent, as one above the cloud's own version does.
+            self.confirmed_by = None;
+        }
         let now = self.coordinator.clock.now();
         // A connection that broke was dead for a while before that showed; one that was closed was not.
         let blind = if outcome.is_err() { BLIND_FOR } else { Duration::ZERO };
@@ -247,13 +273,35 @@ impl Driver {
         Ok(())
     }
 
+    /// Asks the cloud for its version, by a consistent read of at most one object. Returns whether that is at least the
+    /// version that is held; `false` after etcd was restored from a backup. kube-apiserver does not say so on a watch: one
+    /// that is opened above the server's own version stays silent until the sequence has passed it.
+    async fn confirm(&mut self) -> Result<bool, Failure> {
+        let response = self.request(&[("limit", "1".to_owned())], METADATA.accept_list(), false).await?;
+        let by = connection_of(&response);
+        let body = self.read(response.into_body(), MAX_ANSWER_BYTES).await?;
+        let (head, _) = split_list(METADATA, &body).map_err(|_| Failure::BadAnswer)?;
+        let stands_at: u64 = head.resource_version.parse().map_err(|_| Failure::BadAnswer)?;
+        // No watch runs meanwhile, so that this is also what was held when the question was sent.
+        let held = self.feed.with(|inner| inner.replica.version());
+        if stands_at < held {
+            tracing::warn!(kind = %self.feed.gvr, held, stands_at,
+                "the cloud is at an older version than what is held; it is read anew");
+            return Ok(false);
+        }
+        self.confirmed_by = by;
+        Ok(true)
+    }
+
     async fn events(&mut self, mut body: Incoming) -> Result<(), Failure> {
         let mut decoder = WatchDecoder::new(FORMAT, MAX_FRAME_BYTES);
         let feed = Arc::clone(&self.feed);
+        let mut heard_at = tokio::time::Instant::now();
         loop {
             let patience = if decoder.is_mid_frame() { STALLED_FRAME } else { SILENT_WATCH };
+            // The deadline counts from the last frame: members that doubt each second must not put it off.
             let frame = tokio::select! {
-                frame = tokio::time::timeout(patience, body.frame()) => frame,
+                frame = tokio::time::timeout_at(heard_at + patience, body.frame()) => frame,
                 () = feed.doubt.notified() => {
                     if self.is_doubt_due() {
                         tracing::info!(kind = %feed.gvr, "a member is ahead of the cloud; its newest state is read");
@@ -263,6 +311,7 @@ impl Driver {
                     continue;
                 }
             };
+            heard_at = tokio::time::Instant::now();
             let data = match frame {
                 Err(_) => {
                     tracing::info!(kind = %self.feed.gvr, ?patience, "the watch fell silent");
@@ -365,6 +414,10 @@ fn check_format(headers: &HeaderMap) -> Result<(), Failure> {
     let offered = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let format = Format::from_content_type(offered).ok_or(Failure::BadAnswer)?;
     if format.encoding == FORMAT.encoding { Ok(()) } else { Err(Failure::BadAnswer) }
+}
+
+fn connection_of(response: &http::Response<Incoming>) -> Option<Connection> {
+    response.extensions().get().copied()
 }
 
 /// `Retry-After` in seconds.

@@ -9,6 +9,7 @@ pub mod feed;
 pub mod follow;
 pub mod metrics;
 pub mod relay;
+pub mod room;
 pub mod run;
 pub mod server;
 pub mod service;

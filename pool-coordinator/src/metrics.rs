@@ -36,7 +36,7 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections that were refused: no member, another pool, too many.
     pub refused: Counter,
-    /// Relayed connections that stand.
+    /// Relayed connections that stand or are being made.
     pub relay_streams: Gauge,
     /// Bytes relayed, both ways.
     pub relay_bytes: Counter,
@@ -63,7 +63,11 @@ impl Metrics {
         pool.register("frames", "Frames sent to members", m.frames.clone());
         pool.register("connections", "Connections of members", m.connections.clone());
         pool.register("refused_connections", "Connections that were refused", m.refused.clone());
-        pool.register("relay_streams", "Relayed connections that stand", m.relay_streams.clone());
+        pool.register(
+            "relay_streams",
+            "Relayed connections that stand or are being made",
+            m.relay_streams.clone(),
+        );
         pool.register("relay_bytes", "Bytes relayed, both ways", m.relay_bytes.clone());
         pool.register("refused_relays", "Relays that were refused", m.relays_refused.clone());
         m

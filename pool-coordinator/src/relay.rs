@@ -11,7 +11,7 @@ use proto::member::Member;
 use tokio::net::TcpStream;
 use tonic::body::Body;
 
-use crate::{cloud, coordinator::Coordinator};
+use crate::{cloud, coordinator::Coordinator, room::Place};
 
 /// How long an API server may take to take the connection.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(2500);
@@ -34,10 +34,10 @@ pub async fn connect(
         Ok(index) => index,
         Err(why) => return refuse(StatusCode::FORBIDDEN, why.to_string()),
     };
-    let open = usize::try_from(coordinator.metrics.relay_streams.get()).unwrap_or(0);
-    if open >= coordinator.limits.relays {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "limits.relays is reached".to_owned());
-    }
+    let place = match coordinator.relay_room.take(member) {
+        Ok(place) => place,
+        Err(full) => return refuse(StatusCode::SERVICE_UNAVAILABLE, full.to_string()),
+    };
     let server = &coordinator.cloud.servers()[index];
     let dialled = tokio::time::timeout(DIAL_TIMEOUT, cloud::dial(server)).await;
     let stream = match dialled {
@@ -51,38 +51,27 @@ pub async fn connect(
         }
     };
     let upgraded = hyper::upgrade::on(&mut request);
-    tokio::spawn(pass(Arc::clone(coordinator), member.clone(), stream, upgraded));
+    tokio::spawn(pass(Arc::clone(coordinator), member.clone(), place, stream, upgraded));
     Response::new(Body::default())
-}
-
-/// Takes a relay off the count, however its task ends.
-struct Counted(Arc<Coordinator>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.metrics.relay_streams.dec();
-    }
 }
 
 async fn pass(
     coordinator: Arc<Coordinator>,
     member: Member,
+    _place: Place,
     mut server: TcpStream,
     upgraded: hyper::upgrade::OnUpgrade,
 ) {
-    coordinator.metrics.relay_streams.inc();
-    let counted = Counted(coordinator);
-    let shutdown = counted.0.shutdown.clone();
     let Ok(member_end) = upgraded.await else { return };
     let mut member_end = TokioIo::new(member_end);
     let copied = tokio::select! {
         copied = tokio::io::copy_bidirectional_with_sizes(&mut member_end, &mut server, BUFFER, BUFFER) => copied,
         // A relay is nothing that ends by itself; who is relayed finds another way.
-        () = shutdown.draining() => return,
+        () = coordinator.shutdown.draining() => return,
     };
     match copied {
         Ok((up, down)) => {
-            counted.0.metrics.relay_bytes.inc_by(up.saturating_add(down));
+            coordinator.metrics.relay_bytes.inc_by(up.saturating_add(down));
             tracing::debug!(%member, up, down, "a relayed connection was closed");
         }
         Err(error) => tracing::debug!(%member, %error, "a relayed connection broke"),

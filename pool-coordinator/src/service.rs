@@ -23,7 +23,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use crate::{coordinator::Coordinator, feed::Feed};
+use crate::{coordinator::Coordinator, feed::Feed, room::Place};
 
 /// When a member that is refused for good asks again, in milliseconds.
 const LONG_RETRY_MS: u64 = 10_000;
@@ -64,12 +64,12 @@ impl ServerStreamingService<SubscribeRequest> for Subscribe {
 
 fn open(coordinator: &Arc<Coordinator>, member: &Member, request: &SubscribeRequest) -> Frames {
     let (sender, receiver) = mpsc::channel(1);
-    match feed_for(coordinator, request) {
-        Ok(feed) => {
+    match feed_for(coordinator, member, request) {
+        Ok((feed, place)) => {
             let resume = request.resume_version;
             tracing::debug!(%member, kind = %feed.gvr, resume, "subscribed");
             let subscription = Subscription::new(resume, Encoding::Protobuf);
-            tokio::spawn(tell(Arc::clone(coordinator), feed, subscription, sender));
+            tokio::spawn(tell(Arc::clone(coordinator), feed, place, subscription, sender));
         }
         Err(refused) => {
             tracing::debug!(%member, text = refused.text, "subscription refused");
@@ -80,7 +80,11 @@ fn open(coordinator: &Arc<Coordinator>, member: &Member, request: &SubscribeRequ
     Frames(receiver)
 }
 
-fn feed_for(coordinator: &Coordinator, request: &SubscribeRequest) -> Result<Arc<Feed>, Refused> {
+fn feed_for(
+    coordinator: &Coordinator,
+    member: &Member,
+    request: &SubscribeRequest,
+) -> Result<(Arc<Feed>, Place), Refused> {
     let refuse = |reason: Reason, text: String, retry_after_ms| Refused {
         reason: reason.into(),
         text,
@@ -103,19 +107,9 @@ fn feed_for(coordinator: &Coordinator, request: &SubscribeRequest) -> Result<Arc
     if let Some(why) = refused {
         return Err(refuse(Reason::NotServed, why, LONG_RETRY_MS));
     }
-    let subscribers = usize::try_from(coordinator.metrics.subscribers.get()).unwrap_or(0);
-    if subscribers >= coordinator.limits.subscriptions {
-        return Err(refuse(Reason::Full, "limits.subscriptions is reached".to_owned(), SHORT_RETRY_MS));
-    }
-    Ok(Arc::clone(feed))
-}
-
-/// Takes a subscription off the count, however its task ends.
-struct Counted(Arc<Coordinator>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.metrics.subscribers.dec();
+    match coordinator.subscription_room.take(member) {
+        Ok(place) => Ok((Arc::clone(feed), place)),
+        Err(full) => Err(refuse(Reason::Full, full.to_string(), SHORT_RETRY_MS)),
     }
 }
 
@@ -123,12 +117,10 @@ impl Drop for Counted {
 async fn tell(
     coordinator: Arc<Coordinator>,
     feed: Arc<Feed>,
+    _place: Place,
     mut subscription: Subscription,
     sender: mpsc::Sender<Result<Frame, Status>>,
 ) {
-    coordinator.metrics.subscribers.inc();
-    let counted = Counted(coordinator);
-    let coordinator = &counted.0;
     let mut changed = feed.subscribe();
     let shutdown = coordinator.shutdown.clone();
     while !subscription.is_over() {

@@ -382,18 +382,30 @@ impl Rig {
     }
 }
 
-/// Keeps a copy of the Services by WatchList, then WATCH, as client-go does; to list again is a failure.
+/// Keeps a copy of the Services by WatchList, then WATCH, as client-go does.
 pub(crate) struct Informer {
     client: Client,
     cache: BTreeMap<String, String>,
     version: u64,
     synced: bool,
     stream: Option<WatchStream>,
+    /// How often it began with the whole state.
+    pub(crate) full_syncs: usize,
+    /// Whether it begins anew when it is told to, as client-go does, or calls that a failure.
+    pub(crate) may_sync_again: bool,
 }
 
 impl Informer {
     fn new(client: Client) -> Self {
-        Self { client, cache: BTreeMap::new(), version: 0, synced: false, stream: None }
+        Self {
+            client,
+            cache: BTreeMap::new(),
+            version: 0,
+            synced: false,
+            stream: None,
+            full_syncs: 0,
+            may_sync_again: false,
+        }
     }
 
     /// Follow the stream until the copy is as wanted.
@@ -442,7 +454,12 @@ impl Informer {
             }
             Some("BOOKMARK") => {
                 // The first one ends the initial events.
+                self.full_syncs += usize::from(!self.synced);
                 self.synced = true;
+            }
+            Some("ERROR") if self.may_sync_again => {
+                (self.synced, self.version, self.stream) = (false, 0, None);
+                return;
             }
             _ => panic!("client-go would list again after {event}"),
         }
