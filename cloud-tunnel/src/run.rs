@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use proto_daemon::admin::AdminError;
-use proto_daemon::exit::Exit;
+use proto_daemon::exit::{self, Exit};
 use proto_daemon::shutdown::{Drained, Phase, Shutdown};
 use proto_daemon::telemetry::TelemetryError;
 use proto_daemon::tls::TlsError;
@@ -108,38 +108,14 @@ struct AgentArguments {
 
 /// Runs the server with these arguments (the first is the program's name) until it is told to stop.
 pub fn server_main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    with::<ServerArguments>(arguments, "tunnel-server", |arguments| {
-        server::start(&arguments.config, arguments.check_config)
-    })
+    let start = |own: &ServerArguments| server::start(&own.config, own.check_config);
+    exit::main_with(arguments, "tunnel-server", start, RunError::exit)
 }
 
 /// Runs the agent with these arguments (the first is the program's name) until it is told to stop.
 pub fn agent_main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    with::<AgentArguments>(arguments, "tunnel-agent", |arguments| {
-        agent::start(&arguments.config, arguments.check_config)
-    })
-}
-
-fn with<A: Parser>(
-    arguments: impl IntoIterator<Item = OsString>,
-    program: &str,
-    start: impl FnOnce(&A) -> Result<(), RunError>,
-) -> ExitCode {
-    let arguments = match A::try_parse_from(arguments) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            // A closed terminal cannot be told anything.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
-        }
-    };
-    match start(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{program}: {error}");
-            error.exit().into()
-        }
-    }
+    let start = |own: &AgentArguments| agent::start(&own.config, own.check_config);
+    exit::main_with(arguments, "tunnel-agent", start, RunError::exit)
 }
 
 fn say_good(path: &Path) {

@@ -17,7 +17,7 @@ use edge_hub_core::collection::CollectionSpec;
 use proto::member::Member;
 use proto_daemon::{
     admin::{self, AdminState},
-    exit::Exit,
+    exit::{self, Exit},
     member::{self, NoMember},
     metrics as daemon_metrics,
     shutdown::Shutdown,
@@ -126,20 +126,7 @@ impl RunError {
 
 /// Runs the hub with these arguments (the first is the program's name) until it is told to stop.
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
-        }
-    };
-    match start(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("edge-hub: {error}");
-            error.exit().into()
-        }
-    }
+    exit::main_with(arguments, "edge-hub", start, RunError::exit)
 }
 
 fn start(arguments: &Arguments) -> Result<(), RunError> {

@@ -12,8 +12,7 @@ use std::{
 use clap::Parser;
 use proto_daemon::{
     admin::{self, AdminState},
-    exit::Exit,
-    metrics as daemon_metrics,
+    exit, metrics as daemon_metrics,
     shutdown::Shutdown,
     telemetry::{self, LogConfig},
 };
@@ -68,20 +67,7 @@ struct Arguments {
 
 /// Runs the engine with these arguments (the first is the program's name) until it is told to stop.
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
-        }
-    };
-    match start(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("media-engine: {error}");
-            error.exit().into()
-        }
-    }
+    exit::main_with(arguments, "media-engine", start, RunError::exit)
 }
 
 fn start(arguments: &Arguments) -> Result<(), RunError> {

@@ -1,5 +1,9 @@
 //! Exit codes that an operator and a unit file may rely on. The numbers are those of BSD `sysexits.h`.
 
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::process::ExitCode;
+
 /// Why the process ended. Stable: a number never changes its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -27,14 +31,39 @@ impl Exit {
     }
 }
 
-impl From<Exit> for std::process::ExitCode {
+/// Runs a daemon from its command line, whose first word is the program's name, to its exit code. `start` gets what clap
+/// understood and returns when the process is to end; `code` says what its error means to whoever runs us.
+pub fn main_with<A: clap::Parser, E: Display>(
+    arguments: impl IntoIterator<Item = OsString>,
+    program: &str,
+    start: impl FnOnce(&A) -> Result<(), E>,
+    code: impl FnOnce(&E) -> Exit,
+) -> ExitCode {
+    let arguments = match A::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // A closed terminal cannot be told anything.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match start(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{program}: {error}");
+            code(&error).into()
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())
     }
 }
 
 impl std::process::Termination for Exit {
-    fn report(self) -> std::process::ExitCode {
+    fn report(self) -> ExitCode {
         self.into()
     }
 }
