@@ -8,11 +8,12 @@ use media_core::{Role, TrackKind};
 /// A codec as two sides must have it alike. The number of the payload is each side's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Codec {
-    /// The name, as in SDP: `opus`, `VP8`, `H264`.
+    /// The name, as in SDP: `opus`, `VP8`, `H264`, `VP9`, `AV1`.
     pub name: &'static str,
     /// Samples a second of its timestamps.
     pub clock_rate: u32,
-    /// What else must be equal: of H264 the packetization mode and the first two bytes of the profile.
+    /// What else must be equal: of H264 the packetization mode and the first two bytes of the profile, of VP9 and
+    /// AV1 zero and the profile.
     pub variant: Option<(u8, u16)>,
 }
 
@@ -124,7 +125,7 @@ pub enum OfferError {
     #[error("the offer cannot work: {0}")]
     Unworkable(String),
     /// A track without a codec of ours, or one that was refused.
-    #[error("no codec in common for {0}; this engine has Opus, VP8 and H264")]
+    #[error("no codec in common for {0}; this engine has Opus, VP8, H264, VP9 and AV1")]
     Codec(&'static str),
     /// No credentials can be made.
     #[error("the system gives no randomness")]

@@ -11,8 +11,9 @@ use std::{
 use media_core::{
     Role, SessionId, StreamName, TrackKind,
     admission::{HALF_OPEN_PER_ADDRESS, network_of},
-    forward::{Forward, Forwarded, Incoming},
-    keyframe::{self, KeyFrameRequests},
+    cache::{self, Groups},
+    forward::Forward,
+    keyframe::KeyFrameRequests,
     offer,
     room::{Stream, Streams},
     session::{End, Presence, Session, SessionState},
@@ -20,6 +21,8 @@ use media_core::{
     whip::Refusal,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
+
+mod fanout;
 
 use crate::{
     call::{Offer, Opened, Snapshot, StreamStatus, retry_after},
@@ -81,6 +84,8 @@ pub struct Engine {
     by_address: HashMap<SocketAddr, SessionId>,
     streams: Streams,
     key_frames: BTreeMap<StreamName, KeyFrameRequests>,
+    /// What late viewers begin with.
+    groups: Groups<Packet>,
     /// Sessions that were taken over, the newest last.
     taken_over: VecDeque<SessionId>,
 }
@@ -107,6 +112,7 @@ impl Engine {
             by_address: HashMap::new(),
             streams: Streams::default(),
             key_frames: BTreeMap::new(),
+            groups: Groups::new(cache::MAX_BYTES),
             taken_over: VecDeque::new(),
         }
     }
@@ -177,7 +183,6 @@ impl Engine {
             }
             Role::Viewer => {
                 self.streams.play(&offer.stream, session)?;
-                self.want_key_frame(&offer.stream, now);
             }
         }
         let member = Member {
@@ -390,6 +395,7 @@ impl Engine {
             self.end(viewer, End::StreamEnded, now, wire);
         }
         self.key_frames.retain(|stream, _| self.streams.get(stream).is_some());
+        self.groups.retain(|stream| self.streams.get(stream).is_some());
         let due: Vec<StreamName> = self
             .key_frames
             .iter()
@@ -483,103 +489,20 @@ impl Engine {
         let Some(member) = self.members.get(&session) else { return };
         let took = self.since(now).saturating_sub(member.session.began());
         self.metrics.join.observe(took.as_secs_f64());
-        tracing::info!(role = member.session.role().as_str(), %session, ?took, "a session is live");
+        let role = member.session.role();
+        tracing::info!(role = role.as_str(), %session, ?took, "a session is live");
         if let Some(former) = self.streams.live(session) {
             self.end(former, End::TakenOver, now, wire);
         }
-        // A viewer that began before it could receive anything has missed what came since.
-        let stream = self.streams.of(session).map(|(name, _)| name.clone());
-        if let Some(stream) = stream {
-            self.want_key_frame(&stream, now);
-        }
-    }
-
-    /// Sends a publisher's packet to every viewer that can receive.
-    fn forward(&mut self, publisher: SessionId, packet: &Packet, now: Instant, wire: &mut dyn Sender) {
-        let Some((name, stream)) = self.streams.of(publisher) else { return };
-        if stream.publisher() != Some(publisher) {
-            return self.metrics.dropped("not_live");
-        }
-        let (name, viewers) = (name.clone(), stream.viewers().clone());
-        let begins = keyframe::begins(packet.codec.name, &packet.payload);
-        if begins
-            && packet.kind == TrackKind::Video
-            && let Some(requests) = self.key_frames.get_mut(&name)
-        {
-            requests.arrived();
-        }
-        let incoming = Incoming {
-            publisher,
-            ssrc: packet.source,
-            sequence: packet.sequence,
-            timestamp: packet.timestamp,
-            begins,
-            clock_rate: packet.codec.clock_rate,
-            at: self.since(packet.arrived),
-        };
-        let mut waiting = false;
-        let mut other_codec = Vec::new();
-        for viewer in viewers {
-            let Some(member) = self.members.get_mut(&viewer) else { continue };
-            if member.session.state() != SessionState::Live {
-                continue;
-            }
-            match member.track(packet.kind).forward(&incoming) {
-                Forwarded::As { sequence, timestamp } => {
-                    if !member.endpoint.send(packet, sequence, timestamp) {
-                        self.metrics.dropped("codec");
-                        let played = member.endpoint.codecs(packet.kind);
-                        // A viewer without this track misses nothing. One with another codec would stay dark.
-                        if !played.is_empty() && !played.contains(&packet.codec) {
-                            other_codec.push(viewer);
-                            continue;
-                        }
-                    }
-                }
-                Forwarded::WaitsForKeyFrame => {
-                    self.metrics.dropped("waits_for_key_frame");
-                    waiting = true;
-                    continue;
-                }
-                Forwarded::Stale => {
-                    self.metrics.dropped("stale");
-                    continue;
+        match role {
+            Role::Viewer => self.begin_to_play(session, now, wire),
+            Role::Publisher => {
+                // Its viewers wait for the first picture.
+                let stream = self.streams.of(session).map(|(name, _)| name.clone());
+                if let Some(stream) = stream {
+                    self.want_key_frame(&stream, now);
                 }
             }
-            member.endpoint.handle_timeout(now);
-            self.drain(viewer, now, wire);
-        }
-        for viewer in other_codec {
-            self.end(viewer, End::OtherCodec, now, wire);
-        }
-        if waiting {
-            self.want_key_frame(&name, now);
-        }
-    }
-
-    fn want_key_frame(&mut self, stream: &StreamName, now: Instant) {
-        if let Some(requests) = self.key_frames.get_mut(stream) {
-            requests.want();
-            self.request_key_frame(stream, now);
-        }
-    }
-
-    /// Asks the publisher, if the time for it has come and it is there to be asked.
-    fn request_key_frame(&mut self, stream: &StreamName, now: Instant) {
-        let since = self.since(now);
-        let Some(publisher) = self.streams.get(stream).and_then(Stream::publisher) else { return };
-        let Some(member) = self.members.get_mut(&publisher) else { return };
-        let Some(requests) = self.key_frames.get_mut(stream) else { return };
-        if member.session.state() != SessionState::Live || !requests.poll(since) {
-            return;
-        }
-        if member.endpoint.request_key_frame() {
-            self.metrics.pli(Direction::Out);
-            // What the publisher has to say meanwhile is taken up when its own time comes.
-            member.endpoint.handle_timeout(now);
-            self.timeouts.remove(&(member.timeout, publisher));
-            member.timeout = now;
-            self.timeouts.insert((now, publisher));
         }
     }
 }
@@ -813,7 +736,7 @@ mod tests {
         stage.told();
         stage.pass(1000);
         stage.hears(publisher, b"key");
-        stage.pass(600);
+        stage.pass(2_100);
         stage.told();
         let (_, viewer) = stage.open(Role::Viewer, "eve").expect("somebody publishes");
         assert_eq!(stage.told(), ["1 asked"]);
@@ -887,6 +810,27 @@ mod tests {
             (Presence::TakenOver, Presence::Here)
         );
         assert!(stage.told().ends_with(&["2 packet".to_owned()]));
+    }
+
+    #[test]
+    fn a_late_viewer_begins_with_what_is_kept_and_asks_nobody() {
+        let mut stage = Stage::new();
+        let (_, publisher) = stage.open(Role::Publisher, "ann").expect("free");
+        stage.hears(publisher, b"key");
+        stage.hears(publisher, b"delta");
+        stage.told();
+        stage.open(Role::Viewer, "eve").expect("somebody publishes");
+        assert_eq!(stage.told(), ["2 packet", "2 packet"]);
+        stage.hears(publisher, b"delta");
+        assert_eq!(stage.told(), ["2 packet"]);
+        stage.pass(2_100);
+        stage.open(Role::Viewer, "eve").expect("there is room");
+        assert_eq!(stage.told(), ["1 asked"], "what is kept is too old");
+        stage.hears(publisher, b"delta");
+        stage.hears(publisher, b"key");
+        let mut told = stage.told();
+        told.sort();
+        assert_eq!(told, ["2 packet", "2 packet", "3 packet"]);
     }
 
     #[test]

@@ -82,6 +82,8 @@ impl Peer {
             .enable_opus(true, false)
             .enable_vp8(true)
             .enable_h264(true)
+            .enable_vp9(true)
+            .enable_av1(true)
             .build(now);
         let unworkable = |error: &dyn std::fmt::Display| OfferError::Unworkable(error.to_string());
         let candidate = Candidate::host(local, "udp").map_err(|error| unworkable(&error))?;
@@ -198,6 +200,11 @@ fn codec(parameters: &PayloadParams) -> Option<Codec> {
             let profile = spec.format.profile_level_id.unwrap_or(0x42_000a) >> 8;
             ("H264", Some((mode, u16::try_from(profile).ok()?)))
         }
+        RtcCodec::Vp9 => {
+            let profile = spec.format.profile_id.unwrap_or(0);
+            ("VP9", Some((0, u16::try_from(profile).ok()?)))
+        }
+        RtcCodec::Av1 => ("AV1", Some((0, u16::from(spec.format.profile.unwrap_or(0))))),
         _ => return None,
     };
     Some(Codec { name, clock_rate: spec.clock_rate.get(), variant })

@@ -3,6 +3,7 @@
 //! Times are [`std::time::Duration`]s since the engine's start; the shell brings them, the randomness and every packet.
 
 pub mod admission;
+pub mod cache;
 pub mod claims;
 pub mod forward;
 pub mod keyframe;
