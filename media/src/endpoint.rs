@@ -60,6 +60,8 @@ pub enum Event {
     Packet(Packet),
     /// The viewer cannot decode and asks for a key frame.
     KeyFrameWanted,
+    /// A pair was nominated by the credentials of the last restart; the former ones are forgotten.
+    Settled,
     /// The other side said goodbye, or stopped to answer.
     Closed,
 }
@@ -99,6 +101,12 @@ pub trait Endpoint: Send {
     fn send(&mut self, packet: &Packet, sequence: u64, timestamp: u32) -> bool;
     /// Asks this publisher for a key frame of its pictures. Returns whether it was asked.
     fn request_key_frame(&mut self) -> bool;
+    /// Answers the offer that the session began with once more, with other ICE credentials of the other side. Until a pair is
+    /// nominated by the new ones the former ones hold, too.
+    ///
+    /// # Errors
+    /// [`OfferError`].
+    fn restart(&mut self, offer: &str) -> Result<Restarted, OfferError>;
     /// Begins the goodbye; what it takes is polled like everything else.
     fn close(&mut self);
     /// Whether anything may still come out.
@@ -112,6 +120,15 @@ pub struct Answered {
     /// The SDP answer.
     pub sdp: String,
     /// The name by which STUN finds the session.
+    pub user: String,
+}
+
+/// What a restart was answered with.
+#[derive(Debug)]
+pub struct Restarted {
+    /// The SDP answer, of which only what it says of ICE is new.
+    pub sdp: String,
+    /// The new name by which STUN finds the session.
     pub user: String,
 }
 

@@ -16,6 +16,7 @@ use media_core::{
     keyframe::KeyFrameRequests,
     offer,
     room::{Stream, Streams},
+    sdpfrag::{self, Credentials},
     session::{End, Presence, Session, SessionState},
     state::State,
     whip::Refusal,
@@ -23,6 +24,7 @@ use media_core::{
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 mod fanout;
+mod restart;
 
 use crate::{
     call::{Offer, Opened, Snapshot, StreamStatus, retry_after},
@@ -47,8 +49,16 @@ pub trait Sender {
 struct Member {
     endpoint: Box<dyn Endpoint>,
     session: Session,
+    /// Who it is, as the token says.
+    subject: Box<str>,
+    /// The offer as it was answered, for a restart.
+    offer: String,
+    /// The ICE credentials of the other side.
+    remote: Credentials,
     /// The name by which STUN finds it.
     user: String,
+    /// The name before the last restart, until ICE has settled.
+    former_user: Option<String>,
     /// Where the request came from.
     client: IpAddr,
     /// Where its datagrams come from, the one that was heard last at the end.
@@ -168,6 +178,7 @@ impl Engine {
     pub fn open(&mut self, offer: Offer, now: Instant, wire: &mut dyn Sender) -> Result<Opened, Refusal> {
         self.admit(&offer)?;
         let sdp = offer::check(&offer.sdp, offer.role)?;
+        let remote = sdpfrag::of_offer(&sdp);
         let answered = self.endpoints.answer(&sdp, offer.role, now).map_err(|error| refusal(&error))?;
         if offer.role == Role::Viewer {
             self.codecs_in_common(&offer.stream, &*answered.endpoint)?;
@@ -188,7 +199,11 @@ impl Engine {
         let member = Member {
             endpoint: answered.endpoint,
             session: Session::new(offer.role, since),
+            subject: offer.subject.clone(),
+            offer: sdp,
+            remote,
             user: answered.user.clone(),
+            former_user: None,
             client: network_of(offer.address),
             addresses: Vec::new(),
             timeout: now,
@@ -294,7 +309,9 @@ impl Engine {
             }
         }
         self.timeouts.remove(&(member.timeout, session));
-        self.by_user.remove(&member.user);
+        for user in [Some(&member.user), member.former_user.as_ref()].into_iter().flatten() {
+            self.by_user.remove(user);
+        }
         for address in &member.addresses {
             self.forget(*address, session);
         }
@@ -481,6 +498,12 @@ impl Engine {
                     self.want_key_frame(&stream, now);
                 }
             }
+            Event::Settled => {
+                let former = self.members.get_mut(&session).and_then(|member| member.former_user.take());
+                if let Some(former) = former {
+                    self.by_user.remove(&former);
+                }
+            }
             Event::Closed => self.end(session, End::Closed, now, wire),
         }
     }
@@ -520,10 +543,14 @@ fn refusal(error: &OfferError) -> Refusal {
 mod tests {
     use std::sync::{Mutex, PoisonError};
 
+    use media_core::whip::IfMatch;
     use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::endpoint::{Annotations, Answered};
+    use crate::{
+        call::{Patch, Patched},
+        endpoint::{Annotations, Answered, Restarted},
+    };
 
     /// What a session was told, by its number in order of its offer.
     type Log = Arc<Mutex<Vec<String>>>;
@@ -582,6 +609,7 @@ mod tests {
             self.pending.extend(match datagram {
                 b"connected" => Some(Event::Connected),
                 b"lost" => Some(Event::KeyFrameWanted),
+                b"settled" => Some(Event::Settled),
                 b"key" | b"delta" | b"h264" => {
                     self.sequence += 1;
                     let (codec, payload) = if datagram == b"h264" {
@@ -624,6 +652,13 @@ mod tests {
         fn request_key_frame(&mut self) -> bool {
             self.say("asked");
             true
+        }
+
+        fn restart(&mut self, offer: &str) -> Result<Restarted, OfferError> {
+            let theirs = offer.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")).expect("checked");
+            self.say(theirs);
+            let sdp = format!("v=0\na=ice-lite\nm=video 9 X 96\na=ice-ufrag:new{}\n", self.user);
+            Ok(Restarted { sdp, user: format!("new{}", self.user) })
         }
 
         fn close(&mut self) {
@@ -831,6 +866,41 @@ mod tests {
         let mut told = stage.told();
         told.sort();
         assert_eq!(told, ["2 packet", "2 packet", "3 packet"]);
+    }
+
+    #[test]
+    fn a_restart_is_found_by_both_names_until_it_has_settled() {
+        let mut stage = Stage::new();
+        let (session, from) = stage.open(Role::Publisher, "ann").expect("free");
+        let pwd = "0123456789abcdefghijkl";
+        let patch = |stage: &mut Stage, subject: &str, if_match: &str, body: String| {
+            let if_match = IfMatch::parse(Some(if_match)).expect("good");
+            let fragment = sdpfrag::parse(&body).expect("good");
+            let patch = Patch { session, subject: subject.into(), if_match, fragment };
+            stage.engine.patch(patch, stage.now, &mut Nowhere)
+        };
+        let new = |ufrag: &str| format!("a=ice-ufrag:{ufrag}\r\na=ice-pwd:{pwd}\r\n");
+        let status = |outcome: Result<Patched, Refusal>| outcome.expect_err("refused").status;
+        let candidate = "a=candidate:1 1 udp 1 192.0.2.9 5 typ host".to_owned();
+        assert!(matches!(patch(&mut stage, "ann", "\"1\"", candidate.clone()), Ok(Patched::Taken)));
+        assert_eq!(status(patch(&mut stage, "ann", "\"2\"", candidate.clone())), 412);
+        assert_eq!(status(patch(&mut stage, "ann", "W/\"1\"", candidate.clone())), 412);
+        assert_eq!(status(patch(&mut stage, "bob", "\"1\"", candidate.clone())), 403);
+        assert_eq!(status(patch(&mut stage, "ann", "*", candidate)), 400);
+        assert_eq!(status(patch(&mut stage, "ann", "\"1\"", new("abcd"))), 400, "a restart has to be meant");
+        stage.told();
+        let Ok(Patched::Restarted { fragment, tag }) = patch(&mut stage, "ann", "*", new("abcd")) else {
+            panic!("it is restarted")
+        };
+        assert_eq!((tag.as_str(), fragment.contains("a=ice-ufrag:new1")), ("new1", true));
+        assert_eq!(stage.told(), ["1 abcd"]);
+        assert_eq!(status(patch(&mut stage, "ann", "*", new("abcd"))), 400, "these are no new ones");
+        assert_eq!(["1", "new1"].map(|user| stage.engine.by_user.get(user)), [Some(&session); 2]);
+        stage.hears(from, b"settled");
+        assert_eq!(["1", "new1"].map(|user| stage.engine.by_user.get(user)), [None, Some(&session)]);
+        stage.engine.close(session, stage.now, &mut Nowhere);
+        assert_eq!(status(patch(&mut stage, "ann", "*", new("efgh"))), 404);
+        assert!(stage.engine.by_user.is_empty());
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod forward;
 pub mod keyframe;
 pub mod offer;
 pub mod room;
+pub mod sdpfrag;
 pub mod session;
 pub mod state;
 pub mod whip;
