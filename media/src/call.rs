@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use media_core::{Role, SessionId, StreamName};
+use media_core::{Role, SessionId, StreamName, sdpfrag::Fragment, whip::IfMatch};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Serialize;
 
@@ -30,6 +30,33 @@ pub struct Opened {
     pub sdp: String,
     /// What stands in the strong `ETag`: it names this ICE session.
     pub tag: String,
+}
+
+/// What a PATCH brings. Whoever sends it has checked the token.
+#[derive(Debug)]
+pub struct Patch {
+    /// For which session.
+    pub session: SessionId,
+    /// Who asks.
+    pub subject: Box<str>,
+    /// Candidates for the present ICE session, or a restart.
+    pub if_match: IfMatch,
+    /// The body.
+    pub fragment: Fragment,
+}
+
+/// What a PATCH was answered with.
+#[derive(Debug)]
+pub enum Patched {
+    /// The candidates were taken in.
+    Taken,
+    /// ICE begins anew.
+    Restarted {
+        /// Our new credentials and candidates, as a fragment of SDP.
+        fragment: String,
+        /// The new tag.
+        tag: String,
+    },
 }
 
 /// A stream as `/streams` and `/status` show it.

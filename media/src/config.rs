@@ -10,6 +10,8 @@ use std::{
 use proto_daemon::telemetry::LogConfig;
 use serde::Deserialize;
 
+use crate::ice_servers::IceServerFile;
+
 /// The file as an operator writes it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -26,6 +28,9 @@ pub struct ConfigFile {
     /// Origins whose pages may speak with the engine; `*` for any.
     #[serde(default = "any_origin")]
     pub cors: Vec<String>,
+    /// TURN and STUN servers that clients are told of.
+    #[serde(default)]
+    pub ice_servers: Vec<IceServerFile>,
     /// Bounds on what clients may take.
     #[serde(default)]
     pub limits: LimitsFile,
@@ -158,6 +163,9 @@ impl Config {
                 format!("{origin:?} is no origin; write `*` or, for example, `https://calls.example`");
             return Err(ConfigError::Value { key: "cors", reason });
         }
+        if let Some(reason) = file.ice_servers.iter().find_map(IceServerFile::fault) {
+            return Err(ConfigError::Value { key: "iceServers", reason });
+        }
         let mut candidate = candidate.or(file.media.candidate).unwrap_or_else(|| file.media.listen.ip());
         let (mut http, mut media) = (file.http.listen, file.media.listen);
         if file.tokens.is_none() {
@@ -224,6 +232,7 @@ mod tests {
             (format!("{TOKENS}media: {{listen: '0.0.0.0:7000', candidate: '::1'}}"), "family"),
             ("cors: [calls.example]".to_owned(), "origin"),
             ("cors: ['https://*.example']".to_owned(), "origin"),
+            ("iceServers: [{urls: ['turn:a']}]".to_owned(), "secretFile"),
             ("limits: {sessions: 0}".to_owned(), "limits"),
             ("limits: {session: 1}".to_owned(), "session"),
             ("log: {level: 'info,x=loud'}".to_owned(), "loud"),

@@ -8,11 +8,12 @@ use media_core::{Role, TrackKind};
 /// A codec as two sides must have it alike. The number of the payload is each side's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Codec {
-    /// The name, as in SDP: `opus`, `VP8`, `H264`.
+    /// The name, as in SDP: `opus`, `VP8`, `H264`, `VP9`, `AV1`.
     pub name: &'static str,
     /// Samples a second of its timestamps.
     pub clock_rate: u32,
-    /// What else must be equal: of H264 the packetization mode and the first two bytes of the profile.
+    /// What else must be equal: of H264 the packetization mode and the first two bytes of the profile, of VP9 and
+    /// AV1 zero and the profile.
     pub variant: Option<(u8, u16)>,
 }
 
@@ -59,6 +60,8 @@ pub enum Event {
     Packet(Packet),
     /// The viewer cannot decode and asks for a key frame.
     KeyFrameWanted,
+    /// A pair was nominated by the credentials of the last restart; the former ones are forgotten.
+    Settled,
     /// The other side said goodbye, or stopped to answer.
     Closed,
 }
@@ -98,6 +101,12 @@ pub trait Endpoint: Send {
     fn send(&mut self, packet: &Packet, sequence: u64, timestamp: u32) -> bool;
     /// Asks this publisher for a key frame of its pictures. Returns whether it was asked.
     fn request_key_frame(&mut self) -> bool;
+    /// Answers the offer that the session began with once more, with other ICE credentials of the other side. Until a pair is
+    /// nominated by the new ones the former ones hold, too.
+    ///
+    /// # Errors
+    /// [`OfferError`].
+    fn restart(&mut self, offer: &str) -> Result<Restarted, OfferError>;
     /// Begins the goodbye; what it takes is polled like everything else.
     fn close(&mut self);
     /// Whether anything may still come out.
@@ -114,6 +123,15 @@ pub struct Answered {
     pub user: String,
 }
 
+/// What a restart was answered with.
+#[derive(Debug)]
+pub struct Restarted {
+    /// The SDP answer, of which only what it says of ICE is new.
+    pub sdp: String,
+    /// The new name by which STUN finds the session.
+    pub user: String,
+}
+
 /// Why an offer cannot be answered.
 #[derive(Debug, thiserror::Error)]
 pub enum OfferError {
@@ -124,7 +142,7 @@ pub enum OfferError {
     #[error("the offer cannot work: {0}")]
     Unworkable(String),
     /// A track without a codec of ours, or one that was refused.
-    #[error("no codec in common for {0}; this engine has Opus, VP8 and H264")]
+    #[error("no codec in common for {0}; this engine has Opus, VP8, H264, VP9 and AV1")]
     Codec(&'static str),
     /// No credentials can be made.
     #[error("the system gives no randomness")]

@@ -11,15 +11,20 @@ use std::{
 use media_core::{
     Role, SessionId, StreamName, TrackKind,
     admission::{HALF_OPEN_PER_ADDRESS, network_of},
-    forward::{Forward, Forwarded, Incoming},
-    keyframe::{self, KeyFrameRequests},
+    cache::{self, Groups},
+    forward::Forward,
+    keyframe::KeyFrameRequests,
     offer,
     room::{Stream, Streams},
+    sdpfrag::{self, Credentials},
     session::{End, Presence, Session, SessionState},
     state::State,
     whip::Refusal,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
+
+mod fanout;
+mod restart;
 
 use crate::{
     call::{Offer, Opened, Snapshot, StreamStatus, retry_after},
@@ -44,8 +49,16 @@ pub trait Sender {
 struct Member {
     endpoint: Box<dyn Endpoint>,
     session: Session,
+    /// Who it is, as the token says.
+    subject: Box<str>,
+    /// The offer as it was answered, for a restart.
+    offer: String,
+    /// The ICE credentials of the other side.
+    remote: Credentials,
     /// The name by which STUN finds it.
     user: String,
+    /// The name before the last restart, until ICE has settled.
+    former_user: Option<String>,
     /// Where the request came from.
     client: IpAddr,
     /// Where its datagrams come from, the one that was heard last at the end.
@@ -81,6 +94,8 @@ pub struct Engine {
     by_address: HashMap<SocketAddr, SessionId>,
     streams: Streams,
     key_frames: BTreeMap<StreamName, KeyFrameRequests>,
+    /// What late viewers begin with.
+    groups: Groups<Packet>,
     /// Sessions that were taken over, the newest last.
     taken_over: VecDeque<SessionId>,
 }
@@ -107,6 +122,7 @@ impl Engine {
             by_address: HashMap::new(),
             streams: Streams::default(),
             key_frames: BTreeMap::new(),
+            groups: Groups::new(cache::MAX_BYTES),
             taken_over: VecDeque::new(),
         }
     }
@@ -162,6 +178,7 @@ impl Engine {
     pub fn open(&mut self, offer: Offer, now: Instant, wire: &mut dyn Sender) -> Result<Opened, Refusal> {
         self.admit(&offer)?;
         let sdp = offer::check(&offer.sdp, offer.role)?;
+        let remote = sdpfrag::of_offer(&sdp);
         let answered = self.endpoints.answer(&sdp, offer.role, now).map_err(|error| refusal(&error))?;
         if offer.role == Role::Viewer {
             self.codecs_in_common(&offer.stream, &*answered.endpoint)?;
@@ -177,13 +194,16 @@ impl Engine {
             }
             Role::Viewer => {
                 self.streams.play(&offer.stream, session)?;
-                self.want_key_frame(&offer.stream, now);
             }
         }
         let member = Member {
             endpoint: answered.endpoint,
             session: Session::new(offer.role, since),
+            subject: offer.subject.clone(),
+            offer: sdp,
+            remote,
             user: answered.user.clone(),
+            former_user: None,
             client: network_of(offer.address),
             addresses: Vec::new(),
             timeout: now,
@@ -289,7 +309,9 @@ impl Engine {
             }
         }
         self.timeouts.remove(&(member.timeout, session));
-        self.by_user.remove(&member.user);
+        for user in [Some(&member.user), member.former_user.as_ref()].into_iter().flatten() {
+            self.by_user.remove(user);
+        }
         for address in &member.addresses {
             self.forget(*address, session);
         }
@@ -390,6 +412,7 @@ impl Engine {
             self.end(viewer, End::StreamEnded, now, wire);
         }
         self.key_frames.retain(|stream, _| self.streams.get(stream).is_some());
+        self.groups.retain(|stream| self.streams.get(stream).is_some());
         let due: Vec<StreamName> = self
             .key_frames
             .iter()
@@ -475,6 +498,12 @@ impl Engine {
                     self.want_key_frame(&stream, now);
                 }
             }
+            Event::Settled => {
+                let former = self.members.get_mut(&session).and_then(|member| member.former_user.take());
+                if let Some(former) = former {
+                    self.by_user.remove(&former);
+                }
+            }
             Event::Closed => self.end(session, End::Closed, now, wire),
         }
     }
@@ -483,103 +512,20 @@ impl Engine {
         let Some(member) = self.members.get(&session) else { return };
         let took = self.since(now).saturating_sub(member.session.began());
         self.metrics.join.observe(took.as_secs_f64());
-        tracing::info!(role = member.session.role().as_str(), %session, ?took, "a session is live");
+        let role = member.session.role();
+        tracing::info!(role = role.as_str(), %session, ?took, "a session is live");
         if let Some(former) = self.streams.live(session) {
             self.end(former, End::TakenOver, now, wire);
         }
-        // A viewer that began before it could receive anything has missed what came since.
-        let stream = self.streams.of(session).map(|(name, _)| name.clone());
-        if let Some(stream) = stream {
-            self.want_key_frame(&stream, now);
-        }
-    }
-
-    /// Sends a publisher's packet to every viewer that can receive.
-    fn forward(&mut self, publisher: SessionId, packet: &Packet, now: Instant, wire: &mut dyn Sender) {
-        let Some((name, stream)) = self.streams.of(publisher) else { return };
-        if stream.publisher() != Some(publisher) {
-            return self.metrics.dropped("not_live");
-        }
-        let (name, viewers) = (name.clone(), stream.viewers().clone());
-        let begins = keyframe::begins(packet.codec.name, &packet.payload);
-        if begins
-            && packet.kind == TrackKind::Video
-            && let Some(requests) = self.key_frames.get_mut(&name)
-        {
-            requests.arrived();
-        }
-        let incoming = Incoming {
-            publisher,
-            ssrc: packet.source,
-            sequence: packet.sequence,
-            timestamp: packet.timestamp,
-            begins,
-            clock_rate: packet.codec.clock_rate,
-            at: self.since(packet.arrived),
-        };
-        let mut waiting = false;
-        let mut other_codec = Vec::new();
-        for viewer in viewers {
-            let Some(member) = self.members.get_mut(&viewer) else { continue };
-            if member.session.state() != SessionState::Live {
-                continue;
-            }
-            match member.track(packet.kind).forward(&incoming) {
-                Forwarded::As { sequence, timestamp } => {
-                    if !member.endpoint.send(packet, sequence, timestamp) {
-                        self.metrics.dropped("codec");
-                        let played = member.endpoint.codecs(packet.kind);
-                        // A viewer without this track misses nothing. One with another codec would stay dark.
-                        if !played.is_empty() && !played.contains(&packet.codec) {
-                            other_codec.push(viewer);
-                            continue;
-                        }
-                    }
-                }
-                Forwarded::WaitsForKeyFrame => {
-                    self.metrics.dropped("waits_for_key_frame");
-                    waiting = true;
-                    continue;
-                }
-                Forwarded::Stale => {
-                    self.metrics.dropped("stale");
-                    continue;
+        match role {
+            Role::Viewer => self.begin_to_play(session, now, wire),
+            Role::Publisher => {
+                // Its viewers wait for the first picture.
+                let stream = self.streams.of(session).map(|(name, _)| name.clone());
+                if let Some(stream) = stream {
+                    self.want_key_frame(&stream, now);
                 }
             }
-            member.endpoint.handle_timeout(now);
-            self.drain(viewer, now, wire);
-        }
-        for viewer in other_codec {
-            self.end(viewer, End::OtherCodec, now, wire);
-        }
-        if waiting {
-            self.want_key_frame(&name, now);
-        }
-    }
-
-    fn want_key_frame(&mut self, stream: &StreamName, now: Instant) {
-        if let Some(requests) = self.key_frames.get_mut(stream) {
-            requests.want();
-            self.request_key_frame(stream, now);
-        }
-    }
-
-    /// Asks the publisher, if the time for it has come and it is there to be asked.
-    fn request_key_frame(&mut self, stream: &StreamName, now: Instant) {
-        let since = self.since(now);
-        let Some(publisher) = self.streams.get(stream).and_then(Stream::publisher) else { return };
-        let Some(member) = self.members.get_mut(&publisher) else { return };
-        let Some(requests) = self.key_frames.get_mut(stream) else { return };
-        if member.session.state() != SessionState::Live || !requests.poll(since) {
-            return;
-        }
-        if member.endpoint.request_key_frame() {
-            self.metrics.pli(Direction::Out);
-            // What the publisher has to say meanwhile is taken up when its own time comes.
-            member.endpoint.handle_timeout(now);
-            self.timeouts.remove(&(member.timeout, publisher));
-            member.timeout = now;
-            self.timeouts.insert((now, publisher));
         }
     }
 }
@@ -597,10 +543,14 @@ fn refusal(error: &OfferError) -> Refusal {
 mod tests {
     use std::sync::{Mutex, PoisonError};
 
+    use media_core::whip::IfMatch;
     use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::endpoint::{Annotations, Answered};
+    use crate::{
+        call::{Patch, Patched},
+        endpoint::{Annotations, Answered, Restarted},
+    };
 
     /// What a session was told, by its number in order of its offer.
     type Log = Arc<Mutex<Vec<String>>>;
@@ -659,6 +609,7 @@ mod tests {
             self.pending.extend(match datagram {
                 b"connected" => Some(Event::Connected),
                 b"lost" => Some(Event::KeyFrameWanted),
+                b"settled" => Some(Event::Settled),
                 b"key" | b"delta" | b"h264" => {
                     self.sequence += 1;
                     let (codec, payload) = if datagram == b"h264" {
@@ -701,6 +652,13 @@ mod tests {
         fn request_key_frame(&mut self) -> bool {
             self.say("asked");
             true
+        }
+
+        fn restart(&mut self, offer: &str) -> Result<Restarted, OfferError> {
+            let theirs = offer.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")).expect("checked");
+            self.say(theirs);
+            let sdp = format!("v=0\na=ice-lite\nm=video 9 X 96\na=ice-ufrag:new{}\n", self.user);
+            Ok(Restarted { sdp, user: format!("new{}", self.user) })
         }
 
         fn close(&mut self) {
@@ -813,7 +771,7 @@ mod tests {
         stage.told();
         stage.pass(1000);
         stage.hears(publisher, b"key");
-        stage.pass(600);
+        stage.pass(2_100);
         stage.told();
         let (_, viewer) = stage.open(Role::Viewer, "eve").expect("somebody publishes");
         assert_eq!(stage.told(), ["1 asked"]);
@@ -887,6 +845,62 @@ mod tests {
             (Presence::TakenOver, Presence::Here)
         );
         assert!(stage.told().ends_with(&["2 packet".to_owned()]));
+    }
+
+    #[test]
+    fn a_late_viewer_begins_with_what_is_kept_and_asks_nobody() {
+        let mut stage = Stage::new();
+        let (_, publisher) = stage.open(Role::Publisher, "ann").expect("free");
+        stage.hears(publisher, b"key");
+        stage.hears(publisher, b"delta");
+        stage.told();
+        stage.open(Role::Viewer, "eve").expect("somebody publishes");
+        assert_eq!(stage.told(), ["2 packet", "2 packet"]);
+        stage.hears(publisher, b"delta");
+        assert_eq!(stage.told(), ["2 packet"]);
+        stage.pass(2_100);
+        stage.open(Role::Viewer, "eve").expect("there is room");
+        assert_eq!(stage.told(), ["1 asked"], "what is kept is too old");
+        stage.hears(publisher, b"delta");
+        stage.hears(publisher, b"key");
+        let mut told = stage.told();
+        told.sort();
+        assert_eq!(told, ["2 packet", "2 packet", "3 packet"]);
+    }
+
+    #[test]
+    fn a_restart_is_found_by_both_names_until_it_has_settled() {
+        let mut stage = Stage::new();
+        let (session, from) = stage.open(Role::Publisher, "ann").expect("free");
+        let pwd = "0123456789abcdefghijkl";
+        let patch = |stage: &mut Stage, subject: &str, if_match: &str, body: String| {
+            let if_match = IfMatch::parse(Some(if_match)).expect("good");
+            let fragment = sdpfrag::parse(&body).expect("good");
+            let patch = Patch { session, subject: subject.into(), if_match, fragment };
+            stage.engine.patch(patch, stage.now, &mut Nowhere)
+        };
+        let new = |ufrag: &str| format!("a=ice-ufrag:{ufrag}\r\na=ice-pwd:{pwd}\r\n");
+        let status = |outcome: Result<Patched, Refusal>| outcome.expect_err("refused").status;
+        let candidate = "a=candidate:1 1 udp 1 192.0.2.9 5 typ host".to_owned();
+        assert!(matches!(patch(&mut stage, "ann", "\"1\"", candidate.clone()), Ok(Patched::Taken)));
+        assert_eq!(status(patch(&mut stage, "ann", "\"2\"", candidate.clone())), 412);
+        assert_eq!(status(patch(&mut stage, "ann", "W/\"1\"", candidate.clone())), 412);
+        assert_eq!(status(patch(&mut stage, "bob", "\"1\"", candidate.clone())), 403);
+        assert_eq!(status(patch(&mut stage, "ann", "*", candidate)), 400);
+        assert_eq!(status(patch(&mut stage, "ann", "\"1\"", new("abcd"))), 400, "a restart has to be meant");
+        stage.told();
+        let Ok(Patched::Restarted { fragment, tag }) = patch(&mut stage, "ann", "*", new("abcd")) else {
+            panic!("it is restarted")
+        };
+        assert_eq!((tag.as_str(), fragment.contains("a=ice-ufrag:new1")), ("new1", true));
+        assert_eq!(stage.told(), ["1 abcd"]);
+        assert_eq!(status(patch(&mut stage, "ann", "*", new("abcd"))), 400, "these are no new ones");
+        assert_eq!(["1", "new1"].map(|user| stage.engine.by_user.get(user)), [Some(&session); 2]);
+        stage.hears(from, b"settled");
+        assert_eq!(["1", "new1"].map(|user| stage.engine.by_user.get(user)), [None, Some(&session)]);
+        stage.engine.close(session, stage.now, &mut Nowhere);
+        assert_eq!(status(patch(&mut stage, "ann", "*", new("efgh"))), 404);
+        assert!(stage.engine.by_user.is_empty());
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub enum RunError {
     /// The keys of tokens.
     #[error("tokens: {0}")]
     Keys(#[from] KeysError),
+    /// The secret of a TURN server.
+    #[error("iceServers: {0}")]
+    IceServers(String),
     /// The admin socket.
     #[error("adminSocket: {0}")]
     Admin(#[from] AdminError),
@@ -48,7 +51,7 @@ impl RunError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Telemetry(_) | Self::Keys(_) => Exit::Config,
+            Self::Config(_) | Self::Telemetry(_) | Self::Keys(_) | Self::IceServers(_) => Exit::Config,
             Self::Listen { .. } | Self::Admin(_) | Self::Probe(_) => Exit::Unavailable,
             Self::Certificate(_) | Self::Start(_) | Self::Worker => Exit::Software,
         }

@@ -15,13 +15,15 @@ use media_core::{
     admission::RequestRates,
     claims::{Claims, Wish},
     offer::MAX_OFFER_BYTES,
+    sdpfrag,
     session::Presence,
-    whip::{Action, Refusal, action},
+    whip::{Action, FRAGMENT_TYPE, IfMatch, Refusal, action},
 };
 
 use crate::{
-    call::{Offer, StreamStatus},
+    call::{Offer, Patch, Patched, StreamStatus},
     cors::Cors,
+    ice_servers::IceServers,
     metrics::Metrics,
     page,
     token::TokenKeys,
@@ -37,6 +39,7 @@ const ANYBODY: &str = "anybody";
 pub struct Front {
     worker: Worker,
     tokens: Option<TokenKeys>,
+    ice_servers: IceServers,
     cors: Cors,
     metrics: Arc<Metrics>,
     rates: Mutex<RequestRates>,
@@ -49,8 +52,14 @@ pub type Answer = Response<Full<Bytes>>;
 impl Front {
     /// A front before `worker`.
     #[must_use]
-    pub fn new(worker: Worker, tokens: Option<TokenKeys>, cors: Cors, metrics: Arc<Metrics>) -> Self {
-        Self { worker, tokens, cors, metrics, rates: Mutex::default(), began: Instant::now() }
+    pub fn new(
+        worker: Worker,
+        tokens: Option<TokenKeys>,
+        ice_servers: IceServers,
+        cors: Cors,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { worker, tokens, ice_servers, cors, metrics, rates: Mutex::default(), began: Instant::now() }
     }
 
     /// Answers one request of a client at `address`.
@@ -93,6 +102,12 @@ impl Front {
                 Presence::TakenOver => Err(Refusal::taken_over()),
                 Presence::Unknown => Err(Refusal::no_session()),
             },
+            Action::Patch(session) => {
+                let if_match = IfMatch::parse(text(header::IF_MATCH))?;
+                let subject = self.subject(text(header::AUTHORIZATION), Wish::Session)?;
+                let fragment = sdpfrag::parse(&body(request).await?)?;
+                self.patch(Patch { session, subject, if_match, fragment }).await
+            }
             Action::Close(session) if self.worker.close(session).await => Ok(empty(StatusCode::OK)),
             Action::Close(_) => Err(Refusal::no_session()),
             Action::List(stream) => self.list(stream, text(header::AUTHORIZATION)).await,
@@ -101,8 +116,7 @@ impl Front {
                     Role::Publisher => Wish::Publish(&stream),
                     Role::Viewer => Wish::Play(&stream),
                 };
-                let claims = self.claims(text(header::AUTHORIZATION), wish)?;
-                let subject = claims.map_or_else(|| ANYBODY.into(), |claims| claims.sub);
+                let subject = self.subject(text(header::AUTHORIZATION), wish)?;
                 let sdp = body(request).await?;
                 self.open(Offer { role, stream, subject, sdp, address }).await
             }
@@ -117,16 +131,35 @@ impl Front {
     /// Who asks and for which room, if tokens say so.
     fn claims(&self, authorization: Option<&str>, wish: Wish<'_>) -> Result<Option<Claims>, Refusal> {
         let Some(tokens) = &self.tokens else { return Ok(None) };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        tokens.check(authorization, wish, now).map(Some)
+        tokens.check(authorization, wish, since_1970()).map(Some)
+    }
+
+    fn subject(&self, authorization: Option<&str>, wish: Wish<'_>) -> Result<Box<str>, Refusal> {
+        Ok(self.claims(authorization, wish)?.map_or_else(|| ANYBODY.into(), |claims| claims.sub))
+    }
+
+    async fn patch(&self, patch: Patch) -> Result<Answer, Refusal> {
+        Ok(match self.worker.patch(patch).await? {
+            Patched::Taken => empty(StatusCode::NO_CONTENT),
+            Patched::Restarted { fragment, tag } => {
+                let mut answer = with_body(StatusCode::OK, FRAGMENT_TYPE, fragment);
+                insert(answer.headers_mut(), header::ETAG, &format!("\"{tag}\""));
+                answer
+            }
+        })
     }
 
     async fn open(&self, offer: Offer) -> Result<Answer, Refusal> {
+        let subject = offer.subject.clone();
         let opened = self.worker.open(offer).await?;
         let mut answer = with_body(StatusCode::CREATED, "application/sdp", opened.sdp);
         let headers = answer.headers_mut();
         insert(headers, header::LOCATION, &location(opened.session));
         insert(headers, header::ETAG, &format!("\"{}\"", opened.tag));
+        headers.insert("accept-patch", HeaderValue::from_static(FRAGMENT_TYPE));
+        for link in self.ice_servers.links(&subject, since_1970()) {
+            append(headers, header::LINK, &link);
+        }
         Ok(answer)
     }
 
@@ -159,6 +192,17 @@ async fn body(request: Request<Incoming>) -> Result<String, Refusal> {
     };
     String::from_utf8(bytes.into())
         .map_err(|_| Refusal::new(400, "offer", "the body is no SDP: it is not UTF-8"))
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn append(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
+    // The configuration was checked for what cannot stand in a header.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.append(name, value);
+    }
 }
 
 fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {

@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod error;
 pub mod http;
+pub mod ice_servers;
 pub mod listener;
 pub mod metrics;
 pub mod page;

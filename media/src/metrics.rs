@@ -27,6 +27,8 @@ pub struct Metrics {
     refused: Family<Label<1>, Counter>,
     /// From the offer until the session was live.
     pub join: Histogram,
+    /// Bytes of pictures that late viewers begin with.
+    pub kept_bytes: Gauge,
     /// 0 initialised, 1 allocated, 2 tombstone, 3 waiting to be deleted.
     pub state: Gauge,
 }
@@ -60,6 +62,7 @@ impl Metrics {
             requests: Family::default(),
             refused: Family::default(),
             join: Histogram::new(exponential_buckets(0.01, 2.0, 11)),
+            kept_bytes: Gauge::default(),
             state: Gauge::default(),
         };
         let media = registry.sub_registry_with_prefix("media");
@@ -72,6 +75,8 @@ impl Metrics {
         media.register("requests", "HTTP requests by method and status", metrics.requests.clone());
         media.register("refused", "HTTP requests that were refused, by reason", metrics.refused.clone());
         media.register("join_seconds", "From the offer until a session was live", metrics.join.clone());
+        let kept = "Bytes of the groups of pictures that late viewers begin with";
+        media.register("kept_bytes", kept, metrics.kept_bytes.clone());
         let state = "0 initialised, 1 allocated, 2 tombstone, 3 waiting to be deleted";
         media.register("state", state, metrics.state.clone());
         metrics

@@ -1,6 +1,6 @@
 //! The endpoint by str0m: an SDP offer becomes a session in RTP mode, ICE-lite, with our cryptography.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Instant};
 
 use media_core::{Role, TrackKind};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -17,12 +17,17 @@ use str0m::{
 
 use crate::{
     crypto,
-    endpoint::{Annotations, Answered, Codec, Endpoint, Endpoints, Event, OfferError, Output, Packet},
+    endpoint::{
+        Annotations, Answered, Codec, Endpoint, Endpoints, Event, OfferError, Output, Packet, Restarted,
+    },
     stun,
 };
 
 /// Most packets that a session keeps for those who ask again, of pictures: 2 s at 4 Mbit/s.
 const KEPT_PACKETS: usize = 1000;
+
+/// Most answers to checks that wait to be sent.
+const MAX_REPLIES: usize = 16;
 
 /// A session that was made of an offer.
 pub struct Peer {
@@ -31,6 +36,10 @@ pub struct Peer {
     local: SocketAddr,
     /// Our part of the ICE credentials: STUN that was signed by it comes from the other side.
     credentials: IceCreds,
+    /// Ours before the last restart, while they hold.
+    former: Option<IceCreds>,
+    /// Answers to checks by the former ones, which the library does not know any more.
+    replies: VecDeque<(SocketAddr, Vec<u8>)>,
     audio: Option<Mid>,
     video: Option<Mid>,
     closed: bool,
@@ -82,13 +91,24 @@ impl Peer {
             .enable_opus(true, false)
             .enable_vp8(true)
             .enable_h264(true)
+            .enable_vp9(true)
+            .enable_av1(true)
             .build(now);
         let unworkable = |error: &dyn std::fmt::Display| OfferError::Unworkable(error.to_string());
         let candidate = Candidate::host(local, "udp").map_err(|error| unworkable(&error))?;
         rtc.add_local_candidate(candidate);
         let answer = rtc.sdp_api().accept_offer(offer).map_err(|error| unworkable(&error))?;
         let sdp = answer.to_sdp_string();
-        let mut peer = Self { rtc, local, credentials, audio: None, video: None, closed: false };
+        let mut peer = Self {
+            rtc,
+            local,
+            credentials,
+            former: None,
+            replies: VecDeque::new(),
+            audio: None,
+            video: None,
+            closed: false,
+        };
         peer.find_tracks(&sdp, role)?;
         Ok((peer, sdp))
     }
@@ -124,6 +144,26 @@ impl Peer {
             *track = Some(mid);
         }
         Ok(())
+    }
+
+    /// Answers a check by the credentials before the last restart, which [`Endpoint::accepts`] has verified: the pair that is
+    /// in use stays so until another one is nominated. Returns whether it was one.
+    fn answers_by_former(&mut self, source: SocketAddr, datagram: &[u8]) -> bool {
+        let is_stun = datagram.first().is_some_and(|first| *first < 4);
+        let Some(former) = self.former.as_ref().filter(|_| is_stun) else { return false };
+        if stun::user(datagram) != Some(former.ufrag.as_str()) {
+            return false;
+        }
+        let Ok(message) = StunMessage::parse(datagram) else { return true };
+        let mut reply = [0; 256];
+        let answer = StunMessage::binding_reply(message.trans_id(), source);
+        let written = answer.to_bytes(Some(former.pass.as_bytes()), &mut reply, crypto::hmac_sha1);
+        if let Ok(length) = written
+            && self.replies.len() < MAX_REPLIES
+        {
+            self.replies.push_back((source, reply[..length].to_vec()));
+        }
+        true
     }
 
     fn mid(&self, kind: TrackKind) -> Option<Mid> {
@@ -169,6 +209,9 @@ impl Peer {
             str0m::Event::Connected => Some(Event::Connected),
             str0m::Event::RtpPacket(packet) => self.packet(packet).map(Event::Packet),
             str0m::Event::KeyframeRequest(_) => Some(Event::KeyFrameWanted),
+            str0m::Event::IceConnectionStateChange(state) if state.is_connected() => {
+                self.former.take().map(|_| Event::Settled)
+            }
             // That ICE hears nothing is no end: the session's own time-out says when it is, and until then it may come back.
             str0m::Event::Closed => Some(Event::Closed),
             _ => None,
@@ -198,6 +241,11 @@ fn codec(parameters: &PayloadParams) -> Option<Codec> {
             let profile = spec.format.profile_level_id.unwrap_or(0x42_000a) >> 8;
             ("H264", Some((mode, u16::try_from(profile).ok()?)))
         }
+        RtcCodec::Vp9 => {
+            let profile = spec.format.profile_id.unwrap_or(0);
+            ("VP9", Some((0, u16::try_from(profile).ok()?)))
+        }
+        RtcCodec::Av1 => ("AV1", Some((0, u16::from(spec.format.profile.unwrap_or(0))))),
         _ => return None,
     };
     Some(Codec { name, clock_rate: spec.clock_rate.get(), variant })
@@ -211,17 +259,20 @@ impl Endpoint for Peer {
     fn accepts(&self, source: SocketAddr, datagram: &[u8], now: Instant) -> bool {
         // RFC 7983: 0 to 3 is STUN. str0m takes anything from an address that it knows.
         if datagram.first().is_some_and(|first| *first < 4) {
-            let signed = |message: &StunMessage<'_>| {
-                message.verify(self.credentials.pass.as_bytes(), crypto::hmac_sha1)
-            };
-            return stun::user(datagram) == Some(self.credentials.ufrag.as_str())
-                && StunMessage::parse(datagram).is_ok_and(|message| signed(&message));
+            let Some(user) = stun::user(datagram) else { return false };
+            let ours = [Some(&self.credentials), self.former.as_ref()];
+            let Some(ours) = ours.into_iter().flatten().find(|ours| ours.ufrag == user) else { return false };
+            let signed = |message: StunMessage<'_>| message.verify(ours.pass.as_bytes(), crypto::hmac_sha1);
+            return StunMessage::parse(datagram).is_ok_and(signed);
         }
         let Ok(received) = Receive::new(Protocol::Udp, source, self.local, datagram) else { return false };
         self.rtc.accepts(&Input::Receive(now, received))
     }
 
     fn receive(&mut self, source: SocketAddr, datagram: &[u8], now: Instant) {
+        if self.answers_by_former(source, datagram) {
+            return;
+        }
         let Ok(received) = Receive::new(Protocol::Udp, source, self.local, datagram) else { return };
         if let Err(error) = self.rtc.handle_input(Input::Receive(now, received)) {
             tracing::debug!(%error, "a session failed on a datagram");
@@ -239,6 +290,9 @@ impl Endpoint for Peer {
     }
 
     fn poll(&mut self) -> Output {
+        if let Some((to, datagram)) = self.replies.pop_front() {
+            return Output::Transmit { to, datagram };
+        }
         loop {
             match self.rtc.poll_output() {
                 Ok(RtcOutput::Transmit(transmit)) => {
@@ -300,6 +354,23 @@ impl Endpoint for Peer {
         let Some(stream) = direct.stream_rx_by_mid(mid, None) else { return false };
         stream.request_keyframe(KeyframeRequestKind::Pli);
         true
+    }
+
+    fn restart(&mut self, offer: &str) -> Result<Restarted, OfferError> {
+        let offer = SdpOffer::from_sdp_string(offer).map_err(|_| OfferError::Syntax)?;
+        let credentials = credentials()?;
+        let unworkable = |error: &dyn std::fmt::Display| OfferError::Unworkable(error.to_string());
+        let answer = self.rtc.sdp_api().accept_offer(offer).map_err(|error| unworkable(&error))?;
+        // The library made credentials of its own for this answer, as it did for the first one.
+        let made = self.rtc.direct_api().local_ice_credentials();
+        self.rtc.direct_api().set_local_ice_credentials(credentials.clone());
+        let sdp = answer.to_sdp_string();
+        let sdp = sdp
+            .replace(&format!("a=ice-ufrag:{}", made.ufrag), &format!("a=ice-ufrag:{}", credentials.ufrag))
+            .replace(&format!("a=ice-pwd:{}", made.pass), &format!("a=ice-pwd:{}", credentials.pass))
+            .replace(&format!("ufrag {}", made.ufrag), &format!("ufrag {}", credentials.ufrag));
+        self.former = Some(std::mem::replace(&mut self.credentials, credentials));
+        Ok(Restarted { sdp, user: self.credentials.ufrag.clone() })
     }
 
     fn close(&mut self) {
@@ -517,6 +588,54 @@ mod tests {
         assert!(!engine.send(&Packet { codec: foreign, ..packet }, 43, 93_000), "never agreed on");
         engine.close();
         talk(&mut engine, &mut client, &mut now, |_, _, theirs| matches!(theirs, Some(str0m::Event::Closed)));
+    }
+
+    #[test]
+    fn a_restart_changes_the_credentials_and_media_goes_on_meanwhile() {
+        let (mut engine, mut client, mut now) = connected(Role::Viewer, Direction::RecvOnly);
+        let before = engine.credentials.clone();
+        let codec = engine.codecs(TrackKind::Video)[0].clone();
+        let mut change = client.rtc.sdp_api();
+        let theirs = change.ice_restart(true);
+        let (offer, pending) = change.apply().expect("something to offer");
+        let restarted = engine.restart(&offer.to_sdp_string()).expect("it may");
+        assert_eq!(restarted.user, engine.credentials.ufrag);
+        assert_ne!(restarted.user, before.ufrag);
+        for ours in [&engine.credentials.ufrag, &engine.credentials.pass] {
+            assert!(restarted.sdp.contains(ours.as_str()), "{}", restarted.sdp);
+        }
+        // The other side has not heard of it: its checks by the former credentials are still answered.
+        let check = crate::stun::tests::signed_request(&before, &theirs.ufrag);
+        assert!(engine.accepts(CLIENT.into(), &check, now), "the former ones hold");
+        engine.receive(CLIENT.into(), &check, now);
+        let Output::Transmit { to, datagram } = engine.poll() else { panic!("it is answered") };
+        let reply = StunMessage::parse(&datagram).expect("STUN");
+        assert!(reply.is_successful_binding_response() && to == CLIENT.into());
+        assert!(reply.verify(before.pass.as_bytes(), crypto::hmac_sha1), "by the former password");
+        let mut packet = Packet {
+            kind: TrackKind::Video,
+            codec,
+            source: 7,
+            sequence: 1,
+            timestamp: 1,
+            marker: true,
+            payload: vec![1, 2, 3].into(),
+            arrived: now,
+            annotations: Annotations::default(),
+        };
+        let mut send = |engine: &mut Peer, client: &mut Client, now: &mut Instant, sequence| {
+            packet.arrived = *now;
+            assert!(engine.send(&packet, sequence, 90_000));
+            engine.handle_timeout(*now);
+            talk(engine, client, now, |_, _, theirs| matches!(theirs, Some(str0m::Event::RtpPacket(_))));
+        };
+        send(&mut engine, &mut client, &mut now, 1);
+        let answer = SdpAnswer::from_sdp_string(&restarted.sdp).expect("an answer");
+        client.rtc.sdp_api().accept_answer(pending, answer).expect("accepted");
+        talk(&mut engine, &mut client, &mut now, |_, ours, _| matches!(ours, Some(Event::Settled)));
+        assert!(!engine.accepts(CLIENT.into(), &check, now), "the former ones are over");
+        send(&mut engine, &mut client, &mut now, 2);
+        assert!(engine.restart("hello").is_err() && engine.is_alive());
     }
 
     #[test]

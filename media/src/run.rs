@@ -25,6 +25,7 @@ use crate::{
     crypto,
     error::RunError,
     http::Front,
+    ice_servers::IceServers,
     listener::{self, Bounds},
     metrics::Metrics,
     peer::Peers,
@@ -78,6 +79,7 @@ fn start(arguments: &Arguments) -> Result<(), RunError> {
     let config = Config::load(path, arguments.candidate)?;
     if arguments.check_config {
         token_keys(&config)?;
+        ice_servers(&config)?;
         if config.is_narrowed() {
             println!("no `tokens`: the engine will listen on {} and {} only", config.http, config.media);
         }
@@ -115,6 +117,10 @@ fn token_keys(config: &Config) -> Result<Option<TokenKeys>, RunError> {
     Ok(config.file.tokens.as_ref().map(|tokens| TokenKeys::load(&tokens.keys)).transpose()?)
 }
 
+fn ice_servers(config: &Config) -> Result<IceServers, RunError> {
+    IceServers::load(config.file.ice_servers.clone()).map_err(RunError::IceServers)
+}
+
 /// Runs an engine until `shutdown` drains. The caller owns the runtime and the signals.
 ///
 /// # Errors
@@ -123,6 +129,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let mut registry = daemon_metrics::registry("media-engine", env!("CARGO_PKG_VERSION"));
     let metrics = Arc::new(Metrics::register(&mut registry));
     let tokens = token_keys(&config)?;
+    let ice_servers = ice_servers(&config)?;
     if config.is_narrowed() {
         let (http, media) = (config.http, config.media);
         tracing::warn!(%http, %media, "no `tokens` in the configuration: only this machine is listened to");
@@ -140,7 +147,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let state: Arc<dyn AdminState> = Arc::new(Admin { worker: worker.clone(), registry });
     let _admin = admin::serve(&config.file.admin_socket, state)?;
     let http = listener.local_addr()?;
-    let front = Arc::new(Front::new(worker.clone(), tokens, Cors::new(config.file.cors), metrics));
+    let cors = Cors::new(config.file.cors);
+    let front = Arc::new(Front::new(worker.clone(), tokens, ice_servers, cors, metrics));
     let limits = &config.file.limits;
     let bounds = Bounds { all: limits.connections, per_address: limits.connections_per_address };
     tokio::spawn(listener::serve(front, listener, bounds, shutdown.clone()));

@@ -56,6 +56,23 @@ pub(crate) mod tests {
         [&BINDING_REQUEST.to_be_bytes()[..], &length.to_be_bytes(), &MAGIC, &[7; 12], &body].concat()
     }
 
+    /// A check that proves to know the password of `ours`.
+    pub(crate) fn signed_request(ours: &str0m::IceCreds, theirs: &str) -> Vec<u8> {
+        let user = format!("{}:{theirs}", ours.ufrag);
+        let unsigned = |extra: usize| {
+            let mut request = request(&[(USERNAME, user.as_bytes()), (0x0024, &[0, 0, 0, 1])]);
+            let length = u16::try_from(request.len() - HEADER_BYTES + extra).expect("short");
+            request[2..4].copy_from_slice(&length.to_be_bytes());
+            request
+        };
+        let mut request = unsigned(24);
+        let tag = crate::crypto::hmac_sha1(ours.pass.as_bytes(), &[&request]);
+        request.extend(MESSAGE_INTEGRITY.to_be_bytes());
+        request.extend(20_u16.to_be_bytes());
+        request.extend(tag);
+        request
+    }
+
     #[test]
     fn the_user_is_found_among_other_attributes_and_before_the_integrity() {
         let integrity = (MESSAGE_INTEGRITY, &[0; 20][..]);

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    call::{Offer, Opened, Snapshot, StreamStatus, retry_after},
+    call::{Offer, Opened, Patch, Patched, Snapshot, StreamStatus, retry_after},
     endpoint::Endpoints,
     engine::{Engine, Sender},
     metrics::{Direction, Metrics},
@@ -40,6 +40,7 @@ const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 /// What the worker is asked.
 pub(crate) enum Command {
     Open(Offer, oneshot::Sender<Result<Opened, Refusal>>),
+    Patch(Patch, oneshot::Sender<Result<Patched, Refusal>>),
     Close(SessionId, oneshot::Sender<bool>),
     Probe(SessionId, oneshot::Sender<Presence>),
     List(oneshot::Sender<Vec<StreamStatus>>),
@@ -131,6 +132,15 @@ impl Worker {
     pub async fn open(&self, offer: Offer) -> Result<Opened, Refusal> {
         let answered = self.ask(|reply| Command::Open(offer, reply)).await;
         answered.unwrap_or_else(|| Err(Refusal::ends(retry_after())))
+    }
+
+    /// Takes candidates in, or restarts the ICE of a session.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn patch(&self, patch: Patch) -> Result<Patched, Refusal> {
+        let patched = self.ask(|reply| Command::Patch(patch, reply)).await;
+        patched.unwrap_or_else(|| Err(Refusal::ends(retry_after())))
     }
 
     /// Ends a session; false if there is none.
@@ -278,6 +288,9 @@ impl Turn {
                 {
                     self.engine.close(session, now, &mut wire);
                 }
+            }
+            Command::Patch(patch, reply) => {
+                let _ = reply.send(self.engine.patch(patch, now, &mut wire));
             }
             Command::Close(session, reply) => {
                 let _ = reply.send(self.engine.close(session, now, &mut wire));

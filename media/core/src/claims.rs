@@ -51,6 +51,8 @@ pub enum Wish<'a> {
     Play(&'a StreamName),
     /// List streams.
     List,
+    /// Change a session of the same subject.
+    Session,
 }
 
 /// Why a token does not do.
@@ -112,6 +114,7 @@ impl Claims {
         let (name, streams, verb) = match wish {
             Wish::Publish(name) => (name, &self.publish, "publish this stream"),
             Wish::Play(name) => (name, &self.play, "play this stream"),
+            Wish::Session => return Ok(()),
             Wish::List if self.list => return Ok(()),
             Wish::List => return Err(Denied::Stream("list streams")),
         };

@@ -99,6 +99,66 @@ impl Forward {
         }
     }
 
+    /// Begins with the kept packets of a group of pictures, which came in the past: where each goes, in their order. They get
+    /// consecutive numbers, and what follows them goes on from there; none if the viewer has this source already.
+    ///
+    /// Each frame is a millisecond after the one before and the last one is as old as it is: a viewer that took the past at
+    /// its own pace would be late for good.
+    pub fn catch_up<'a>(
+        &mut self,
+        packets: impl DoubleEndedIterator<Item = &'a Incoming> + Clone,
+    ) -> Vec<(u64, u32)> {
+        let (mut ends, mut frames) = (packets.clone(), packets.clone());
+        let Some(first) = ends.next() else { return Vec::new() };
+        let last = ends.next_back().unwrap_or(first);
+        if self.source.is_some_and(|s| s.publisher == first.publisher && s.ssrc == first.ssrc) {
+            return Vec::new();
+        }
+        let mut before = frames.next().map(|packet| packet.timestamp);
+        let later =
+            frames.filter(|packet| before.replace(packet.timestamp) != Some(packet.timestamp)).count();
+        let later = u32::try_from(later).unwrap_or(u32::MAX);
+        let (sequence, timestamp) = match self.last {
+            None => (self.start, last.timestamp),
+            Some((sequence, timestamp, at)) => {
+                let ticks = ticks(last.at.saturating_sub(at), last.clock_rate);
+                (sequence + 1, timestamp.wrapping_add(ticks.max(later.saturating_add(1))))
+            }
+        };
+        let room = self.last.map_or(u32::MAX, |(_, former, _)| timestamp.wrapping_sub(former) / (later + 1));
+        let step = (last.clock_rate / 1000).min(room).max(1);
+        self.leave_for(first.publisher);
+        let source = Source {
+            publisher: first.publisher,
+            ssrc: first.ssrc,
+            first: (first.sequence, last.timestamp),
+            became: (sequence, timestamp),
+        };
+        self.source = Some(source);
+        let (mut frame, mut before) = (0, first.timestamp);
+        packets
+            .filter_map(|packet| {
+                frame += u32::from(std::mem::replace(&mut before, packet.timestamp) != packet.timestamp);
+                let sequence = sequence + packet.sequence.checked_sub(first.sequence)?;
+                let timestamp = timestamp.wrapping_sub((later - frame.min(later)) * step);
+                if !self.mark(sequence) {
+                    return None;
+                }
+                self.last = Some((sequence, timestamp, packet.at));
+                Some((sequence, timestamp))
+            })
+            .collect()
+    }
+
+    /// The packets of the publisher so far are not wanted any more once another one's are there.
+    fn leave_for(&mut self, publisher: SessionId) {
+        if let Some(source) = self.source
+            && source.publisher != publisher
+        {
+            self.former = Some(source.publisher);
+        }
+    }
+
     fn within(&mut self, source: &Source, packet: &Incoming) -> Forwarded {
         let Some(distance) = packet.sequence.checked_sub(source.first.0) else { return Forwarded::Stale };
         let Some(sequence) = source.became.0.checked_add(distance) else { return Forwarded::Stale };
@@ -117,17 +177,11 @@ impl Forward {
             None => (self.start, packet.timestamp),
             Some((sequence, timestamp, at)) => {
                 // The viewer's time has gone on by what the clock says, at least by one tick.
-                let ticks = packet.at.saturating_sub(at).as_millis() * u128::from(packet.clock_rate) / 1000;
-                #[expect(clippy::cast_possible_truncation, reason = "timestamps wrap")]
-                let ticks = ticks.max(1) as u32;
-                (sequence + 1, timestamp.wrapping_add(ticks))
+                let ticks = ticks(packet.at.saturating_sub(at), packet.clock_rate);
+                (sequence + 1, timestamp.wrapping_add(ticks.max(1)))
             }
         };
-        if let Some(source) = self.source
-            && source.publisher != packet.publisher
-        {
-            self.former = Some(source.publisher);
-        }
+        self.leave_for(packet.publisher);
         let first = (packet.sequence, packet.timestamp);
         let source = Source { publisher: packet.publisher, ssrc: packet.ssrc, first, became };
         self.source = Some(source);
@@ -160,6 +214,13 @@ impl Forward {
         let slot = sequence % WINDOW;
         (usize::try_from(slot / 64).expect("below 16"), 1 << (slot % 64))
     }
+}
+
+/// How many ticks of a timestamp pass in `time`; they wrap.
+fn ticks(time: Duration, clock_rate: u32) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "timestamps wrap")]
+    let ticks = (time.as_millis() * u128::from(clock_rate) / 1000) as u32;
+    ticks
 }
 
 #[cfg(test)]
@@ -220,6 +281,46 @@ mod tests {
         assert_eq!(sent(track.forward(&packet(1, 65_536, 959, false, 20))), (8, 959), "timestamps wrap");
         let other = Incoming { ssrc: 2, ..packet(1, 3, 0, false, 20) };
         assert_eq!(sent(track.forward(&other)), (9, 960), "by one tick at least");
+    }
+
+    #[test]
+    fn a_late_viewer_gets_the_group_so_far_and_goes_on_without_a_gap() {
+        let mut track = Forward::new(TrackKind::Video, 100);
+        let group: Vec<Incoming> =
+            [(50, 1000, true), (51, 1000, false), (52, 4000, false), (53, 7000, false)]
+                .iter()
+                .map(|(sequence, timestamp, begins)| packet(1, *sequence, *timestamp, *begins, 5))
+                .collect();
+        assert_eq!(
+            track.catch_up(group.iter()),
+            [(100, 6820), (101, 6820), (102, 6910), (103, 7000)],
+            "a millisecond apart, the last as it is"
+        );
+        assert!(track.catch_up(group.iter()).is_empty(), "it has this source");
+        assert_eq!(track.forward(&packet(1, 53, 7000, false, 6)), Forwarded::Stale, "it was in the group");
+        assert_eq!(sent(track.forward(&packet(1, 54, 10_000, false, 38))), (104, 10_000));
+        // Another publisher takes over 10 ms later: there is room for three frames in 10 ms.
+        let group: Vec<Incoming> = group.iter().map(|p| Incoming { publisher: SessionId(2), ..*p }).collect();
+        let group: Vec<Incoming> =
+            group.iter().map(|p| Incoming { at: Duration::from_millis(48), ..*p }).collect();
+        assert_eq!(
+            track.catch_up(group.iter()),
+            [(105, 10_720), (106, 10_720), (107, 10_810), (108, 10_900)]
+        );
+        assert_eq!(track.forward(&packet(1, 55, 13_000, false, 50)), Forwarded::Stale, "of the former one");
+        assert_eq!(sent(track.forward(&packet(2, 54, 10_000, false, 81))), (109, 13_900));
+    }
+
+    #[test]
+    fn a_group_never_goes_back_in_time() {
+        let mut track = Forward::new(TrackKind::Video, 0);
+        sent(track.forward(&packet(1, 1, u32::MAX, true, 1000)));
+        let group: Vec<Incoming> = (0..50)
+            .map(|n| packet(2, 10 + n, 3000 * u32::try_from(n).expect("small"), n == 0, 1000))
+            .collect();
+        let given = track.catch_up(group.iter());
+        let times: Vec<u32> = given.iter().map(|(_, timestamp)| timestamp.wrapping_sub(u32::MAX)).collect();
+        assert_eq!(times, (1..=50).collect::<Vec<u32>>(), "a tick each where no time has passed");
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! Key frames: where one begins in the packets of a codec, and when a publisher is asked for one.
 //!
-//! Sources: RFC 7741 (VP8), RFC 6184 (H264).
+//! Sources: RFC 7741 (VP8), RFC 6184 (H264), RFC 9628 (VP9), and the RTP payload format for AV1 of the Alliance for Open Media.
 
 use std::time::Duration;
 
@@ -13,6 +13,10 @@ pub fn begins(codec: &str, payload: &[u8]) -> bool {
     match codec {
         "VP8" => vp8_key_frame(payload).unwrap_or(false),
         "H264" => has_sequence_parameters(payload),
+        "VP9" => vp9_key_frame(payload).unwrap_or(false),
+        // N of the aggregation header: the first packet of a coded video sequence, which begins with a key frame. Z: it goes
+        // on with what the packet before began.
+        "AV1" => payload.first().is_some_and(|first| first & 0x88 == 0x08),
         _ => true,
     }
 }
@@ -35,6 +39,20 @@ fn vp8_key_frame(payload: &[u8]) -> Option<bool> {
     }
     // P of the frame header is 0 in a key frame.
     Some(payload.get(at)? & 0x01 == 0)
+}
+
+/// B, the begin of a frame, without P, which would be made of former ones, in the lowest spatial layer if there are layers.
+fn vp9_key_frame(payload: &[u8]) -> Option<bool> {
+    let first = *payload.first()?;
+    if first & 0x40 != 0 || first & 0x08 == 0 {
+        return Some(false);
+    }
+    let mut at = 1;
+    if first & 0x80 != 0 {
+        at += if payload.get(at)? & 0x80 != 0 { 2 } else { 1 };
+    }
+    let spatial = if first & 0x20 != 0 { (payload.get(at)? >> 1) & 0x07 } else { 0 };
+    Some(spatial == 0)
 }
 
 /// A decoder can begin where the sequence parameter set is; encoders for calls send it before each IDR picture.
@@ -135,6 +153,26 @@ mod tests {
     }
 
     #[test]
+    fn key_frames_of_vp9_and_av1_are_found() {
+        for (codec, payload, expected) in [
+            ("VP9", &[0x0c][..], true),
+            ("VP9", &[0x04], false),
+            ("VP9", &[0x4c], false),
+            ("VP9", &[0x8c, 0x12], true),
+            ("VP9", &[0xac, 0x92, 0x34, 0x00], true),
+            ("VP9", &[0xac, 0x92, 0x34, 0x02], false),
+            ("VP9", &[0xac, 0x92], false),
+            ("VP9", &[], false),
+            ("AV1", &[0x18, 1], true),
+            ("AV1", &[0x10, 1], false),
+            ("AV1", &[0x98, 1], false),
+            ("AV1", &[], false),
+        ] {
+            assert_eq!(begins(codec, payload), expected, "{codec} {payload:x?}");
+        }
+    }
+
+    #[test]
     fn requests_are_repeated_until_a_key_frame_comes_and_never_more_than_two_a_second() {
         let mut requests = KeyFrameRequests::default();
         assert_eq!(requests.poll_timeout(), None);
@@ -153,7 +191,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_payload_breaks_it(payload in prop::collection::vec(any::<u8>(), 0..40)) {
-            let _ = (begins("VP8", &payload), begins("H264", &payload));
+            for codec in ["VP8", "H264", "VP9", "AV1"] {
+                let _ = begins(codec, &payload);
+            }
         }
     }
 }

@@ -3,11 +3,13 @@
 //! Times are [`std::time::Duration`]s since the engine's start; the shell brings them, the randomness and every packet.
 
 pub mod admission;
+pub mod cache;
 pub mod claims;
 pub mod forward;
 pub mod keyframe;
 pub mod offer;
 pub mod room;
+pub mod sdpfrag;
 pub mod session;
 pub mod state;
 pub mod whip;

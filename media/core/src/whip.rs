@@ -4,7 +4,9 @@
 
 use std::borrow::Cow;
 
-use crate::{Role, SessionId, StreamName, claims::Denied, offer::OfferFault, room::Conflict};
+use crate::{
+    Role, SessionId, StreamName, claims::Denied, offer::OfferFault, room::Conflict, sdpfrag::FragmentFault,
+};
 
 /// What a path names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub enum Action {
     Open(Role, StreamName),
     /// The end of a session.
     Close(SessionId),
+    /// More candidates for a session, or new ICE credentials.
+    Patch(SessionId),
     /// Whether a session is there.
     Probe(SessionId),
     /// A list of streams.
@@ -80,6 +84,21 @@ impl Refusal {
     #[must_use]
     pub fn taken_over() -> Self {
         Self::new(410, "taken_over", "a newer session of the same subject publishes this stream")
+    }
+
+    /// The tag in `If-Match` is not that of the session's present ICE credentials.
+    #[must_use]
+    pub fn another_tag() -> Self {
+        let detail =
+            "`If-Match` names another ICE session than the present one; restart with `If-Match: \"*\"`";
+        Self::new(412, "tag", detail)
+    }
+
+    /// New credentials without the word that they are wanted, or the word without them.
+    #[must_use]
+    pub fn no_restart() -> Self {
+        let detail = "`If-Match: \"*\"` restarts ICE and needs a new `a=ice-ufrag` and `a=ice-pwd`; candidates need the tag";
+        Self::new(400, "fragment", detail)
     }
 
     /// No token, or one that does not hold.
@@ -150,6 +169,13 @@ impl From<Conflict> for Refusal {
     }
 }
 
+impl From<FragmentFault> for Refusal {
+    fn from(fault: FragmentFault) -> Self {
+        let status = if fault == FragmentFault::TooLong { 413 } else { 400 };
+        Self::new(status, "fragment", fault.to_string())
+    }
+}
+
 impl From<OfferFault> for Refusal {
     fn from(fault: OfferFault) -> Self {
         let status = match fault {
@@ -158,6 +184,54 @@ impl From<OfferFault> for Refusal {
             OfferFault::CannotWork(_) => 422,
         };
         Self::new(status, "offer", fault.to_string())
+    }
+}
+
+/// The content type of a PATCH.
+pub const FRAGMENT_TYPE: &str = "application/trickle-ice-sdpfrag";
+
+fn is_essence(content_type: Option<&str>, expected: &str) -> bool {
+    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case(expected)
+}
+
+/// What `If-Match` of a PATCH says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IfMatch {
+    /// `*`: the ICE session shall be another one.
+    Restart,
+    /// The strong tags, without their quotes. Weak ones match nothing (RFC 9110 s13.1.1).
+    Tags(Vec<Box<str>>),
+}
+
+impl IfMatch {
+    /// Reads the header. RFC 9725 writes `"*"` with quotes; clients send both.
+    ///
+    /// # Errors
+    /// 428 without the header, 400 with one that cannot be read.
+    pub fn parse(header: Option<&str>) -> Result<Self, Refusal> {
+        let missing = || {
+            let detail =
+                "a PATCH needs `If-Match`: the session's `ETag` for candidates, `\"*\"` for a restart";
+            Refusal::new(428, "tag", detail)
+        };
+        let header = header.ok_or_else(missing)?.trim();
+        if matches!(header, "*" | "\"*\"") {
+            return Ok(Self::Restart);
+        }
+        let strong = |tag: &str| {
+            let tag = tag.strip_prefix('"')?.strip_suffix('"')?;
+            (!tag.contains('"')).then(|| Box::from(tag))
+        };
+        let mut tags = Vec::new();
+        for tag in header.split(',').map(str::trim) {
+            match strong(tag) {
+                Some(tag) => tags.push(tag),
+                None if tag.strip_prefix("W/").and_then(strong).is_some() => {}
+                None => return Err(Refusal::new(400, "tag", "`If-Match` is no list of tags in quotes")),
+            }
+        }
+        Ok(Self::Tags(tags))
     }
 }
 
@@ -192,7 +266,7 @@ pub fn action(method: &str, path: &str, content_type: Option<&str>) -> Result<Ac
     let allow = match &target {
         Target::Page | Target::Streams(_) => "GET, HEAD, OPTIONS",
         Target::Endpoint(..) => "POST, GET, HEAD, OPTIONS",
-        Target::Session(_) => "DELETE, GET, HEAD, OPTIONS",
+        Target::Session(_) => "PATCH, DELETE, GET, HEAD, OPTIONS",
     };
     match target {
         _ if method == "OPTIONS" => Ok(Action::Options),
@@ -200,14 +274,21 @@ pub fn action(method: &str, path: &str, content_type: Option<&str>) -> Result<Ac
         Target::Streams(stream) if reads => Ok(Action::List(stream)),
         Target::Endpoint(..) if reads => Ok(Action::Nothing),
         Target::Endpoint(role, stream) if method == "POST" => {
-            let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-            if essence.eq_ignore_ascii_case("application/sdp") {
+            if is_essence(content_type, "application/sdp") {
                 Ok(Action::Open(role, stream))
             } else {
                 Err(Refusal::new(415, "content_type", "an offer has `Content-Type: application/sdp`"))
             }
         }
         Target::Session(id) if reads => id.map(Action::Probe).ok_or_else(Refusal::no_session),
+        Target::Session(id) if method == "PATCH" => {
+            if is_essence(content_type, FRAGMENT_TYPE) {
+                id.map(Action::Patch).ok_or_else(Refusal::no_session)
+            } else {
+                let detail = "candidates and restarts have `Content-Type: application/trickle-ice-sdpfrag`";
+                Err(Refusal::new(415, "content_type", detail))
+            }
+        }
         Target::Session(id) if method == "DELETE" => id.map(Action::Close).ok_or_else(Refusal::no_session),
         _ => {
             let detail = "this method has no meaning here; `Allow` names those that have";
@@ -238,6 +319,7 @@ mod tests {
             ("HEAD", "/whep/hall/cam.1", Action::Nothing),
             ("DELETE", &session, Action::Close(id)),
             ("GET", &session, Action::Probe(id)),
+            ("OPTIONS", "/whep/hall/cam.1", Action::Options),
             ("OPTIONS", &session, Action::Options),
             ("GET", "/streams", Action::List(None)),
             ("GET", "/streams/hall/cam.1", Action::List(Some(cam()))),
@@ -246,6 +328,24 @@ mod tests {
             assert_eq!(action(method, path, SDP), Ok(expected), "{method} {path}");
         }
         assert!(action("POST", "/whip/hall/cam", Some("Application/SDP; charset=utf-8")).is_ok());
+        assert_eq!(action("PATCH", &session, Some(FRAGMENT_TYPE)), Ok(Action::Patch(id)));
+    }
+
+    #[test]
+    fn if_match_is_a_restart_or_strong_tags() {
+        let tags = |tags: &[&str]| Ok(IfMatch::Tags(tags.iter().map(|tag| Box::from(*tag)).collect()));
+        for (header, expected) in [
+            ("*", Ok(IfMatch::Restart)),
+            ("\"*\"", Ok(IfMatch::Restart)),
+            ("\"a\"", tags(&["a"])),
+            ("\"a\", W/\"b\", \"c\"", tags(&["a", "c"])),
+            ("W/\"b\"", tags(&[])),
+        ] {
+            assert_eq!(IfMatch::parse(Some(header)), expected, "{header}");
+        }
+        for (header, status) in [(None, 428), (Some("a"), 400), (Some(""), 400), (Some("\"a\"b\""), 400)] {
+            assert_eq!(IfMatch::parse(header).map_err(|refusal| refusal.status), Err(status), "{header:?}");
+        }
     }
 
     #[test]
@@ -255,7 +355,9 @@ mod tests {
             ("POST", "/whip/hall/cam", None, 415),
             ("POST", "/whip/hall/cam", Some("application/json"), 415),
             ("PUT", "/whip/hall/cam", SDP, 405),
-            ("PATCH", "/session/00000000000000000000000000000001", SDP, 405),
+            ("PATCH", "/session/00000000000000000000000000000001", SDP, 415),
+            ("PATCH", "/session/1", Some(FRAGMENT_TYPE), 404),
+            ("PATCH", "/whip/hall/cam", Some(FRAGMENT_TYPE), 405),
             ("POST", "/", SDP, 405),
             ("DELETE", "/session/12", None, 404),
             ("POST", "/whip/hall", SDP, 404),

@@ -122,7 +122,8 @@ fn methods_paths_and_preflights() {
         ("POST", WHIP, 415),
         ("GET", "/nothing", 404),
         ("DELETE", "/session/00000000000000000000000000000001", 404),
-        ("PATCH", "/session/00000000000000000000000000000001", 405),
+        ("PATCH", "/session/00000000000000000000000000000001", 415),
+        ("PATCH", WHIP, 405),
         ("GET", "/", 200),
     ] {
         let answer = engine.ask(method, path, &[("origin", "https://x.example")], b"");
@@ -146,6 +147,7 @@ fn methods_paths_and_preflights() {
     );
     let tag = created.header("etag").expect("an ETag");
     assert!(tag.starts_with('"') && tag.ends_with('"') && tag.len() > 4, "strong: {tag}");
+    assert_eq!(created.header("accept-patch"), Some("application/trickle-ice-sdpfrag"));
     assert!(created.header("location").is_some_and(|path| path.starts_with("/session/")));
     assert_eq!(created.header("content-type"), Some("application/sdp"));
 }

@@ -32,6 +32,11 @@ pub(crate) struct Peer {
     pending: Option<SdpPendingOffer>,
     pub(crate) offer: String,
     pub(crate) session: String,
+    /// The tag of its ICE session, in quotes.
+    pub(crate) tag: String,
+    answer: String,
+    /// The servers that it was told of.
+    pub(crate) links: Vec<String>,
     pub(crate) connected: bool,
     pub(crate) closed: bool,
     /// Requests for key frames that came.
@@ -66,6 +71,9 @@ impl Peer {
             pending: Some(pending),
             offer: offer.to_sdp_string(),
             session: String::new(),
+            tag: String::new(),
+            answer: String::new(),
+            links: Vec::new(),
             connected: false,
             closed: false,
             asked: 0,
@@ -90,9 +98,36 @@ impl Peer {
         peer
     }
 
+    /// New ICE credentials by PATCH; the offer and its answer are made of the fragments.
+    pub(crate) fn restart_ice(&mut self, engine: &Engine, subject: &str) -> Answer {
+        let mut change = self.rtc.sdp_api();
+        change.ice_restart(true);
+        let (offer, pending) = change.apply().expect("something to offer");
+        let ice = |line: &&str| line.starts_with("a=ice-") || line.starts_with("a=candidate");
+        let sdp = offer.to_sdp_string();
+        let fragment: String = sdp.lines().filter(ice).map(|line| format!("{line}\r\n")).collect();
+        let answer = engine.patch(&self.session, subject, Some("\"*\""), &fragment);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let new = |name: &str| answer.body.lines().find(|line| line.starts_with(name)).expect("it has one");
+        let whole: String = self
+            .answer
+            .lines()
+            .map(|line| match line.split_once(':').map(|(name, _)| name) {
+                Some(name @ ("a=ice-ufrag" | "a=ice-pwd")) => format!("{}\r\n", new(name)),
+                _ => format!("{line}\r\n"),
+            })
+            .collect();
+        let sdp = SdpAnswer::from_sdp_string(&whole).expect("an answer");
+        self.rtc.sdp_api().accept_answer(pending, sdp).expect("accepted");
+        answer
+    }
+
     pub(crate) fn accept(&mut self, answer: &Answer) {
         assert_eq!(answer.status, 201, "{answer:?}");
         self.session = answer.header("location").expect("a session").to_owned();
+        self.tag = answer.header("etag").expect("a tag").to_owned();
+        self.answer = answer.body.clone();
+        self.links = answer.headers("link");
         let sdp = SdpAnswer::from_sdp_string(&answer.body).expect("an answer");
         self.rtc.sdp_api().accept_answer(self.pending.take().expect("once"), sdp).expect("accepted");
     }

@@ -154,6 +154,20 @@ impl Engine {
         self.offer_by(self.connect(), path, token, sdp)
     }
 
+    /// PATCHes a session as `subject`.
+    pub(crate) fn patch(&self, path: &str, subject: &str, if_match: Option<&str>, body: &str) -> Answer {
+        self.patch_by(path, &self.issuer.everything(subject), if_match, body)
+    }
+
+    /// The same with this token.
+    pub(crate) fn patch_by(&self, path: &str, token: &str, if_match: Option<&str>, body: &str) -> Answer {
+        let bearer = format!("Bearer {token}");
+        let mut headers =
+            vec![("content-type", "application/trickle-ice-sdpfrag"), ("authorization", bearer.as_str())];
+        headers.extend(if_match.map(|tag| ("if-match", tag)));
+        self.ask("PATCH", path, &headers, body.as_bytes())
+    }
+
     /// The same by a connection that the test made.
     pub(crate) fn offer_by(&self, stream: TcpStream, path: &str, token: &str, sdp: &str) -> Answer {
         let bearer = format!("Bearer {token}");
@@ -222,6 +236,15 @@ impl Answer {
             let (found, value) = line.split_once(':')?;
             found.eq_ignore_ascii_case(name).then_some(value.trim())
         })
+    }
+
+    /// Every value of a header that may come more than once.
+    pub(crate) fn headers(&self, name: &str) -> Vec<String> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines
+            .filter(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.trim().to_owned())
+            .collect()
     }
 
     /// The `detail` of a problem, after a look at what every problem must have.
