@@ -100,9 +100,9 @@ mod tests {
     fn an_early_end_of_a_custom_kinds_watch_asks_for_a_list_at_once() {
         let mut doubt = DefinitionDoubt::new(&widgets(), false);
         assert!(!doubt.take(MINUTE));
-        for now in [MINUTE, MINUTE + Duration::from_secs(1)] {
+        for at in [MINUTE, MINUTE + Duration::from_secs(1)] {
             doubt.handle_end(Ended::of(true, 5 * MINUTE, MINUTE));
-            assert!(doubt.take(now) && !doubt.take(now));
+            assert!(doubt.take(at) && !doubt.take(at));
         }
         doubt.handle_end(Ended::of(true, 5 * MINUTE, 5 * MINUTE - EARLY));
         assert!(!doubt.take(6 * MINUTE));
