@@ -25,12 +25,13 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::mpsc;
 
 mod fanout;
+mod listeners;
 mod restart;
 
 use crate::{
     call::{Offer, Opened, Snapshot, StreamStatus, retry_after},
     endpoint::{Codec, Endpoint, Endpoints, Event, OfferError, Output, Packet},
-    events::{self, MAX_LISTENERS, SessionEvent},
+    events::SessionEvent,
     metrics::{Direction, Metrics},
 };
 
@@ -582,44 +583,6 @@ impl Engine {
                 }
             }
         }
-    }
-
-    /// Everything that happens to `session` from now on, beginning with how its stream is.
-    ///
-    /// # Errors
-    /// [`Refusal`] without such a session, or with too many who listen.
-    pub fn listen(&mut self, session: SessionId) -> Result<mpsc::Receiver<SessionEvent>, Refusal> {
-        let present = self.streams.of(session).map(|(_, stream)| self.present(stream));
-        let member = self.members.get_mut(&session).ok_or_else(Refusal::no_session)?;
-        member.listeners.retain(|listener| !listener.is_closed());
-        if member.listeners.len() >= MAX_LISTENERS {
-            return Err(Refusal::too_many_listeners());
-        }
-        let (listener, events) = mpsc::channel(events::QUEUE);
-        if let Some(present) = present {
-            let _ = listener.try_send(present);
-        }
-        member.listeners.push(listener);
-        Ok(events)
-    }
-
-    fn present(&self, stream: &Stream) -> SessionEvent {
-        let sends = stream.publisher().is_some_and(|publisher| self.is_live(publisher));
-        if sends { SessionEvent::Active } else { SessionEvent::Inactive }
-    }
-
-    fn tell_viewers(&mut self, stream: &StreamName) {
-        let Some(stream) = self.streams.get(stream) else { return };
-        let (event, viewers) = (self.present(stream), stream.viewers().clone());
-        for viewer in viewers {
-            if let Some(member) = self.members.get_mut(&viewer) {
-                member.tell(&event);
-            }
-        }
-    }
-
-    fn tell_all(&mut self, event: &SessionEvent) {
-        self.members.values_mut().for_each(|member| member.tell(event));
     }
 }
 
