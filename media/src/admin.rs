@@ -30,6 +30,19 @@ impl AdminState for Admin {
         if state < State::Tombstone { Ok(()) } else { Err(format!("the engine is {}", state.as_str())) }
     }
 
+    fn get(&self, path: &str) -> Option<String> {
+        let state = || serde_json::json!({ "state": self.worker.state().as_str() }).to_string();
+        (path == "/state").then(state)
+    }
+
+    fn post(&self, path: &str, body: &str) -> Option<Result<(), String>> {
+        (path == "/state").then(|| match body {
+            "tombstone" if self.worker.tombstone() => Ok(()),
+            "tombstone" => Err("the engine is too busy; try again".to_owned()),
+            _ => Err("an engine can be told one state: tombstone".to_owned()),
+        })
+    }
+
     fn metrics(&self) -> String {
         daemon_metrics::encode(&self.registry)
     }

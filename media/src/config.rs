@@ -37,6 +37,12 @@ pub struct ConfigFile {
     /// How long calls may go on after SIGTERM; below the pod's `terminationGracePeriodSeconds` by 5 s.
     #[serde(default = "default_drain", with = "humantime_serde")]
     pub drain_limit: Duration,
+    /// How long a tombstone without sessions waits for one before it may be removed.
+    #[serde(default = "default_quiet", with = "humantime_serde")]
+    pub quiet: Duration,
+    /// Keeps the engine's state over a restart of its container; without it a restart begins anew.
+    #[serde(default)]
+    pub state_file: Option<PathBuf>,
     /// Unix socket for /livez, /readyz, /metrics and /status.
     #[serde(default = "default_admin")]
     pub admin_socket: PathBuf,
@@ -107,6 +113,10 @@ fn any_origin() -> Vec<String> {
 
 fn default_drain() -> Duration {
     Duration::from_secs(25)
+}
+
+fn default_quiet() -> Duration {
+    Duration::from_secs(30)
 }
 
 fn default_admin() -> PathBuf {

@@ -18,17 +18,20 @@ use media_core::{
     room::{Stream, Streams},
     sdpfrag::{self, Credentials},
     session::{End, Presence, Session, SessionState},
-    state::State,
+    state::{Life, State, Wish},
     whip::Refusal,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::sync::mpsc;
 
 mod fanout;
+mod listeners;
 mod restart;
 
 use crate::{
     call::{Offer, Opened, Snapshot, StreamStatus, retry_after},
     endpoint::{Codec, Endpoint, Endpoints, Event, OfferError, Output, Packet},
+    events::SessionEvent,
     metrics::{Direction, Metrics},
 };
 
@@ -69,15 +72,33 @@ struct Member {
     video: Forward,
     /// A publisher's codecs as its packets have them.
     codecs: BTreeMap<TrackKind, Codec>,
+    /// Who hears what happens to the session.
+    listeners: Vec<mpsc::Sender<SessionEvent>>,
 }
 
 impl Member {
+    /// Who does not keep up hears no more, and asks anew.
+    fn tell(&mut self, event: &SessionEvent) {
+        self.listeners.retain(|listener| listener.try_send(event.clone()).is_ok());
+    }
+
     fn track(&mut self, kind: TrackKind) -> &mut Forward {
         match kind {
             TrackKind::Audio => &mut self.audio,
             TrackKind::Video => &mut self.video,
         }
     }
+}
+
+/// Where an engine stands, for those outside of its thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The state.
+    pub state: State,
+    /// Whether a restart of the container must not forget it.
+    pub outlives_the_process: bool,
+    /// Whether the process may go: nobody is left, or has had the time to move.
+    pub is_over: bool,
 }
 
 /// The sessions of one worker.
@@ -87,7 +108,9 @@ pub struct Engine {
     metrics: Arc<Metrics>,
     began: Instant,
     random: SystemRandom,
-    state: State,
+    life: Life,
+    /// Bytes of all datagrams.
+    sent: u64,
     members: BTreeMap<SessionId, Member>,
     timeouts: BTreeSet<(Instant, SessionId)>,
     by_user: HashMap<String, SessionId>,
@@ -106,6 +129,7 @@ impl Engine {
     pub fn new(
         endpoints: Box<dyn Endpoints>,
         max_sessions: usize,
+        life: Life,
         metrics: Arc<Metrics>,
         began: Instant,
     ) -> Self {
@@ -115,7 +139,8 @@ impl Engine {
             metrics,
             began,
             random: SystemRandom::new(),
-            state: State::default(),
+            life,
+            sent: 0,
             members: BTreeMap::new(),
             timeouts: BTreeSet::new(),
             by_user: HashMap::new(),
@@ -134,7 +159,17 @@ impl Engine {
     /// Where the engine stands.
     #[must_use]
     pub fn state(&self) -> State {
-        self.state
+        self.life.state()
+    }
+
+    /// The same, and what follows from it.
+    #[must_use]
+    pub fn standing(&self, now: Instant) -> Standing {
+        Standing {
+            state: self.life.state(),
+            outlives_the_process: self.life.outlives_the_process(),
+            is_over: self.life.is_moving_over(self.since(now)),
+        }
     }
 
     /// Whether nothing has to be looked at.
@@ -210,11 +245,12 @@ impl Engine {
             audio: Forward::new(TrackKind::Audio, u16::from_be_bytes([first, second])),
             video: Forward::new(TrackKind::Video, u16::from_be_bytes([third, fourth])),
             codecs: BTreeMap::new(),
+            listeners: Vec::new(),
         };
         self.members.insert(session, member);
         self.timeouts.insert((now, session));
         self.by_user.insert(answered.user.clone(), session);
-        self.state = self.state.with_session();
+        self.life.with_sessions(self.members.len(), since);
         // The new member is there first: a tombstone that nobody is left in ends.
         if let Some(former) = former {
             self.end(former, End::TakenOver, now, wire);
@@ -225,10 +261,10 @@ impl Engine {
     }
 
     fn admit(&self, offer: &Offer) -> Result<(), Refusal> {
-        let here = self.streams.get(&offer.stream).is_some();
+        let (here, state) = (self.streams.get(&offer.stream).is_some(), self.life.state());
         let taken = match offer.role {
-            Role::Publisher => self.state.takes_new_streams() || (here && self.state.takes_viewers()),
-            Role::Viewer => self.state.takes_viewers(),
+            Role::Publisher => state.takes_new_streams() || (here && state.takes_viewers()),
+            Role::Viewer => state.takes_viewers(),
         };
         if !taken {
             return Err(Refusal::ends(retry_after()));
@@ -285,9 +321,14 @@ impl Engine {
         there
     }
 
-    /// The process was told to end.
-    pub fn told_to_end(&mut self) {
-        self.state = self.state.told_to_end(self.members.len());
+    /// The engine is to end: by a signal until `deadline`, else for an operator.
+    pub fn end_wanted(&mut self, deadline: Option<Instant>, now: Instant) {
+        let wish = match deadline {
+            Some(deadline) => Wish::Signal { deadline: self.since(deadline) },
+            None => Wish::Operator,
+        };
+        self.life.end(wish, self.since(now));
+        tracing::info!(state = self.life.state().as_str(), "the engine is to end");
     }
 
     /// Says goodbye to everybody.
@@ -324,8 +365,12 @@ impl Engine {
                 self.taken_over.pop_front();
             }
         }
+        let stream = self.streams.of(session).map(|(name, _)| name.clone());
         self.streams.leave(session, why == End::Deleted, self.since(now));
-        self.state = self.state.with_sessions_left(self.members.len());
+        if let Some(stream) = stream.filter(|_| member.session.role() == Role::Publisher) {
+            self.tell_viewers(&stream);
+        }
+        self.life.with_sessions(self.members.len(), self.since(now));
     }
 
     /// Takes a datagram in.
@@ -400,9 +445,16 @@ impl Engine {
         }
     }
 
-    /// Ends what is over, and asks for key frames again.
+    /// Ends what is over, goes on in the engine's own life, and asks for key frames again.
     pub fn look_around(&mut self, now: Instant, wire: &mut dyn Sender) {
         let since = self.since(now);
+        self.life.sent(self.sent, since);
+        if self.life.advance(since) {
+            tracing::info!(state = self.life.state().as_str(), "the engine's state is another one");
+            if self.life.state() == State::WaitingToBeDeleted {
+                self.tell_all(&SessionEvent::Moved);
+            }
+        }
         let over: Vec<(SessionId, End)> =
             self.members.iter().filter_map(|(id, member)| Some((*id, member.session.poll(since)?))).collect();
         for (session, why) in over {
@@ -433,7 +485,7 @@ impl Engine {
             }
         }
         self.metrics.streams.set(i64::try_from(self.streams.len()).unwrap_or(i64::MAX));
-        self.metrics.state.set(self.state as i64);
+        self.metrics.state.set(self.life.state() as i64);
     }
 
     /// Does all that `session` wants now, and what follows from it for others.
@@ -450,7 +502,10 @@ impl Engine {
         let mut turns = 0;
         let next = loop {
             match member.endpoint.poll() {
-                Output::Transmit { to, datagram } => wire.send(to, &datagram),
+                Output::Transmit { to, datagram } => {
+                    self.sent += datagram.len() as u64;
+                    wire.send(to, &datagram);
+                }
                 Output::Event(event) => events.push(event),
                 Output::Timeout(at) if at > now || turns == MAX_TURNS => break at,
                 Output::Timeout(_) => {
@@ -524,6 +579,7 @@ impl Engine {
                 let stream = self.streams.of(session).map(|(name, _)| name.clone());
                 if let Some(stream) = stream {
                     self.want_key_frame(&stream, now);
+                    self.tell_viewers(&stream);
                 }
             }
         }
@@ -688,7 +744,8 @@ mod tests {
             let (log, now) = (Log::default(), Instant::now());
             let metrics = Arc::new(Metrics::register(&mut Registry::default()));
             let fakes = Box::new(Fakes { log: Arc::clone(&log) });
-            Self { engine: Engine::new(fakes, 3, metrics, now), log, now, clients: 0 }
+            let life = Life::new(State::default(), Duration::from_secs(30));
+            Self { engine: Engine::new(fakes, 3, life, metrics, now), log, now, clients: 0 }
         }
 
         fn open(&mut self, role: Role, subject: &str) -> Result<(SessionId, SocketAddr), Refusal> {
@@ -908,7 +965,7 @@ mod tests {
         let mut stage = Stage::new();
         let (_, publisher) = stage.open(Role::Publisher, "ann").expect("free");
         stage.hears(publisher, b"key");
-        stage.engine.told_to_end();
+        stage.engine.end_wanted(Some(stage.now + Duration::from_secs(600)), stage.now);
         for _ in 0..2 {
             let (_, again) = stage.open(Role::Publisher, "ann").expect("its stream is here");
             assert_eq!(stage.engine.state(), State::Tombstone);
@@ -944,9 +1001,10 @@ mod tests {
         let full = stage.open(Role::Viewer, "eve").expect_err("no room");
         assert_eq!((full.status, full.reason), (503, "full"));
         assert!((2..=5).contains(&full.retry_after.expect("a time")));
-        stage.engine.told_to_end();
+        stage.engine.end_wanted(Some(stage.now + Duration::from_secs(600)), stage.now);
         assert_eq!(stage.engine.state(), State::Tombstone);
         stage.engine.end_all(stage.now, &mut Nowhere);
+        stage.pass(30_000);
         assert_eq!(stage.engine.state(), State::WaitingToBeDeleted);
         let ends = stage.open(Role::Publisher, "ann").expect_err("it ends");
         assert_eq!((ends.status, ends.reason), (503, "tombstone"));

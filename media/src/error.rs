@@ -1,6 +1,6 @@
 //! Why an engine could not start or had to stop, and the exit code that says so.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use proto_daemon::{admin::AdminError, exit::Exit, telemetry::TelemetryError};
 
@@ -21,6 +21,14 @@ pub enum RunError {
     /// The secret of a TURN server.
     #[error("iceServers: {0}")]
     IceServers(String),
+    /// The file that keeps the engine's state.
+    #[error("stateFile: {}: {source}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What the system said, or what is wrong in it.
+        source: io::Error,
+    },
     /// The admin socket.
     #[error("adminSocket: {0}")]
     Admin(#[from] AdminError),
@@ -51,7 +59,11 @@ impl RunError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Telemetry(_) | Self::Keys(_) | Self::IceServers(_) => Exit::Config,
+            Self::Config(_)
+            | Self::Telemetry(_)
+            | Self::Keys(_)
+            | Self::IceServers(_)
+            | Self::State { .. } => Exit::Config,
             Self::Listen { .. } | Self::Admin(_) | Self::Probe(_) => Exit::Unavailable,
             Self::Certificate(_) | Self::Start(_) | Self::Worker => Exit::Software,
         }

@@ -23,6 +23,7 @@ use media_core::{
 use crate::{
     call::{Offer, Patch, Patched, StreamStatus},
     cors::Cors,
+    events::{self, Unheld},
     ice_servers::IceServers,
     metrics::Metrics,
     page,
@@ -47,7 +48,7 @@ pub struct Front {
 }
 
 /// What every request is answered with.
-pub type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<Unheld>;
 
 impl Front {
     /// A front before `worker`.
@@ -75,7 +76,7 @@ impl Front {
         };
         self.cors.apply(origin.as_ref(), answer.headers_mut());
         if method == Method::HEAD {
-            *answer.body_mut() = Full::default();
+            *answer.body_mut() = Unheld::default();
         }
         self.metrics.request(method_label(&method), answer.status().as_u16());
         answer
@@ -97,6 +98,11 @@ impl Front {
                 Ok(answer)
             }
             Action::Nothing => Ok(empty(StatusCode::NO_CONTENT)),
+            Action::Listen(session) => {
+                let mut answer = with_body(StatusCode::OK, "text/event-stream", "");
+                *answer.body_mut() = Unheld::Events(self.worker.listen(session).await?);
+                Ok(answer)
+            }
             Action::Probe(session) => match self.worker.probe(session).await {
                 Presence::Here => Ok(empty(StatusCode::NO_CONTENT)),
                 Presence::TakenOver => Err(Refusal::taken_over()),
@@ -150,13 +156,21 @@ impl Front {
     }
 
     async fn open(&self, offer: Offer) -> Result<Answer, Refusal> {
-        let subject = offer.subject.clone();
+        let (role, subject) = (offer.role, offer.subject.clone());
         let opened = self.worker.open(offer).await?;
         let mut answer = with_body(StatusCode::CREATED, "application/sdp", opened.sdp);
         let headers = answer.headers_mut();
         insert(headers, header::LOCATION, &location(opened.session));
         insert(headers, header::ETAG, &format!("\"{}\"", opened.tag));
         headers.insert("accept-patch", HeaderValue::from_static(FRAGMENT_TYPE));
+        if role == Role::Viewer {
+            let link = format!(
+                "</events/{}>; rel=\"urn:ietf:params:whep:ext:core:server-sent-events\"; events=\"{}\"",
+                opened.session,
+                events::NAMES
+            );
+            append(headers, header::LINK, &link);
+        }
         for link in self.ice_servers.links(&subject, since_1970()) {
             append(headers, header::LINK, &link);
         }
@@ -213,7 +227,7 @@ fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
 }
 
 fn empty(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(Unheld::default());
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
@@ -221,7 +235,7 @@ fn empty(status: StatusCode) -> Answer {
 
 fn with_body(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = empty(status);
-    *answer.body_mut() = Full::new(body.into());
+    *answer.body_mut() = Unheld::Whole(Full::new(body.into()));
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
 }

@@ -128,8 +128,7 @@ async fn connection(front: Arc<Front>, stream: TcpStream, address: SocketAddr, s
         let (front, running) = (Arc::clone(&front), begun.begin());
         async move {
             let answer = front.respond(request, address.ip()).await;
-            drop(running);
-            Ok::<_, Infallible>(answer)
+            Ok::<_, Infallible>(answer.map(|body| body.holding(running)))
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -10,6 +11,7 @@ use std::{
 };
 
 use clap::Parser;
+use media_core::state::{MOVING_TIME, State};
 use proto_daemon::{
     admin::{self, AdminState},
     exit, metrics as daemon_metrics,
@@ -29,12 +31,15 @@ use crate::{
     listener::{self, Bounds},
     metrics::Metrics,
     peer::Peers,
+    state_file,
     token::TokenKeys,
     worker::{self, Setup, Worker},
 };
 
 /// Libraries that log what clients send.
 const LIBRARIES: &str = "is=error,str0m=error,dimpl=error";
+/// How much later than it promised the worker may be before the process ends without it.
+const LATE: Duration = Duration::from_secs(2);
 /// How long a running engine may take to answer `--probe`.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -46,23 +51,26 @@ const PROBE_LIMIT: Duration = Duration::from_secs(2);
     about = "WebRTC publishers by WHIP, viewers by WHEP, in a pod with fixed ports",
     after_help = "Publish to http://HOST:7080/whip/ROOM/STREAM, play http://HOST:7080/whep/ROOM/STREAM, or open\n\
                   http://HOST:7080/ in a browser. Health and metrics stand on the admin socket:\n\
-                  media-engine --admin-socket PATH --probe /readyz (/livez, /metrics, /status)."
+                  media-engine --admin-socket PATH --probe /readyz (/livez, /metrics, /status, /state)."
 )]
 struct Arguments {
     /// The settings, a YAML file; deploy/media-engine.yaml shows every key.
-    #[arg(long, value_name = "FILE", required_unless_present = "probe")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["probe", "tombstone"])]
     config: Option<PathBuf>,
     /// The address under which clients reach the media port; in a pod, its node's: --candidate=$(HOST_IP)
     #[arg(long, value_name = "ADDRESS")]
     candidate: Option<IpAddr>,
+    /// Tell the engine behind --admin-socket that it is to end: no new rooms, and nobody is cut off.
+    #[arg(long, requires = "admin_socket", conflicts_with_all = ["config", "probe"])]
+    tombstone: bool,
     /// Check the settings and the files that they name, print what is wrong, and exit.
     #[arg(long)]
     check_config: bool,
     /// Ask a running engine on its admin socket, print its answer, and exit with 0 if it is yes. No settings are read.
     #[arg(long, value_name = "ROUTE", requires = "admin_socket", conflicts_with_all = ["config", "candidate", "check_config"])]
     probe: Option<String>,
-    /// The admin socket that `--probe` asks: `adminSocket` in the settings of the engine that runs.
-    #[arg(long, value_name = "PATH", requires = "probe")]
+    /// The admin socket that `--probe` and `--tombstone` ask: `adminSocket` in the settings of the engine that runs.
+    #[arg(long, value_name = "PATH")]
     admin_socket: Option<PathBuf>,
 }
 
@@ -74,6 +82,9 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn start(arguments: &Arguments) -> Result<(), RunError> {
     if let (Some(socket), Some(route)) = (&arguments.admin_socket, &arguments.probe) {
         return probe(socket, route);
+    }
+    if let (Some(socket), true) = (&arguments.admin_socket, arguments.tombstone) {
+        return said(socket, admin::post(socket, "/state", "tombstone", PROBE_LIMIT));
     }
     let path = arguments.config.as_deref().expect("clap requires it of whoever does not probe");
     let config = Config::load(path, arguments.candidate)?;
@@ -104,9 +115,12 @@ fn quiet(log: &LogConfig) -> LogConfig {
 /// A kubelet restarts the container for whose probe this fails: nothing but the running process may decide it, and no file
 /// that an operator edits meanwhile.
 fn probe(socket: &Path, route: &str) -> Result<(), RunError> {
-    let asked = admin::fetch(socket, route, PROBE_LIMIT);
+    said(socket, admin::fetch(socket, route, PROBE_LIMIT))
+}
+
+fn said(socket: &Path, asked: io::Result<(u16, String)>) -> Result<(), RunError> {
     let (status, text) = asked.map_err(|error| RunError::Probe(format!("{}: {error}", socket.display())))?;
-    if status != 200 {
+    if !(200..300).contains(&status) {
         return Err(RunError::Probe(text.trim_end().to_owned()));
     }
     print!("{text}");
@@ -142,8 +156,19 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let certificate = crypto::certificate().map_err(|error| RunError::Certificate(error.to_string()))?;
     let max_sessions = config.file.limits.sessions;
     let endpoints = Box::new(Peers { local: candidate, certificate });
-    let setup = Setup { socket, endpoints, max_sessions, metrics: Arc::clone(&metrics) };
+    let file = config.file.state_file.clone();
+    let state = match &file {
+        Some(path) => {
+            state_file::read(path).map_err(|source| RunError::State { path: path.clone(), source })?
+        }
+        None => State::default(),
+    };
+    let quiet = config.file.quiet;
+    let setup = Setup { socket, endpoints, max_sessions, state, quiet, metrics: Arc::clone(&metrics) };
     let (worker, thread) = Worker::start(setup)?;
+    if let Some(path) = file {
+        tokio::spawn(state_file::keep(path, worker.standing()));
+    }
     let state: Arc<dyn AdminState> = Arc::new(Admin { worker: worker.clone(), registry });
     let _admin = admin::serve(&config.file.admin_socket, state)?;
     let http = listener.local_addr()?;
@@ -159,9 +184,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         () = worker.ended() => return Err(RunError::Worker),
     }
     tracing::info!("draining");
+    let deadline = shutdown.deadline().unwrap_or_else(tokio::time::Instant::now);
     tokio::select! {
-        () = worker.told_to_end() => {}
-        () = shutdown.expired() => tracing::warn!("calls are left at the deadline"),
+        () = worker.told_to_end(deadline.into_std()) => {}
+        // Whoever is left then has had the time to move; a second signal leaves none.
+        () = tokio::time::sleep_until(deadline + MOVING_TIME + LATE) => tracing::warn!("calls are left"),
+        () = shutdown.stopped() => {}
     }
     worker.stop().await;
     shutdown.stop();

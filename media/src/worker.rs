@@ -12,7 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use media_core::{SessionId, session::Presence, state::State, whip::Refusal};
+use media_core::{
+    SessionId,
+    session::Presence,
+    state::{Life, State},
+    whip::Refusal,
+};
 use tokio::{
     net::UdpSocket,
     sync::{mpsc, oneshot, watch},
@@ -21,7 +26,8 @@ use tokio::{
 use crate::{
     call::{Offer, Opened, Patch, Patched, Snapshot, StreamStatus, retry_after},
     endpoint::Endpoints,
-    engine::{Engine, Sender},
+    engine::{Engine, Sender, Standing},
+    events::SessionEvent,
     metrics::{Direction, Metrics},
 };
 
@@ -42,9 +48,10 @@ pub(crate) enum Command {
     Open(Offer, oneshot::Sender<Result<Opened, Refusal>>),
     Patch(Patch, oneshot::Sender<Result<Patched, Refusal>>),
     Close(SessionId, oneshot::Sender<bool>),
+    Listen(SessionId, oneshot::Sender<Result<mpsc::Receiver<SessionEvent>, Refusal>>),
     Probe(SessionId, oneshot::Sender<Presence>),
     List(oneshot::Sender<Vec<StreamStatus>>),
-    ToldToEnd,
+    End(Option<Instant>),
     Stop,
 }
 
@@ -52,7 +59,7 @@ pub(crate) enum Command {
 #[derive(Debug, Clone)]
 pub struct Worker {
     commands: mpsc::Sender<Command>,
-    state: watch::Receiver<State>,
+    standing: watch::Receiver<Standing>,
     snapshot: watch::Receiver<Snapshot>,
     /// Milliseconds after `began` when it turned last.
     turned: Arc<AtomicU64>,
@@ -67,6 +74,10 @@ pub struct Setup {
     pub endpoints: Box<dyn Endpoints>,
     /// Sessions at a time.
     pub max_sessions: usize,
+    /// Where the engine stands from the beginning.
+    pub state: State,
+    /// How long a tombstone without sessions waits for one.
+    pub quiet: Duration,
     /// Where to count.
     pub metrics: Arc<Metrics>,
 }
@@ -94,10 +105,13 @@ impl Worker {
     pub fn start(setup: Setup) -> io::Result<(Self, std::thread::JoinHandle<()>)> {
         let began = Instant::now();
         let (commands, queue) = mpsc::channel(QUEUE);
-        let (state_sender, state) = watch::channel(State::default());
+        let life = Life::new(setup.state, setup.quiet);
+        let engine =
+            Engine::new(setup.endpoints, setup.max_sessions, life, Arc::clone(&setup.metrics), began);
+        let (standing_sender, standing) = watch::channel(engine.standing(began));
         let (snapshot_sender, snapshot) = watch::channel(Snapshot::default());
         let turned = Arc::new(AtomicU64::new(0));
-        let worker = Self { commands, state, snapshot, turned: Arc::clone(&turned), began };
+        let worker = Self { commands, standing, snapshot, turned: Arc::clone(&turned), began };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let socket = {
             let _entered = runtime.enter();
@@ -105,10 +119,10 @@ impl Worker {
         };
         let turn = Turn {
             socket,
-            engine: Engine::new(setup.endpoints, setup.max_sessions, Arc::clone(&setup.metrics), began),
+            engine,
             metrics: setup.metrics,
             queue,
-            state: state_sender,
+            standing: standing_sender,
             snapshot: snapshot_sender,
             turned,
             began,
@@ -158,11 +172,26 @@ impl Worker {
         self.ask(Command::List).await.unwrap_or_default()
     }
 
-    /// Tells the engine that it shall end; returns when nobody is left.
-    pub async fn told_to_end(&self) {
-        let _ = self.commands.send(Command::ToldToEnd).await;
-        let mut state = self.state.clone();
-        let _ = state.wait_for(|state| *state == State::WaitingToBeDeleted).await;
+    /// Tells the engine that the process ends at `deadline`; returns when nobody is left.
+    pub async fn told_to_end(&self, deadline: Instant) {
+        let _ = self.commands.send(Command::End(Some(deadline))).await;
+        let mut standing = self.standing.clone();
+        let _ = standing.wait_for(|standing| standing.is_over).await;
+    }
+
+    /// Tells the engine that it shall end when it is not needed any more. False if it has too much to do to hear it.
+    #[must_use]
+    pub fn tombstone(&self) -> bool {
+        self.commands.try_send(Command::End(None)).is_ok()
+    }
+
+    /// Everything that happens to `session` from now on.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn listen(&self, session: SessionId) -> Result<mpsc::Receiver<SessionEvent>, Refusal> {
+        let heard = self.ask(|reply| Command::Listen(session, reply)).await;
+        heard.unwrap_or_else(|| Err(Refusal::ends(retry_after())))
     }
 
     /// Says goodbye to everybody who is left and ends the thread.
@@ -179,7 +208,13 @@ impl Worker {
     /// Where the engine stands.
     #[must_use]
     pub fn state(&self) -> State {
-        *self.state.borrow()
+        self.standing.borrow().state
+    }
+
+    /// The same, as it changes.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
     }
 
     /// What it was doing a moment ago.
@@ -218,7 +253,7 @@ struct Turn {
     engine: Engine,
     metrics: Arc<Metrics>,
     queue: mpsc::Receiver<Command>,
-    state: watch::Sender<State>,
+    standing: watch::Sender<Standing>,
     snapshot: watch::Sender<Snapshot>,
     turned: Arc<AtomicU64>,
     began: Instant,
@@ -239,9 +274,8 @@ impl Turn {
                 let _ = self.snapshot.send_replace(self.engine.snapshot());
                 tick = now + if self.engine.is_idle() { IDLE_TICK } else { BUSY_TICK };
             }
-            self.state.send_if_modified(|state| {
-                std::mem::replace(state, self.engine.state()) != self.engine.state()
-            });
+            let standing = self.engine.standing(now);
+            self.standing.send_if_modified(|known| std::mem::replace(known, standing) != standing);
             let wake = self.engine.next_timeout().map_or(tick, |at| at.min(tick));
             tokio::select! {
                 readable = self.socket.readable() => {
@@ -256,6 +290,8 @@ impl Turn {
                         return self.engine.end_all(now, &mut wire);
                     }
                     self.obey(command, now);
+                    // What it has changed is seen by whoever asks next.
+                    tick = now;
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
@@ -301,7 +337,10 @@ impl Turn {
             Command::List(reply) => {
                 let _ = reply.send(self.engine.snapshot().streams);
             }
-            Command::ToldToEnd => self.engine.told_to_end(),
+            Command::Listen(session, reply) => {
+                let _ = reply.send(self.engine.listen(session));
+            }
+            Command::End(deadline) => self.engine.end_wanted(deadline, now),
             Command::Stop => {}
         }
     }

@@ -17,6 +17,8 @@ pub enum Target {
     Endpoint(Role, StreamName),
     /// `/session/ID`; the id may be none that was ever given.
     Session(Option<SessionId>),
+    /// `/events/ID`: what happens to a session.
+    Events(Option<SessionId>),
     /// `/streams` or `/streams/ROOM/STREAM`.
     Streams(Option<StreamName>),
 }
@@ -34,6 +36,8 @@ pub enum Action {
     Patch(SessionId),
     /// Whether a session is there.
     Probe(SessionId),
+    /// What happens to a session from now on.
+    Listen(SessionId),
     /// A list of streams.
     List(Option<StreamName>),
     /// What an endpoint takes, or may a page of another origin ask.
@@ -123,6 +127,12 @@ impl Refusal {
     #[must_use]
     pub fn too_many_requests() -> Self {
         Self::new(429, "rate", "more than 100 requests a second come from this address").retry_after(1)
+    }
+
+    /// Too many listen to one session's events.
+    #[must_use]
+    pub fn too_many_listeners() -> Self {
+        Self::new(429, "listeners", "4 requests listen to this session's events already").retry_after(5)
     }
 
     /// Too many unfinished sessions of one address.
@@ -249,6 +259,7 @@ pub fn target(path: &str) -> Option<Target> {
         [""] => Some(Target::Page),
         ["whip", room, of] => Some(Target::Endpoint(Role::Publisher, stream(room, of)?)),
         ["whep", room, of] => Some(Target::Endpoint(Role::Viewer, stream(room, of)?)),
+        ["events", id] => Some(Target::Events(SessionId::parse(id))),
         ["session", id] => Some(Target::Session(SessionId::parse(id))),
         ["streams"] => Some(Target::Streams(None)),
         ["streams", room, of] => Some(Target::Streams(Some(stream(room, of)?))),
@@ -264,7 +275,7 @@ pub fn action(method: &str, path: &str, content_type: Option<&str>) -> Result<Ac
     let target = target(path).ok_or_else(Refusal::not_found)?;
     let reads = matches!(method, "GET" | "HEAD");
     let allow = match &target {
-        Target::Page | Target::Streams(_) => "GET, HEAD, OPTIONS",
+        Target::Page | Target::Streams(_) | Target::Events(_) => "GET, HEAD, OPTIONS",
         Target::Endpoint(..) => "POST, GET, HEAD, OPTIONS",
         Target::Session(_) => "PATCH, DELETE, GET, HEAD, OPTIONS",
     };
@@ -280,6 +291,8 @@ pub fn action(method: &str, path: &str, content_type: Option<&str>) -> Result<Ac
                 Err(Refusal::new(415, "content_type", "an offer has `Content-Type: application/sdp`"))
             }
         }
+        Target::Events(id) if method == "GET" => id.map(Action::Listen).ok_or_else(Refusal::no_session),
+        Target::Events(_) if reads => Ok(Action::Nothing),
         Target::Session(id) if reads => id.map(Action::Probe).ok_or_else(Refusal::no_session),
         Target::Session(id) if method == "PATCH" => {
             if is_essence(content_type, FRAGMENT_TYPE) {
@@ -310,7 +323,7 @@ mod tests {
     #[test]
     fn each_request_asks_for_what_the_documents_say() {
         let id = SessionId(1);
-        let session = format!("/session/{id}");
+        let (session, events) = (format!("/session/{id}"), format!("/events/{id}"));
         for (method, path, expected) in [
             ("POST", "/whip/hall/cam.1", Action::Open(Role::Publisher, cam())),
             ("POST", "/whep/hall/cam.1", Action::Open(Role::Viewer, cam())),
@@ -321,6 +334,7 @@ mod tests {
             ("GET", &session, Action::Probe(id)),
             ("OPTIONS", "/whep/hall/cam.1", Action::Options),
             ("OPTIONS", &session, Action::Options),
+            ("GET", &events, Action::Listen(id)),
             ("GET", "/streams", Action::List(None)),
             ("GET", "/streams/hall/cam.1", Action::List(Some(cam()))),
             ("GET", "/", Action::Page),

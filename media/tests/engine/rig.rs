@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -102,10 +102,42 @@ impl Engine {
 
     /// SIGKILL, and another process with the same settings.
     pub(crate) fn kill_and_start_again(&mut self) {
-        self.process.kill().expect("it runs");
-        self.process.wait().expect("it ended");
+        self.kill();
         self.process = spawn(self.folder.path());
         self.wait_ready();
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it ended");
+    }
+
+    /// Another process with the same settings, which lives and may not be ready.
+    pub(crate) fn start_again(&mut self) {
+        self.process = spawn(self.folder.path());
+        let end = Instant::now() + LIMIT;
+        while self.probe("/livez").0 != Some(0) {
+            assert!(Instant::now() < end, "not live within {LIMIT:?}");
+        }
+    }
+
+    /// `--tombstone`: whether the engine took it.
+    pub(crate) fn tombstone(&self) -> bool {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_media-engine"));
+        command.arg("--admin-socket").arg(self.folder.path().join("admin.sock")).arg("--tombstone");
+        command.status().expect("it runs").success()
+    }
+
+    /// Listens to what happens to the session of `peer`.
+    pub(crate) fn listen(&self, peer: &crate::peer::Peer) -> Events {
+        let path = peer.session.replace("/session/", "/events/");
+        let mut stream = self.connect();
+        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+        stream.write_all(&request("GET", &path, &[], b"")).expect("it listens");
+        let mut events = Events { lines: BufReader::new(stream).lines() };
+        let head = events.until(|line| line.starts_with("content-type: "));
+        assert_eq!(head, "content-type: text/event-stream");
+        events
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -214,6 +246,23 @@ fn spawn(folder: &Path) -> Child {
         .stderr(log)
         .spawn()
         .expect("the program was built")
+}
+
+/// A stream of events.
+pub(crate) struct Events {
+    lines: std::io::Lines<BufReader<TcpStream>>,
+}
+
+impl Events {
+    fn until(&mut self, wanted: impl Fn(&str) -> bool) -> String {
+        let lines = self.lines.by_ref().take(100).map_while(Result::ok);
+        lines.into_iter().find(|line| wanted(line)).unwrap_or_default()
+    }
+
+    /// The name of the next event; nothing at the end of the stream.
+    pub(crate) fn next(&mut self) -> String {
+        self.until(|line| line.starts_with("event: ")).trim_start_matches("event: ").to_owned()
+    }
 }
 
 /// An HTTP answer.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -32,6 +32,9 @@ const MAX_HEAD_BYTES: usize = 8 * 1024;
 const MAX_HEADERS: usize = 32;
 /// The most bytes that [`fetch`] reads of an answer.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Longest body of a POST.
+const MAX_COMMAND_BYTES: usize = 1024;
 
 /// What the daemon tells about itself. Called on the admin thread; must not block for long.
 pub trait AdminState: Send + Sync + 'static {
@@ -49,6 +52,17 @@ pub trait AdminState: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// One JSON document for people and tools.
     fn status_json(&self) -> String;
+    /// The JSON document behind another route of this daemon; none if it has no such route.
+    fn get(&self, _path: &str) -> Option<String> {
+        None
+    }
+    /// Does what a POST to another route of this daemon asks for; none if it has no such route.
+    ///
+    /// # Errors
+    /// Why it was not done, and what to send instead.
+    fn post(&self, _path: &str, _body: &str) -> Option<Result<(), String>> {
+        None
+    }
 }
 
 /// Why the admin socket could not be opened.
@@ -181,9 +195,15 @@ async fn accept(listener: tokio::net::UnixListener, state: Arc<dyn AdminState>) 
         };
         let state = Arc::clone(&state);
         tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let answer = answer(&request, state.as_ref());
-                async move { Ok::<_, Infallible>(answer) }
+            let service = service_fn(move |request: Request<Incoming>| {
+                let state = Arc::clone(&state);
+                async move {
+                    let answer = match *request.method() {
+                        Method::POST => command(request, state.as_ref()).await,
+                        _ => answer(&request, state.as_ref()),
+                    };
+                    Ok::<_, Infallible>(answer)
+                }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -198,12 +218,32 @@ async fn accept(listener: tokio::net::UnixListener, state: Arc<dyn AdminState>) 
     }
 }
 
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// A POST: its body is one word or a few.
+async fn command(request: Request<Incoming>, state: &dyn AdminState) -> Response<Full<Bytes>> {
+    let path = request.uri().path().to_owned();
+    let body = Limited::new(request, MAX_COMMAND_BYTES).collect().await;
+    let Ok(Ok(body)) = body.map(|body| String::from_utf8(body.to_bytes().into())) else {
+        let text = format!("a command is text of at most {MAX_COMMAND_BYTES} bytes\n");
+        return respond(StatusCode::BAD_REQUEST, TEXT, text);
+    };
+    match state.post(&path, body.trim()) {
+        Some(Ok(())) => respond(StatusCode::ACCEPTED, TEXT, "ok\n".into()),
+        Some(Err(reason)) => respond(StatusCode::BAD_REQUEST, TEXT, format!("{reason}\n")),
+        None => only_read(),
+    }
+}
+
+fn only_read() -> Response<Full<Bytes>> {
+    let mut refused = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".into());
+    refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    refused
+}
+
 fn answer(request: &Request<Incoming>, state: &dyn AdminState) -> Response<Full<Bytes>> {
-    const TEXT: &str = "text/plain; charset=utf-8";
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut refused = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".into());
-        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refused;
+        return only_read();
     }
     let probe = |result: Result<(), String>| match result {
         Ok(()) => respond(StatusCode::OK, TEXT, "ok\n".into()),
@@ -214,7 +254,10 @@ fn answer(request: &Request<Incoming>, state: &dyn AdminState) -> Response<Full<
         "/readyz" => probe(state.ready()),
         "/metrics" => respond(StatusCode::OK, crate::metrics::CONTENT_TYPE, state.metrics()),
         "/status" => respond(StatusCode::OK, "application/json", state.status_json()),
-        _ => respond(StatusCode::NOT_FOUND, TEXT, "/livez /readyz /metrics /status\n".into()),
+        path => match state.get(path) {
+            Some(document) => respond(StatusCode::OK, "application/json", document),
+            None => respond(StatusCode::NOT_FOUND, TEXT, "/livez /readyz /metrics /status\n".into()),
+        },
     }
 }
 
@@ -232,6 +275,18 @@ fn respond(status: StatusCode, content_type: &'static str, body: String) -> Resp
 /// # Errors
 /// Nobody listens, no answer in `timeout` (per read and write), or what came is no HTTP answer of ours.
 pub fn fetch(socket: &Path, route: &str, timeout: Duration) -> io::Result<(u16, String)> {
+    ask(socket, "GET", route, "", timeout)
+}
+
+/// The same by a POST with this body.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn post(socket: &Path, route: &str, body: &str, timeout: Duration) -> io::Result<(u16, String)> {
+    ask(socket, "POST", route, body, timeout)
+}
+
+fn ask(socket: &Path, method: &str, route: &str, body: &str, timeout: Duration) -> io::Result<(u16, String)> {
     let invalid = |reason: &'static str| io::Error::new(io::ErrorKind::InvalidData, reason);
     if !route.starts_with('/') || route.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a route is a path without blanks"));
@@ -240,7 +295,9 @@ pub fn fetch(socket: &Path, route: &str, timeout: Duration) -> io::Result<(u16, 
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     // HTTP/1.0 has neither chunks nor keep-alive: the body ends where the connection does.
-    stream.write_all(format!("GET {route} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
+    let length = body.len();
+    let head = format!("{method} {route} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all((head + body).as_bytes())?;
     let mut bytes = Vec::new();
     stream.take(MAX_ANSWER_BYTES).read_to_end(&mut bytes)?;
     let text = String::from_utf8(bytes).map_err(|_| invalid("the answer is not UTF-8"))?;
@@ -275,6 +332,16 @@ mod tests {
         fn status_json(&self) -> String {
             "{\"link\":\"connected\"}".into()
         }
+        fn get(&self, path: &str) -> Option<String> {
+            (path == "/state").then(|| format!("{:?}", self.ready.load(Ordering::SeqCst)))
+        }
+        fn post(&self, path: &str, body: &str) -> Option<Result<(), String>> {
+            (path == "/state").then(|| {
+                let ready = body.parse().map_err(|_| "write true or false".to_owned())?;
+                self.ready.store(ready, Ordering::SeqCst);
+                Ok(())
+            })
+        }
     }
 
     fn start() -> (tempfile::TempDir, PathBuf, Arc<Daemon>, AdminServer) {
@@ -306,6 +373,18 @@ mod tests {
         assert_eq!(get("/metrics"), (200, "# EOF\n".into()));
         assert_eq!(get("/status"), (200, "{\"link\":\"connected\"}".into()));
         assert_eq!(get("/drain").0, 404);
+    }
+
+    #[test]
+    fn a_daemon_may_have_routes_and_commands_of_its_own() {
+        let (_directory, path, _daemon, _server) = start();
+        let tell = |route, body: &str| post(&path, route, body, TIMEOUT).expect("an answer");
+        assert_eq!(fetch(&path, "/state", TIMEOUT).expect("an answer"), (200, "false".into()));
+        assert_eq!(tell("/state", "true\n"), (202, "ok\n".into()));
+        assert_eq!(fetch(&path, "/state", TIMEOUT).expect("an answer"), (200, "true".into()));
+        assert_eq!(tell("/state", "maybe"), (400, "write true or false\n".into()));
+        assert_eq!(tell("/state", &"x".repeat(MAX_COMMAND_BYTES + 1)).0, 400);
+        assert_eq!(tell("/livez", "").0, 405);
     }
 
     #[test]
