@@ -3,6 +3,7 @@
 pub mod access;
 pub mod authentication;
 pub mod body;
+pub mod budget;
 pub mod claims;
 pub mod client_review;
 pub mod collection;
