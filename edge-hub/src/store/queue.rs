@@ -304,8 +304,7 @@ impl Shared {
         loop {
             let now = Instant::now();
             let waits = |pending: &PendingCollection| !pending.is_held() && !pending.is_watermark_alone();
-            let changed =
-                state.pending.collections.values().any(waits) || !state.pending.blobs.is_empty();
+            let changed = state.pending.collections.values().any(waits) || !state.pending.blobs.is_empty();
             let marked = state.pending.marked.filter(|_| !changed);
             let ready = changed || marked.is_some();
             let closing = state.closing != Closing::No;
