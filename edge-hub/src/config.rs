@@ -115,6 +115,13 @@ pub struct LimitsFile {
     pub list_mib: usize,
     /// Memory of one collection's event ring, in KiB.
     pub ring_kib: usize,
+    /// Memory for requests' bodies and answers that are read whole, until clients have read them, in MiB. One user may
+    /// have a quarter, and a quarter is this node's alone.
+    pub buffers_mib: usize,
+    /// Memory for objects of all collections, in MiB. One user may have an eighth; this node may have all.
+    pub objects_mib: usize,
+    /// Users whose collections count as this node's own, because its traffic depends on them.
+    pub node_users: Vec<String>,
 }
 
 impl Default for LimitsFile {
@@ -126,9 +133,19 @@ impl Default for LimitsFile {
             collections: 2048,
             list_mib: 64,
             ring_kib: 1024,
+            buffers_mib: 32,
+            objects_mib: 256,
+            node_users: NODE_USERS.map(String::from).to_vec(),
         }
     }
 }
+
+/// What programs the traffic of a node is called where kubeadm installs it.
+const NODE_USERS: [&str; 3] = [
+    "system:kube-proxy",
+    "system:serviceaccount:kube-system:kube-proxy",
+    "system:serviceaccount:kube-system:coredns",
+];
 
 fn default_listen() -> Vec<SocketAddr> {
     vec![SocketAddr::from(([127, 0, 0, 1], 10261))]
@@ -233,6 +250,10 @@ impl TryFrom<ConfigFile> for Config {
         let limits = &file.limits;
         if [limits.connections, limits.requests_per_principal, limits.watches_per_principal].contains(&0) {
             let why = "connections, requestsPerPrincipal and watchesPerPrincipal must be at least 1";
+            return Err(refuse("limits", why));
+        }
+        if limits.buffers_mib < 4 || limits.objects_mib < 16 {
+            let why = "buffersMib must be at least 4 (a body may have 3 MiB), and objectsMib at least 16";
             return Err(refuse("limits", why));
         }
         if file.idle_watch < Duration::from_secs(30) {

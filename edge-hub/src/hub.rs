@@ -94,6 +94,8 @@ pub struct Hub {
     lent: Mutex<BTreeMap<Principal, Credential>>,
     /// Who is shown what.
     pub filters: Filters,
+    /// What clients share.
+    pub shares: crate::shares::Shares,
     /// Memory for lists on their way through filters.
     pub list_room: crate::serve::Room,
     /// Where this node's pods are while nobody can tell the cloud.
@@ -170,6 +172,7 @@ impl Hub {
             spool: Mutex::new(EventSpool::new(SpoolLimits::default())),
             lent: Mutex::default(),
             filters: Filters::new(&config),
+            shares: crate::shares::Shares::new(&config.file.limits, &node),
             list_room: crate::serve::Room::new(config.file.limits.list_mib),
             overlay: Overlay::new(&config.file.node_name),
             authenticator,
@@ -359,6 +362,16 @@ impl Hub {
         lock(&self.cells).values().cloned().collect()
     }
 
+    /// Ends a collection with its data; who reads it comes again.
+    pub fn give_up(&self, cell: &Arc<Cell>) {
+        cell.change(|inner| inner.refusals += 1);
+        let mut cells = lock(&self.cells);
+        if cells.get(&cell.spec).is_some_and(|listed| Arc::ptr_eq(listed, cell)) {
+            remove_cell(&mut cells, cell, &self.store);
+        }
+        self.weigh_nothing(cell);
+    }
+
     /// Drops a collection that the server refused, so that the next read asks again.
     pub fn forget_refused(&self, cell: &Arc<Cell>) {
         if cell.pinned || cell.with(|inner| inner.collection.is_complete()) {
@@ -370,6 +383,7 @@ impl Hub {
         if cells.get(&cell.spec).is_some_and(|listed| Arc::ptr_eq(listed, cell)) {
             cells.remove(&cell.spec);
         }
+        self.weigh_nothing(cell);
     }
 
     /// The server has no protobuf of this kind (a custom resource).
@@ -524,7 +538,8 @@ impl Hub {
     /// Makes room for one more collection.
     fn make_place(&self, cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>) -> bool {
         let (now, idle) = (self.clock.now().monotonic, self.config.file.idle_watch);
-        evict_longest_unread(cells, &self.store, |cell| cell.spare(now, idle))
+        let victim = evict_longest_unread(cells, &self.store, |cell| cell.spare(now, idle));
+        victim.inspect(|victim| self.weigh_nothing(victim)).is_some()
     }
 }
 
@@ -534,7 +549,7 @@ fn evict_longest_unread(
     cells: &mut BTreeMap<CollectionSpec, Arc<Cell>>,
     store: &Store,
     spare: impl Fn(&Cell) -> Spare,
-) -> bool {
+) -> Option<Arc<Cell>> {
     let payer = |cell: &Cell| cell.best_sponsor().map(|(principal, _)| principal);
     let mut shares: BTreeMap<Principal, usize> = BTreeMap::new();
     for principal in cells.values().filter_map(|cell| payer(cell)) {
@@ -546,9 +561,7 @@ fn evict_longest_unread(
         .filter(|cell| cell.is_idle(Duration::MAX, Duration::ZERO))
         .max_by_key(|cell| (spare(cell), share(cell), std::cmp::Reverse(cell.last_read())))
         .cloned();
-    let Some(victim) = victim else { return false };
-    remove_cell(cells, &victim, store);
-    true
+    victim.inspect(|victim| remove_cell(cells, victim, store))
 }
 
 /// Ends a collection and forgets its data.

@@ -20,6 +20,7 @@ pub mod rollback;
 pub mod run;
 pub mod serve;
 pub mod server;
+pub mod shares;
 pub mod signature;
 pub mod status;
 pub mod store;

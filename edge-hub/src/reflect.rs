@@ -32,7 +32,8 @@ use crate::{
     clock::random,
     decode::inflate_for,
     hub::Hub,
-    upstream::{Credential, ReadError, UpstreamBody, empty, read_all},
+    shares::{List, ListError},
+    upstream::{Credential, UpstreamBody, empty, read_all},
 };
 
 /// How long the head of an answer may take while the link stands.
@@ -79,6 +80,12 @@ pub async fn run(hub: Arc<Hub>, cell: Arc<Cell>) {
 struct Gathered {
     objects: Vec<Object>,
     envelope: Option<Envelope>,
+}
+
+impl Gathered {
+    fn bytes(&self) -> usize {
+        self.objects.iter().map(|object| object.raw.len()).sum()
+    }
 }
 
 struct Driver {
@@ -271,23 +278,25 @@ impl Driver {
             return Err(self.refusal(principal, credential, response, true).await);
         }
         self.check_format(response.headers())?;
-        let mut inflate = inflate_for(response.headers()).ok_or(Failure::BadAnswer)?;
-        let limit = self.hub.config.file.limits.list_mib * 1024 * 1024;
-        let packed = read_all(response.into_body(), limit, STALLED_LIST).await.map_err(|error| {
-            if let ReadError::TooLarge(bytes) = &error {
-                tracing::warn!(collection = %Label(&self.cell.spec), bytes, "list is larger than limits.listMib");
-                return Failure::BadAnswer;
+        let gathered = self.gathered.bytes();
+        let hub = Arc::clone(&self.hub);
+        let read = hub.read_list(response, (&self.cell.spec, principal), gathered, STALLED_LIST).await;
+        let List { body, packed, turn } = read.map_err(|error| {
+            if error == ListError::Broken {
+                return Failure::Transport;
             }
-            Failure::Transport
+            tracing::warn!(collection = %Label(&self.cell.spec), %error, "the list is not kept");
+            Failure::BadAnswer
         })?;
-        self.hub.metrics.count_upstream(&self.cell.spec.gvr.resource, packed.len());
-        let body = inflate.whole(packed, limit).map_err(|_| Failure::BadAnswer)?;
+        self.hub.metrics.count_upstream(&self.cell.spec.gvr.resource, packed);
         self.hub.note_own_success(principal, &self.cell.spec, Verb::List);
         if !query.iter().any(|(key, _)| *key == "continue") {
             self.gathered = Gathered::default();
         }
         self.hub.prepare_versions(&self.cell).await;
-        self.take_page(&body)
+        let taken = self.take_page(&body);
+        drop(turn);
+        taken
     }
 
     fn take_page(&mut self, body: &Bytes) -> Result<(), Failure> {
@@ -333,6 +342,7 @@ impl Driver {
         })?;
         self.reflector.handle_synced(resource_version);
         self.save(changes);
+        self.hub.weigh(&self.cell);
         tracing::debug!(collection = %Label(&self.cell.spec), resource_version, "synced");
         Ok(())
     }
@@ -439,7 +449,11 @@ impl Driver {
             }
         };
         // What came before a bad frame is good.
+        let is_news = !batch.is_empty();
         self.apply(batch);
+        if is_news {
+            self.hub.weigh(&self.cell);
+        }
         outcome
     }
 

@@ -200,6 +200,12 @@ impl<K: Clone + Ord> Budget<K> {
         self.items.get(key).map(|item| &*item.owner)
     }
 
+    /// The size of this thing.
+    #[must_use]
+    pub fn size_of(&self, key: &K) -> Option<usize> {
+        self.items.get(key).map(|item| item.size)
+    }
+
     /// The size of what is kept for this user.
     #[must_use]
     pub fn held_by(&self, user: &Principal) -> usize {

@@ -18,6 +18,7 @@ pub mod offline;
 pub mod overlay;
 pub mod precondition;
 pub mod projection;
+pub mod rate;
 pub mod record;
 pub mod recount;
 pub mod refused_tokens;

@@ -148,8 +148,9 @@ impl Call {
         response: Response<UpstreamBody>,
     ) -> Response<Body> {
         let code = response.status();
-        let Some((head, body)) = self.read_answer(response).await else {
-            return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
+        let (head, body) = match self.read_answer(response).await {
+            Ok(read) => read,
+            Err(instead) => return instead,
         };
         let format = self.format_of(&super::forward::header_text(&head.headers, &header::CONTENT_TYPE));
         if is_write(request.verb) && format.is_some_and(|format| is_status(format, &body)) {

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use edge_hub_core::{access::AccessKey, documents::Document, lease::is_own_lease, token::TokenKey};
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Uri, header};
-use http_body_util::BodyExt as _;
 use proto_kube::{
     gvr::GroupVersionResource,
     list_options::ListOptions,
@@ -15,19 +15,15 @@ use proto_kube::{
 
 use super::{Call, answer, hop::strip_hop_headers, read, resource_access};
 use crate::{
-    decode::inflate_for,
     hub::{Hub, collection_access},
     store::BlobClass,
-    upstream::{Body, UpstreamBody, UpstreamError, full, read_all},
+    upstream::{Body, UpstreamBody, UpstreamError, full},
 };
 
 /// kube-apiserver ends requests that are no watches after 60 s.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(65);
 /// A log that is followed may stay silent before its first byte.
 const STREAM_HEAD_TIMEOUT: Duration = Duration::from_secs(3600);
-/// Answers up to this size are read whole before they are passed on; OpenAPI with many CRDs is the largest.
-const MAX_DOCUMENT_BYTES: usize = 32 * 1024 * 1024;
-const BODY_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Under what a single object's answer is kept.
 pub(super) fn single_key(uri: &Uri, format: Format) -> String {
@@ -88,37 +84,6 @@ impl Call {
             tracing::debug!(%error, path = self.head.uri.path(), "the cloud did not answer");
         }
         outcome
-    }
-
-    /// The answer as it comes, streamed.
-    pub(super) fn relay(self, response: Response<UpstreamBody>) -> Response<Body> {
-        let (mut head, body) = response.into_parts();
-        strip_hop_headers(&mut head.headers);
-        Response::from_parts(head, body.map_err(Into::into).boxed_unsync())
-    }
-
-    /// Reads a small answer whole, unpacked, so that it can be kept.
-    pub(super) async fn read_answer(
-        &self,
-        response: Response<UpstreamBody>,
-    ) -> Option<(http::response::Parts, bytes::Bytes)> {
-        self.read_answer_of(response, MAX_DOCUMENT_BYTES).await
-    }
-
-    /// Reads an answer of at most `limit` bytes whole, unpacked.
-    pub(super) async fn read_answer_of(
-        &self,
-        response: Response<UpstreamBody>,
-        limit: usize,
-    ) -> Option<(http::response::Parts, bytes::Bytes)> {
-        let (mut head, body) = response.into_parts();
-        strip_hop_headers(&mut head.headers);
-        let mut inflate = inflate_for(&head.headers)?;
-        let packed = read_all(body, limit, BODY_PATIENCE).await.ok()?;
-        let plain = inflate.whole(packed, limit).ok()?;
-        head.headers.remove(header::CONTENT_ENCODING);
-        head.headers.remove(header::CONTENT_LENGTH);
-        Some((head, plain))
     }
 
     fn learn(&self, key: &AccessKey, status: StatusCode) {
@@ -251,8 +216,9 @@ impl Call {
         if !response.status().is_success() {
             return self.relay(response);
         }
-        let Some((head, body)) = self.read_answer(response).await else {
-            return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
+        let (head, body) = match self.read_answer(response).await {
+            Ok(read) => read,
+            Err(instead) => return instead,
         };
         let content_type = header_text(&head.headers, &header::CONTENT_TYPE);
         if let Some(format) = Format::from_content_type(&content_type) {
@@ -290,8 +256,9 @@ impl Call {
             }
             return self.relay(response);
         }
-        let Some((head, body)) = self.read_answer(response).await else {
-            return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
+        let (head, body) = match self.read_answer(response).await {
+            Ok(read) => read,
+            Err(instead) => return instead,
         };
         let content_type = header_text(&head.headers, &header::CONTENT_TYPE);
         let format = self.format_of(&content_type);
@@ -321,8 +288,9 @@ impl Call {
         if status != StatusCode::CREATED {
             return self.relay(response);
         }
-        let Some((head, body)) = self.read_answer(response).await else {
-            return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
+        let (head, body) = match self.read_answer(response).await {
+            Ok(read) => read,
+            Err(instead) => return instead,
         };
         if let Some(key) = self.token_key(request) {
             let encoding = Format::from_content_type(&header_text(&head.headers, &header::CONTENT_TYPE));
@@ -331,7 +299,7 @@ impl Call {
                     self.hub.clock.now(),
                     &key,
                     format.encoding,
-                    body.clone(),
+                    Bytes::copy_from_slice(&body),
                 );
                 match stored {
                     Ok(changes) => self.hub.save_records(BlobClass::Token, changes),
@@ -350,8 +318,9 @@ impl Call {
         if !matches!(status, StatusCode::OK | StatusCode::CREATED) || !is_whole_lease(request.verb) {
             return self.relay(response);
         }
-        let Some((head, body)) = self.read_answer(response).await else {
-            return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
+        let (head, body) = match self.read_answer(response).await {
+            Ok(read) => read,
+            Err(instead) => return instead,
         };
         let came = Format::from_content_type(&header_text(&head.headers, &header::CONTENT_TYPE));
         if let Some(format) = came {
@@ -409,8 +378,9 @@ impl Call {
         if status != StatusCode::OK {
             return self.relay(response);
         }
-        let Some((head, body)) = self.read_answer(response).await else {
-            return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
+        let (head, body) = match self.read_answer(response).await {
+            Ok(read) => read,
+            Err(instead) => return instead,
         };
         let etag = header_text(&head.headers, &header::ETAG);
         let document = Document {

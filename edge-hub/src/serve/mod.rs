@@ -18,6 +18,7 @@ mod stream;
 mod upgrade;
 mod wait;
 mod websocket;
+mod whole;
 mod yaml;
 mod yaml_body;
 
@@ -37,15 +38,9 @@ use self::{answer::Staleness, slot::Slot};
 use crate::{
     hub::Hub,
     server::Guest,
-    upstream::{Body, Credential, ReadError, read_all},
+    shares::Held,
+    upstream::{Body, Credential},
 };
-
-/// Largest body of a write, as kube-apiserver has it.
-const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
-/// Largest body of a request for a stream, which has none.
-const MAX_STREAM_BODY_BYTES: usize = 4 * 1024;
-/// How long a client may pause inside its body.
-const BODY_PATIENCE: Duration = Duration::from_secs(15);
 
 pub use forward::{forget_single, is_single_key};
 pub use room::Room;
@@ -58,6 +53,8 @@ pub struct Call {
     credential: Credential,
     head: Parts,
     body: Bytes,
+    /// The memory that the body takes.
+    _held: Held,
     /// What this client is shown of the resource that it asks for.
     chain: Chain,
     /// It was passed on and came back to be answered from a collection after all; that happens once.
@@ -71,6 +68,13 @@ impl Call {
 
     fn query(&self) -> Option<&str> {
         self.head.uri.query()
+    }
+
+    /// Whether this is a read that ends by itself.
+    fn is_short_read(&self) -> bool {
+        let info = RequestInfo::parse(self.head.method.as_str(), self.head.uri.path(), self.query());
+        let is_read = matches!(self.head.method, Method::GET | Method::HEAD);
+        is_read && info.is_ok_and(|info| slot::Kind::of(&info, false) == slot::Kind::Short)
     }
 
     /// How old an answer from the cache is, if that needs saying.
@@ -143,29 +147,17 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
     if is_proxied && hub.is_connected() {
         return proxied::pass(&hub, &credential, head, body, slot).await;
     }
+    let mut held = hub.shares.buffers.of(&principal);
     let body = match is_proxied {
         // The refusal does not depend on it, and it may be of any length.
         true => Bytes::new(),
-        false => match whole(body, kind).await {
+        false => match whole::body(body, kind, &mut held).await {
             Ok(body) => body,
             Err(status) => return answer::refuse(&status),
         },
     };
-    let call = Call { hub, principal, credential, head, body, chain, went_back: false };
+    let call = Call { hub, principal, credential, head, body, _held: held, chain, went_back: false };
     slot::hold(call.route(info).await, slot)
-}
-
-/// The body of a request that is decided on by what it says.
-async fn whole(body: Incoming, kind: slot::Kind) -> Result<Bytes, Status> {
-    let largest = if kind == slot::Kind::Stream { MAX_STREAM_BODY_BYTES } else { MAX_BODY_BYTES };
-    match read_all(body, largest, BODY_PATIENCE).await {
-        Ok(body) => Ok(body),
-        Err(ReadError::TooLarge(_)) => {
-            let text = format!("the body is larger than {largest} bytes");
-            Err(Status::request_entity_too_large(&text))
-        }
-        Err(error) => Err(Status::bad_request(error.to_string())),
-    }
 }
 
 /// What clients ask for, for who wants to know: `log.level: info,edge_hub::request=debug`. Nothing secret is in it.

@@ -213,7 +213,7 @@ impl Call {
             other => return Err(Status::service_unavailable(format!("{why}: {other}"))),
         }
         let answer = self.read_answer_of(answer, MAX_METADATA_BYTES).await;
-        let object = answer.as_ref().and_then(|(_, object)| scan(METADATA, object).ok());
+        let object = answer.as_ref().ok().and_then(|(_, object)| scan(METADATA, object).ok());
         let version = object.and_then(|object| object.resource_version.parse().ok());
         // Half an answer is none.
         version.map(Some).ok_or_else(|| Status::service_unavailable(why))

@@ -38,8 +38,9 @@ impl Call {
         if response.status() != StatusCode::CREATED {
             return self.relay(response);
         }
-        let Some((head, body)) = self.read_answer(response).await else {
-            return answer::refuse(&Status::service_unavailable("the answer of the cloud broke off"));
+        let (head, body) = match self.read_answer(response).await {
+            Ok(read) => read,
+            Err(instead) => return instead,
         };
         let came = Format::from_content_type(&forward::header_text(&head.headers, &header::CONTENT_TYPE));
         let question = Question::parse(kind, self.body_encoding(), &self.body).ok().flatten();

@@ -40,7 +40,7 @@ pub(super) async fn rewrite(response: Response<Body>) -> Response<Body> {
         return response;
     }
     let (mut head, body) = response.into_parts();
-    let Ok(body) = read_all(body, MAX_JSON, super::BODY_PATIENCE).await else {
+    let Ok(body) = read_all(body, MAX_JSON, super::whole::BODY_PATIENCE).await else {
         let text = format!("more than {MAX_JSON} bytes are not written as YAML here: ask for JSON");
         return answer::refuse(&Status::internal(&text));
     };
