@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use edge_hub_core::{
     collection::{Change, CollectionSpec, Envelope, Object},
+    definition::{DefinitionDoubt, Ended},
     identity::Principal,
     reflector::{Failure, Next, Reflector, SILENT_WATCH, STALLED_FRAME, STALLED_LIST},
     source::SourceKeeper,
@@ -54,6 +55,7 @@ pub async fn run(hub: Arc<Hub>, cell: Arc<Cell>) {
     let mut driver = Driver {
         reflector: Reflector::new(hub.config.protocol(), held),
         gathered: Gathered::default(),
+        definition: DefinitionDoubt::new(&cell.spec.gvr, held > 0),
         keeper: SourceKeeper::new(hub.clock.now().monotonic, held > 0, random()),
         hub,
         cell,
@@ -86,6 +88,8 @@ struct Driver {
     gathered: Gathered,
     /// Of a pool's collection: when it may go on by this node's own link.
     keeper: SourceKeeper,
+    /// Of a custom kind: whether what the server shows of its objects may have changed.
+    definition: DefinitionDoubt,
 }
 
 impl Driver {
@@ -119,6 +123,9 @@ impl Driver {
             self.reflector.seed(seed);
         }
         let now = self.hub.clock.now();
+        if !self.reflector.is_parked() && self.definition.take(now.monotonic) {
+            self.reflector.recheck();
+        }
         match self.reflector.next(now, random()) {
             Next::Wait(until) => tokio::time::sleep_until(self.hub.clock.instant(until)).await,
             Next::Parked => std::future::pending().await,
@@ -128,7 +135,10 @@ impl Driver {
                 }
             }
             Next::Watch { query, initial } => {
-                if let Err(failure) = self.watch(&principal, &credential, &query, initial).await {
+                let outcome = self.watch(&principal, &credential, &query, initial).await;
+                let lived = self.hub.clock.now().monotonic.saturating_sub(now.monotonic);
+                self.definition.handle_end(Ended::of(outcome.is_ok(), asked_length(&query), lived));
+                if let Err(failure) = outcome {
                     self.fail(&failure);
                 }
             }
@@ -551,6 +561,13 @@ pub(crate) fn target(spec: &CollectionSpec, query: &[(&'static str, String)]) ->
         pairs.append_pair(key, value);
     }
     format!("{}?{}", spec.gvr.path(spec.namespace.as_deref(), None, None), pairs.finish())
+}
+
+/// How long the server is asked to keep a watch open.
+fn asked_length(query: &[(&'static str, String)]) -> Duration {
+    let seconds =
+        query.iter().find(|(key, _)| *key == "timeoutSeconds").and_then(|(_, text)| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or_default())
 }
 
 /// The code of an ERROR event's Status; 500 when it cannot be read.

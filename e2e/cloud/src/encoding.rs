@@ -403,6 +403,7 @@ mod tests {
             protobuf: false,
             status: false,
             create_only: false,
+            columns: Vec::new(),
         });
         let pool = json!({"kind": "NodePool", "apiVersion": "eyot.io/v1", "metadata": {"name": "p"}});
         let list =

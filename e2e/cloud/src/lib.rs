@@ -48,7 +48,7 @@ pub use labels::LabelSelector;
 pub use options::{ListOptions, VersionMatch};
 pub use record::{Credential, RequestRecord};
 pub use request::{Identity, Request, ResourceTarget, Target};
-pub use resource::{Gvr, Registry, ResourceKind};
+pub use resource::{Gvr, PrinterColumn, Registry, ResourceKind};
 pub use selector::FieldSelector;
 pub use server::{Cloud, Replica};
 pub use status::Status;

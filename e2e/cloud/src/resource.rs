@@ -71,6 +71,27 @@ pub struct ResourceKind {
     pub status: bool,
     /// Only POST, nothing is stored (reviews).
     pub create_only: bool,
+    /// What a definition says that tables show between name and age.
+    pub columns: Vec<PrinterColumn>,
+}
+
+/// One of `additionalPrinterColumns` of a definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrinterColumn {
+    /// Its heading.
+    pub name: String,
+    /// `string`, `integer`, or `date`, of which the time since then is shown.
+    pub class: String,
+    /// JSON pointer to what is shown.
+    pub pointer: String,
+}
+
+impl PrinterColumn {
+    /// A column from its three parts.
+    #[must_use]
+    pub fn new(name: &str, class: &str, pointer: &str) -> Self {
+        Self { name: name.into(), class: class.into(), pointer: pointer.into() }
+    }
 }
 
 impl ResourceKind {
@@ -134,6 +155,8 @@ impl ResourceKind {
 #[derive(Clone, Debug)]
 pub struct Registry {
     kinds: BTreeMap<Gvr, ResourceKind>,
+    /// How often a kind was replaced; its watches end then.
+    redefined: BTreeMap<Gvr, u64>,
 }
 
 /// group, version, resource, kind, flags: n namespaced, p protobuf, s status, c create only.
@@ -171,7 +194,7 @@ const BUILT_IN: &[(&str, &str, &str, &str, &str)] = &[
 
 impl Default for Registry {
     fn default() -> Self {
-        let mut registry = Self { kinds: BTreeMap::new() };
+        let mut registry = Self { kinds: BTreeMap::new(), redefined: BTreeMap::new() };
         for (group, version, resource, kind, flags) in BUILT_IN {
             registry.add(ResourceKind {
                 gvr: Gvr::new(group, version, resource),
@@ -180,6 +203,7 @@ impl Default for Registry {
                 protobuf: flags.contains('p'),
                 status: flags.contains('s'),
                 create_only: flags.contains('c'),
+                columns: Vec::new(),
             });
         }
         registry
@@ -189,7 +213,13 @@ impl Default for Registry {
 impl Registry {
     /// Serve one more resource (a CRD); replaces an entry of the same GVR.
     pub fn add(&mut self, kind: ResourceKind) {
+        *self.redefined.entry(kind.gvr.clone()).or_default() += 1;
         self.kinds.insert(kind.gvr.clone(), kind);
+    }
+
+    /// Rises with each change of the definition.
+    pub(crate) fn definition(&self, gvr: &Gvr) -> u64 {
+        self.redefined.get(gvr).copied().unwrap_or_default()
     }
 
     /// The entry of a GVR.

@@ -138,6 +138,19 @@ impl Store {
         object
     }
 
+    /// Let every state of the resource read otherwise from now on, without a new revision: as a default that its
+    /// definition got, which the server applies as it reads.
+    pub fn show_otherwise(&mut self, gvr: &Gvr, change: impl Fn(&mut Value)) {
+        let Some(collection) = self.collections.get_mut(gvr) else { return };
+        let events = collection
+            .history
+            .iter_mut()
+            .flat_map(|event| std::iter::once(&mut event.object).chain(event.previous.as_mut()));
+        for object in collection.objects.values_mut().chain(events) {
+            change(Arc::make_mut(object));
+        }
+    }
+
     /// Remove an object; its last state with the deletion's revision, `None` when there was none.
     pub fn delete(&mut self, gvr: &Gvr, key: &Key) -> Option<Arc<Value>> {
         let collection = self.collections.get_mut(gvr)?;

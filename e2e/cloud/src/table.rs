@@ -36,6 +36,7 @@ pub(crate) fn columns(kind: &ResourceKind) -> Value {
     let column = |name: &str, class: &str, format: &str, description: &str| json!({"name": name, "type": class, "format": format, "description": description, "priority": 0});
     let mut columns = vec![column("Name", "string", "name", "Name must be unique within a namespace.")];
     columns.extend(own_columns(kind).iter().map(|(name, _)| column(name, "string", "", name)));
+    columns.extend(kind.columns.iter().map(|own| column(&own.name, &own.class, "", &own.name)));
     // Custom kinds write times as what they are.
     let class = if kind.gvr.is_custom() { "date" } else { "string" };
     columns.push(column("Age", class, "", "Time since creation."));
@@ -46,7 +47,11 @@ pub(crate) fn columns(kind: &ResourceKind) -> Value {
 pub(crate) fn row(kind: &ResourceKind, object: &Value, rows: RowObject, now: Duration) -> Value {
     let mut cells = vec![text(&object["metadata"]["name"])];
     cells.extend(own_columns(kind).iter().map(|(_, cell)| cell(object)));
-    cells.push(age(object, now).into());
+    cells.extend(kind.columns.iter().map(|column| {
+        let value = object.pointer(&column.pointer).cloned().unwrap_or_default();
+        if column.class == "date" { since(&value, now).into() } else { value }
+    }));
+    cells.push(since(&object["metadata"]["creationTimestamp"], now).into());
     let shown = match rows {
         RowObject::Metadata => partial(object),
         RowObject::Object => object.clone(),
@@ -60,10 +65,8 @@ pub(crate) fn partial(object: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
 }
 
-fn age(object: &Value, now: Duration) -> String {
-    let created = object["metadata"]["creationTimestamp"]
-        .as_str()
-        .and_then(|t| OffsetDateTime::parse(t, &Rfc3339).ok());
+fn since(time: &Value, now: Duration) -> String {
+    let created = time.as_str().and_then(|t| OffsetDateTime::parse(t, &Rfc3339).ok());
     let Some(created) = created else { return "<unknown>".into() };
     let seconds = now.as_secs().saturating_sub(u64::try_from(created.unix_timestamp()).unwrap_or(0));
     match seconds {

@@ -47,6 +47,7 @@ pub struct WatchCursor {
     next_bookmark: Duration,
     deadline: Duration,
     bookmarks_asked: u64,
+    definition: u64,
     refusal: Option<Status>,
 }
 
@@ -91,6 +92,7 @@ impl WatchCursor {
             next_bookmark: now + BOOKMARK_PERIOD,
             deadline,
             bookmarks_asked: cloud.bookmarks_asked(),
+            definition: cloud.registry().definition(&kind.gvr),
             refusal,
         }
     }
@@ -138,6 +140,11 @@ impl WatchCursor {
     pub fn poll(&mut self, cloud: &Cloud, now: Duration) -> Vec<Bytes> {
         let mut frames = Vec::new();
         if self.is_ended() {
+            return frames;
+        }
+        if cloud.registry().definition(&self.kind.gvr) != self.definition {
+            // The server makes the storage of the kind anew, and the watches of the former one end.
+            self.phase = Phase::Ended;
             return frames;
         }
         if let Some(status) = self.refusal.take() {

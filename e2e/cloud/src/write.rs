@@ -104,6 +104,7 @@ fn serve_custom_resource(cloud: &mut Cloud, crd: &Value) {
             protobuf: false,
             status: version["subresources"]["status"].is_object(),
             create_only: false,
+            columns: Vec::new(),
         });
     }
 }

@@ -81,6 +81,7 @@ fn add_pools(rig: &Rig, nodes: &[&str]) {
             protobuf: false,
             status: true,
             create_only: false,
+            columns: Vec::new(),
         });
     });
     let pool = json!({"metadata": {"name": "hangzhou"}, "spec": {"type": "Edge"}});

@@ -126,6 +126,7 @@ fn a_kind_newer_than_the_hub_is_fetched_in_json_for_json() {
                 protobuf: true,
                 status: false,
                 create_only: false,
+                columns: Vec::new(),
             });
         });
         let capsule = json!({"metadata": {"name": "c", "namespace": "default"}, "spec": {"depth": 7}});

@@ -312,7 +312,19 @@ impl Rig {
 
     /// The same with a token that was made so long ago. It was good for an hour.
     pub(crate) fn pod_since(&self, ago: Duration) -> Client {
-        let roots = self.roots_of_hub();
+        self.client(None).with_token(&self.pod_token(ago))
+    }
+
+    /// A client of the API server itself with a token of the pod's ServiceAccount: what the hub is compared with.
+    pub(crate) fn direct_pod(&self) -> Client {
+        let roots = self.authority.roots().expect("roots");
+        Client::new(self.servers[0], "127.0.0.1", roots, None)
+            .expect("a client")
+            .with_token(&self.pod_token(Duration::ZERO))
+            .with_header(USER_AGENT, CLIENT)
+    }
+
+    fn pod_token(&self, ago: Duration) -> String {
         // Straight from the core: the token is the kubelet's business, not this test's.
         let path = "/api/v1/namespaces/default/serviceaccounts/reader/token";
         let mut request = e2e::cloud::model::Request::new(
@@ -329,11 +341,7 @@ impl Rig {
             panic!("a watch is no token")
         };
         let document: Value = serde_json::from_slice(&response.body).expect("JSON");
-        let token = document["status"]["token"].as_str().expect("a token");
-        Client::new(self.hub_address, &self.hub_address.ip().to_string(), roots, None)
-            .expect("a client")
-            .with_token(token)
-            .with_header(USER_AGENT, CLIENT)
+        document["status"]["token"].as_str().expect("a token").to_owned()
     }
 
     /// Requests since a mark that carried a whole collection of this resource, by the hub and by clients.

@@ -7,6 +7,7 @@ pub mod claims;
 pub mod client_review;
 pub mod collection;
 pub mod connections;
+pub mod definition;
 pub mod documents;
 pub mod filter;
 pub mod identity;

@@ -138,6 +138,14 @@ impl Reflector {
         self.older_lists = STALE_LISTS_BEFORE_CONSISTENT;
     }
 
+    /// The server may show the objects otherwise without a new version, as after a change of the kind's
+    /// CustomResourceDefinition: the whole state is listed again before the next watch.
+    pub fn recheck(&mut self) {
+        if self.state == State::Synced {
+            self.state = State::Empty;
+        }
+    }
+
     /// What to do next. `random` is a fresh random number; it spreads the watches' ends.
     #[must_use]
     pub fn next(&self, now: Now, random: u64) -> Next {
@@ -319,6 +327,17 @@ mod tests {
         let Next::List(query) = reflector.next(at(0), 0) else { panic!("a list") };
         assert_eq!(value(&query, "resourceVersion"), Some("42"));
         assert_eq!(value(&query, "resourceVersionMatch"), Some("NotOlderThan"));
+    }
+
+    #[test]
+    fn a_recheck_lists_what_is_held_again_and_watches_on_from_there() {
+        let mut reflector = Reflector::new(Protocol::List, 42);
+        reflector.recheck();
+        let Next::List(query) = reflector.next(at(0), 0) else { panic!("a list") };
+        assert_eq!(value(&query, "resourceVersionMatch"), Some("NotOlderThan"));
+        assert!(!reflector.list_is_consistent(), "a lagging replica is no rollback");
+        reflector.handle_synced(43);
+        assert!(matches!(reflector.next(at(0), 0), Next::Watch { .. }));
     }
 
     #[test]

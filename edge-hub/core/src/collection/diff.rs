@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proto_kube::edit::with_resource_version;
-use proto_kube::media_type::Format;
+use proto_kube::media_type::{Encoding, Form, Format};
 use proto_kube::object::ObjectKey;
 use proto_kube::watch::EventType;
 
@@ -47,7 +47,10 @@ pub(crate) fn diff(
         let previous = index.get(key);
         if let Some(previous) = previous {
             if previous.is_same_state(object) {
-                continue;
+                if shows_the_same(format, previous, object) {
+                    continue;
+                }
+                return Err(Discontinuity);
             }
             if object.resource_version <= previous.resource_version {
                 return Err(Discontinuity);
@@ -69,6 +72,22 @@ pub(crate) fn diff(
     place_recreations(format, recreated, held, &mut steps)?;
     place_deletions(format, index, listed, (held, offered), &mut steps)?;
     Ok(steps.into_values().collect())
+}
+
+/// Whether two states of equal version say the same. JSON of a list lacks the type that JSON of a watch leads with, and
+/// a table row's cells move on by themselves, so those differences are none.
+fn shows_the_same(format: Format, held: &Object, listed: &Object) -> bool {
+    if held.raw == listed.raw || format.form == Form::Table {
+        return true;
+    }
+    let content = |object: &Object| {
+        let mut content: serde_json::Value = serde_json::from_slice(&object.raw).ok()?;
+        let members = content.as_object_mut()?;
+        members.remove("kind");
+        members.remove("apiVersion");
+        Some(content)
+    };
+    format.encoding == Encoding::Json && content(held).is_some_and(|held| content(listed) == Some(held))
 }
 
 /// Puts the deletion of the former object of a key right before its successor. Where no version is free there the

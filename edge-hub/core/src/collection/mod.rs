@@ -231,8 +231,9 @@ impl Collection {
     /// Takes over the whole state at `resource_version` and tells it as events (R4): clients see what changed, never
     /// that the history upstream was lost. Between the old and the new version no state counts as known.
     ///
-    /// Where the list cannot be the outcome of events after what is held (an object changed without a new version),
-    /// every view ends with 410 and the list is taken as it is.
+    /// Where the list cannot be the outcome of events after what is held (the API server shows an object otherwise
+    /// without a new version, as after a CustomResourceDefinition got a default or other printer columns), every view
+    /// ends with 410 and the list is taken as it is.
     ///
     /// # Errors
     /// [`Rollback`] when the list is older than what is held; nothing changes then.
@@ -251,8 +252,9 @@ impl Collection {
         }
         let listed = by_key(objects);
         let (held, held_here) = (self.upstream_version, self.resource_version);
-        let Ok(steps) = diff(self.spec.format, &self.upstream_index(), held, &listed, resource_version)
-        else {
+        let has_same_heading = self.envelope.columns == envelope.columns;
+        let steps = diff(self.spec.format, &self.upstream_index(), held, &listed, resource_version);
+        let (Ok(steps), true) = (steps, has_same_heading) else {
             return Ok(self.restart(now, resource_version, envelope, listed));
         };
         let first = self.ring.next_sequence();
@@ -260,7 +262,7 @@ impl Collection {
         for step in steps {
             changes.push(self.record(now, step));
         }
-        self.refresh_rows(listed);
+        changes.extend(self.refresh_rows(listed));
         self.skip(held, held_here);
         self.advance(resource_version);
         self.ring.note_jump(held_here, self.resource_version, first, now.monotonic);
@@ -367,19 +369,24 @@ impl Collection {
         }
     }
 
-    /// The cells of a table row (an age, say) move on without a new resource version: a relist brings fresh ones.
-    fn refresh_rows(&mut self, listed: BTreeMap<ObjectKey, Object>) {
+    /// The cells of a table row (an age, say) move on without a new resource version: a relist brings fresh ones, for
+    /// the store, too.
+    fn refresh_rows(&mut self, listed: BTreeMap<ObjectKey, Object>) -> Vec<Change> {
         if self.spec.format.form != Form::Table {
-            return;
+            return Vec::new();
         }
+        let mut changes = Vec::new();
         for (key, object) in listed {
             // One that was told under another version keeps its cells until upstream changes it.
             if self.index.get(&key).is_some_and(|held| {
                 held.raw != object.raw && held.resource_version == object.resource_version
             }) {
-                self.hold(Arc::new(object.detached()));
+                let object = Arc::new(object.detached());
+                changes.push(Change::Put(Arc::clone(&object)));
+                self.hold(object);
             }
         }
+        changes
     }
 
     fn finish(&mut self, now: Now, mut changes: Vec<Change>) -> Vec<Change> {
