@@ -13,7 +13,8 @@ fn take_all_rights(rig: &Rig) {
 }
 
 fn give_back(rig: &Rig) {
-    rig.cloud.allow(Rule::allow(POD_USER, &["get", "list", "watch"], &["configmaps"]).in_namespace("default"));
+    rig.cloud
+        .allow(Rule::allow(POD_USER, &["get", "list", "watch"], &["configmaps"]).in_namespace("default"));
 }
 
 async fn status(rig: &Rig, path: &str) -> u16 {
