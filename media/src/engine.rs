@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,21 +16,22 @@ use media_core::{
     layer::{Choice, FIRST_ESTIMATE, Layers},
     offer,
     room::{Stream, Streams},
-    sdpfrag::{self, Credentials},
+    sdpfrag,
     session::{End, Presence, Session, SessionState},
     state::{Life, State, Wish},
     whip::Refusal,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
-use tokio::sync::mpsc;
 
 mod fanout;
 mod listeners;
+mod member;
 mod restart;
 
+use self::member::Member;
 use crate::{
     call::{Offer, Opened, Snapshot, StreamStatus, retry_after},
-    endpoint::{Codec, Endpoint, Endpoints, Event, OfferError, Output, Packet},
+    endpoint::{Endpoint, Endpoints, Event, OfferError, Output, Packet},
     events::SessionEvent,
     metrics::{Direction, Metrics},
 };
@@ -47,52 +48,6 @@ const MAX_REMEMBERED: usize = 256;
 pub trait Sender {
     /// Sends one, or drops it.
     fn send(&mut self, to: SocketAddr, datagram: &[u8]);
-}
-
-struct Member {
-    endpoint: Box<dyn Endpoint>,
-    session: Session,
-    /// Who it is, as the token says.
-    subject: Box<str>,
-    /// The offer as it was answered, for a restart.
-    offer: String,
-    /// The ICE credentials of the other side.
-    remote: Credentials,
-    /// The name by which STUN finds it.
-    user: String,
-    /// The name before the last restart, until ICE has settled.
-    former_user: Option<String>,
-    /// Where the request came from.
-    client: IpAddr,
-    /// Where its datagrams come from, the one that was heard last at the end.
-    addresses: Vec<SocketAddr>,
-    timeout: Instant,
-    /// A viewer's tracks.
-    audio: Forward,
-    video: Forward,
-    /// Which layer a viewer gets, and what its link is thought to carry, in bit/s.
-    choice: Choice,
-    estimate: u64,
-    /// A publisher's codecs as its packets have them.
-    codecs: BTreeMap<TrackKind, Codec>,
-    /// Who hears what happens to the session.
-    listeners: Vec<mpsc::Sender<SessionEvent>>,
-    /// The layers that they know of, and whether packets come.
-    told_layers: Vec<(Box<str>, bool)>,
-}
-
-impl Member {
-    /// Who does not keep up hears no more, and asks anew.
-    fn tell(&mut self, event: &SessionEvent) {
-        self.listeners.retain(|listener| listener.try_send(event.clone()).is_ok());
-    }
-
-    fn track(&mut self, kind: TrackKind) -> &mut Forward {
-        match kind {
-            TrackKind::Audio => &mut self.audio,
-            TrackKind::Video => &mut self.video,
-        }
-    }
 }
 
 /// Where an engine stands, for those outside of its thread.
@@ -619,7 +574,7 @@ mod tests {
     use super::*;
     use crate::{
         call::{Patch, Patched},
-        endpoint::{Annotations, Answered, Restarted},
+        endpoint::{Annotations, Answered, Codec, Restarted},
     };
 
     /// What a session was told, by its number in order of its offer.
