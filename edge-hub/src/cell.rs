@@ -204,6 +204,18 @@ impl Cell {
         })
     }
 
+    /// Whether anybody but `principal` would have its upstream watch go on.
+    #[must_use]
+    pub fn is_paid_by_another(&self, principal: &Principal) -> bool {
+        self.with(|inner| inner.sponsors.keys().any(|sponsor| sponsor != principal))
+    }
+
+    /// The users for whom the upstream watch may run.
+    #[must_use]
+    pub fn sponsors(&self) -> Vec<Principal> {
+        self.with(|inner| inner.sponsors.keys().cloned().collect())
+    }
+
     /// The server refused this sponsor's credential; another one is tried next. A newer credential stays.
     pub fn dismiss_sponsor(&self, principal: &Principal, credential: &Credential) -> bool {
         self.with(|inner| {

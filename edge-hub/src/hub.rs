@@ -7,7 +7,7 @@ use std::{
 };
 
 use edge_hub_core::{
-    access::{Access, AccessKey, AccessLimits, AccessMemory, Reach},
+    access::{ACCESS_BYTES, Access, AccessKey, AccessMemory, Reach},
     collection::{Collection, CollectionSpec, Limits},
     documents::DocumentCache,
     identity::Principal,
@@ -53,8 +53,9 @@ const UNCACHEABLE_LISTS: usize = 1024;
 const UNCACHEABLE_FOR: Duration = Duration::from_secs(30);
 /// Principals whose credential is kept for a replay.
 const LENT_CREDENTIALS: usize = 256;
-/// Token answers kept.
-const TOKENS: usize = 4096;
+/// Token answers kept: all of them, and of one user.
+const TOKENS: edge_hub_core::budget::Limits =
+    edge_hub_core::budget::Limits { total: 4096, of_one_user: 512, reserve: 0 };
 
 /// The shared state of the process.
 pub struct Hub {
@@ -82,6 +83,8 @@ pub struct Hub {
     pub pool: Option<Arc<Pool>>,
     /// Who may do what, as the cloud said.
     pub access: Mutex<AccessMemory>,
+    /// What this node may read for its pods.
+    pub node_rights: crate::rights::NodeRights,
     /// Real tokens for pods, kept for the time of a cut.
     pub tokens: Mutex<TokenCache>,
     /// Whole answers.
@@ -165,9 +168,10 @@ impl Hub {
             uncacheable: Mutex::default(),
             unwatchable: Mutex::default(),
             pool,
-            access: Mutex::new(AccessMemory::new(AccessLimits::default())),
-            tokens: Mutex::new(TokenCache::new(TOKENS)),
-            documents: Mutex::new(crate::documents::cache()),
+            access: Mutex::new(AccessMemory::new(ACCESS_BYTES, node.clone())),
+            node_rights: crate::rights::NodeRights::default(),
+            tokens: Mutex::new(TokenCache::new(TOKENS, node.clone())),
+            documents: Mutex::new(crate::documents::cache(&node)),
             lease: Mutex::new(LeaseKeeper::new(&config.file.node_name)),
             spool: Mutex::new(EventSpool::new(SpoolLimits::default())),
             lent: Mutex::default(),
@@ -182,11 +186,11 @@ impl Hub {
             shutdown,
             config,
         });
-        hub.restore(recovered);
+        hub.restore(recovered, last_contact);
         hub
     }
 
-    fn restore(self: &Arc<Self>, recovered: Recovered) {
+    fn restore(self: &Arc<Self>, recovered: Recovered, last_contact: Duration) {
         for note in &recovered.quarantined {
             tracing::warn!(note, "damaged data was set aside");
         }
@@ -196,7 +200,7 @@ impl Hub {
         for (key, value) in recovered.blobs {
             let restored = match key.class {
                 BlobClass::Token => lock(&self.tokens).restore(&value).is_ok(),
-                BlobClass::Access => lock(&self.access).restore(&value).is_ok(),
+                BlobClass::Access => lock(&self.access).restore(&value, last_contact).is_ok(),
                 BlobClass::Single | BlobClass::Discovery => self.restore_document(&key, value.clone()),
                 BlobClass::Key => self.authenticator.restore(&key.key, &value),
                 BlobClass::Lease => lock(&self.lease).restore(&value).is_ok(),
@@ -256,6 +260,7 @@ impl Hub {
         tokio::spawn(Arc::clone(self).probe());
         tokio::spawn(Arc::clone(self).keep_issuer_keys());
         tokio::spawn(crate::replay::run(Arc::clone(self)));
+        tokio::spawn(crate::rights::run(Arc::clone(self)));
         tokio::spawn(crate::rollback::run(Arc::clone(self)));
         tokio::spawn(crate::store_care::run(Arc::clone(self)));
         tokio::spawn(crate::filters::run(Arc::clone(self)));
@@ -386,6 +391,15 @@ impl Hub {
         self.weigh_nothing(cell);
     }
 
+    /// Ends a collection whatever it holds, and forgets its data: its readers come again and are judged anew.
+    pub fn remove(&self, cell: &Arc<Cell>) {
+        cell.change(|inner| inner.refusals += 1);
+        let mut cells = lock(&self.cells);
+        if cells.get(&cell.spec).is_some_and(|listed| Arc::ptr_eq(listed, cell)) {
+            remove_cell(&mut cells, cell, &self.store);
+        }
+    }
+
     /// The server has no protobuf of this kind (a custom resource).
     pub fn note_json_only(&self, gvr: &GroupVersionResource) {
         lock(&self.json_only).insert(gvr.clone());
@@ -461,7 +475,12 @@ impl Hub {
         match lock(&self.access).check(self.clock.now(), reach, principal, key) {
             Access::Allowed => Some(true),
             Access::Denied => Some(false),
-            Access::Unknown => None,
+            // What the node's own pods are there for needs no word of the cloud's.
+            Access::Unknown => {
+                let is_own =
+                    *principal == self.node && self.node_rights.allow(&self.config.file.node_name, key);
+                is_own.then_some(true)
+            }
         }
     }
 

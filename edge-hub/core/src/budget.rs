@@ -141,15 +141,17 @@ impl<K: Clone + Ord> Budget<K> {
         Self { limits, node, size: 0, items: BTreeMap::new(), holders: BTreeMap::new(), turn: 0 }
     }
 
-    /// Keeps something for a user, or keeps it in another size. Returns what has to go for it: the thing itself, where
-    /// it is larger than the user may have at all. What this node keeps stays this node's, whoever else wants it.
+    /// Keeps something for a user, or keeps it in another size for whom it is kept already: nobody may take over what
+    /// another has, and drop it then. This node may, since it drops nothing. Returns what has to go for it: the thing
+    /// itself, where it is larger than its user may have at all.
     pub fn put(&mut self, key: &K, user: &Principal, size: usize) -> Vec<K> {
         let former = self.take_out(key);
-        let is_nodes = former.as_ref().is_some_and(|item| *item.owner == self.node);
-        let user = if is_nodes { &self.node } else { user };
-        let owner = match self.holders.get_key_value(user) {
-            Some((owner, _)) => Arc::clone(owner),
-            None => Arc::new(user.clone()),
+        let owner = match &former {
+            Some(former) if *user != self.node => Arc::clone(&former.owner),
+            _ => self
+                .holders
+                .get_key_value(user)
+                .map_or_else(|| Arc::new(user.clone()), |(owner, _)| Arc::clone(owner)),
         };
         self.turn += 1;
         let is_busy = former.is_some_and(|item| item.place.0);
@@ -326,9 +328,11 @@ mod tests {
     }
 
     #[test]
-    fn what_the_node_keeps_stays_the_nodes() {
+    fn nobody_takes_over_what_another_has_but_the_node() {
         let mut budget = Budget::new(Limits::one_part_of(4, 8), node());
         budget.put(&0, &user("a"), 1);
+        budget.put(&0, &user("b"), 1);
+        assert_eq!(budget.owner(&0), Some(&user("a")));
         budget.put(&0, &node(), 1);
         budget.put(&0, &user("a"), 3);
         assert_eq!(budget.owner(&0), Some(&node()));
@@ -348,7 +352,8 @@ mod tests {
                 match kind {
                     0..3 => {
                         let gone = budget.put(&key, &users[who], size);
-                        let owner = if before.owner(&key) == Some(&users[0]) { 0 } else { who };
+                        let former = users.iter().position(|user| before.owner(&key) == Some(user));
+                        let owner = former.filter(|_| who != 0).unwrap_or(who);
                         let largest = users[1..].iter().map(|user| before.held_by(user)).max();
                         for victim in gone.iter().filter(|victim| **victim != key) {
                             let of = before.owner(victim).expect("it was kept");

@@ -14,6 +14,7 @@ pub mod filter;
 pub mod identity;
 pub mod lease;
 pub mod link;
+pub mod node_rights;
 pub mod offline;
 pub mod overlay;
 pub mod precondition;

@@ -14,6 +14,7 @@ use proto_kube::wire;
 use serde::{Deserialize, Serialize};
 
 use crate::body::{BodyError, Document, Path};
+use crate::budget::{Budget, Limits};
 use crate::claims;
 use crate::clock::Now;
 use crate::identity::Principal;
@@ -216,17 +217,18 @@ impl HeldToken {
     }
 }
 
-/// The kept TokenRequest answers of this node, at most `limit` of them.
+/// The kept TokenRequest answers of this node, within a [`Budget`] of answers.
 #[derive(Debug)]
 pub struct TokenCache {
     held: BTreeMap<TokenKey, HeldToken>,
-    limit: usize,
+    budget: Budget<TokenKey>,
+    limits: Limits,
 }
 
 impl TokenCache {
-    /// An empty cache. `limit` is at least 1; an answer takes about 2 KiB.
-    pub fn new(limit: usize) -> Self {
-        Self { held: BTreeMap::new(), limit: limit.max(1) }
+    /// An empty cache of the node `node`. `limits` are numbers of answers, each of about 2 KiB.
+    pub fn new(limits: Limits, node: Principal) -> Self {
+        Self { held: BTreeMap::new(), budget: Budget::new(limits, node), limits }
     }
 
     /// Number of answers held.
@@ -259,13 +261,27 @@ impl TokenCache {
         let held = HeldToken::read(encoding, body, Duration::from_secs(head.stored_seconds))?;
         let mut changes =
             vec![RecordChange::Put { key: key.store_key(), value: record::encode(&head, &held.body) }];
-        self.held.insert(key.clone(), held);
-        while self.held.len() > self.limit {
-            let victim = self.victim(now, key).expect("limit >= 1, so another one than `key` is held");
+        if self.held.len() >= self.limits.total
+            && !self.holds(key)
+            && let Some(ended) = self.long_expired(now)
+        {
+            self.budget.remove(&ended);
+            self.held.remove(&ended);
+            changes.push(RecordChange::Remove { key: ended.store_key() });
+        }
+        changes.extend(self.insert(key.clone(), held));
+        Ok(changes)
+    }
+
+    fn insert(&mut self, key: TokenKey, held: HeldToken) -> Vec<RecordChange> {
+        let gone = self.budget.put(&key, &key.requester, 1);
+        self.held.insert(key, held);
+        let mut changes = Vec::new();
+        for victim in gone {
             self.held.remove(&victim);
             changes.push(RecordChange::Remove { key: victim.store_key() });
         }
-        Ok(changes)
+        changes
     }
 
     /// Every answer as a record, for a store that begins anew.
@@ -289,7 +305,7 @@ impl TokenCache {
         let (head, body) = record::decode::<RecordHead>(value)?;
         let stored = Duration::from_secs(head.stored_seconds);
         let held = HeldToken::read(head.encoding, Bytes::copy_from_slice(body), stored);
-        self.held.insert(head.key, held.map_err(|_| DamagedRecord)?);
+        self.insert(head.key, held.map_err(|_| DamagedRecord)?);
         Ok(())
     }
 
@@ -320,12 +336,10 @@ impl TokenCache {
         Ok(TokenAnswer { encoding: held.encoding, body })
     }
 
-    fn victim(&self, now: Now, keep: &TokenKey) -> Option<TokenKey> {
-        let others = || self.held.iter().filter(|(key, _)| *key != keep);
-        let long_expired = others()
-            .filter(|(_, held)| held.token_expires.saturating_add(LONG_EXPIRED) < now.unix)
-            .min_by_key(|(_, held)| held.token_expires);
-        long_expired.or_else(|| others().min_by_key(|(_, held)| held.stored)).map(|(key, _)| key.clone())
+    fn long_expired(&self, now: Now) -> Option<TokenKey> {
+        let ended =
+            self.held.iter().filter(|(_, held)| held.token_expires.saturating_add(LONG_EXPIRED) < now.unix);
+        ended.min_by_key(|(_, held)| held.token_expires).map(|(key, _)| key.clone())
     }
 }
 
@@ -350,6 +364,31 @@ mod tests {
 
     fn at(seconds: u64) -> Now {
         Now { monotonic: Duration::ZERO, unix: Duration::from_secs(seconds) }
+    }
+
+    fn holding(total: usize) -> TokenCache {
+        TokenCache::new(Limits { total, of_one_user: total, reserve: 0 }, Principal::node("a"))
+    }
+
+    #[test]
+    fn who_asks_for_many_tokens_loses_its_own_and_the_node_none() {
+        let mut cache =
+            TokenCache::new(Limits { total: 4, of_one_user: 2, reserve: 0 }, Principal::node("a"));
+        let valid = answer_json(NOON + 86_400, "2026-11-24T13:00:00Z");
+        let mut store = |key: &TokenKey| {
+            cache.store(at(NOON), key, Encoding::Json, valid.clone().into()).expect("a token");
+            cache.len()
+        };
+        store(&numbered(1));
+        store(&numbered(2));
+        for name in ["operator", "other", "third"] {
+            for seconds in 1..=5 {
+                let mut key = numbered(seconds);
+                key.requester = Principal::service_account("media", name);
+                assert!(store(&key) <= 4);
+            }
+        }
+        assert!(cache.holds(&numbered(1)) && cache.holds(&numbered(2)));
     }
 
     fn signed(exp: u64) -> String {
@@ -408,7 +447,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_given_out_again_with_its_end_moved() {
-        let mut cache = TokenCache::new(4);
+        let mut cache = holding(4);
         let body = answer_json(NOON + 86_400, "2026-11-24T12:30:00Z");
         cache.store(at(NOON), &key(REQUEST), Encoding::Json, body.clone().into()).expect("a token");
         let later = cache.answer(at(NOON + 7200), &key(REQUEST), ExpiredToken::Deny).expect("held");
@@ -419,7 +458,7 @@ mod tests {
 
     #[test]
     fn the_end_never_passes_the_tokens_own() {
-        let mut cache = TokenCache::new(4);
+        let mut cache = holding(4);
         let body = answer_json(NOON + 600, "2026-11-24T12:05:00Z");
         cache.store(at(NOON), &key(REQUEST), Encoding::Json, body.clone().into()).expect("a token");
         let answer = cache.answer(at(NOON + 10), &key(REQUEST), ExpiredToken::Serve).expect("held");
@@ -428,7 +467,7 @@ mod tests {
 
     #[test]
     fn an_ended_token_follows_the_policy() {
-        let mut cache = TokenCache::new(4);
+        let mut cache = holding(4);
         let body = answer_json(NOON + 600, "2026-11-24T12:10:00Z");
         cache.store(at(NOON), &key(REQUEST), Encoding::Json, body.clone().into()).expect("a token");
         let after = at(NOON + 3600);
@@ -450,7 +489,7 @@ mod tests {
             let status = message(&[(1, token.as_bytes()), (2, &time(end)), (50, b"future")]);
             envelope(API_VERSION, KIND, &message(&[(1, b""), (2, b""), (3, &status)]))
         };
-        let mut cache = TokenCache::new(4);
+        let mut cache = holding(4);
         cache.store(at(NOON), &key(REQUEST), Encoding::Protobuf, body(NOON + 60).into()).expect("a token");
         let answer = cache.answer(at(NOON + 120), &key(REQUEST), ExpiredToken::Serve).expect("held");
         assert_eq!(answer.encoding, Encoding::Protobuf);
@@ -459,7 +498,7 @@ mod tests {
 
     #[test]
     fn an_answer_without_a_token_displaces_nothing() {
-        let mut cache = TokenCache::new(4);
+        let mut cache = holding(4);
         let body = answer_json(NOON + 600, "2026-11-24T12:10:00Z");
         cache.store(at(NOON), &key(REQUEST), Encoding::Json, body.into()).expect("a token");
         for bad in [r#"{"status":{}}"#, r#"{"kind":"Status","code":403}"#, "", r#"{"status":{"token":"x"}}"#]
@@ -471,7 +510,7 @@ mod tests {
 
     #[test]
     fn the_long_expired_make_room_before_the_oldest() {
-        let mut cache = TokenCache::new(2);
+        let mut cache = holding(2);
         let long_ago = answer_json(NOON - 30 * 86_400, "2026-10-01T00:00:00Z");
         let valid = answer_json(NOON + 86_400, "2026-11-24T13:00:00Z");
         cache.store(at(NOON - 100), &numbered(1), Encoding::Json, valid.clone().into()).expect("a token");
@@ -485,7 +524,7 @@ mod tests {
 
     #[test]
     fn what_was_just_stored_is_never_what_makes_room() {
-        let mut cache = TokenCache::new(1);
+        let mut cache = holding(1);
         let valid = answer_json(NOON + 86_400, "2026-11-24T13:00:00Z");
         let long_ago = answer_json(NOON - 30 * 86_400, "2026-10-01T00:00:00Z");
         cache.store(at(NOON), &numbered(1), Encoding::Json, valid.into()).expect("a token");
@@ -495,11 +534,11 @@ mod tests {
 
     #[test]
     fn a_restored_cache_answers_alike() {
-        let mut cache = TokenCache::new(4);
+        let mut cache = holding(4);
         let body = answer_json(NOON + 86_400, "2026-11-24T12:30:00Z");
         let changes = cache.store(at(NOON), &key(REQUEST), Encoding::Json, body.into()).expect("a token");
         let [RecordChange::Put { value, .. }] = changes.as_slice() else { panic!("one record: {changes:?}") };
-        let mut restored = TokenCache::new(4);
+        let mut restored = holding(4);
         restored.restore(value).expect("own record");
         let ask = |cache: &TokenCache| cache.answer(at(NOON + 9999), &key(REQUEST), ExpiredToken::Deny);
         assert_eq!(ask(&restored), ask(&cache));

@@ -52,9 +52,41 @@ pub fn is_single_key(key: &str) -> bool {
     key.starts_with(SINGLE)
 }
 
-/// Under what a discovery document is kept: what was asked for decides what came.
-fn discovery_key(uri: &Uri, accept: &str) -> String {
-    format!("{} {accept}", uri.path_and_query().map_or("/", |path| path.as_str()))
+/// The path of the object whose answer is kept under this key.
+#[must_use]
+pub fn path_of_single(key: &str) -> Option<&str> {
+    key.strip_prefix(SINGLE)?.split(' ').next()
+}
+
+/// Query parameters that do not change a discovery document: how long the client waits for it.
+const HARMLESS: &str = "timeout";
+/// The version that a document of OpenAPI v3 is asked for by, which its path does not tell.
+const HASH: &str = "hash";
+/// Longest wish for a representation under which a document is kept.
+const MAX_ACCEPT_BYTES: usize = 1024;
+
+/// Under what a discovery document is kept: what was asked for decides what came. `None` where a client made something
+/// up, since it could do that any number of times.
+fn discovery_key(uri: &Uri, accept: &str) -> Option<String> {
+    let mut key = uri.path().trim_end_matches('/').to_owned();
+    for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        match &*name {
+            HARMLESS => {}
+            HASH if key.starts_with("/openapi/v3/") => {
+                key.push_str("?hash=");
+                key.extend(form_urlencoded::byte_serialize(value.as_bytes()));
+            }
+            _ => return None,
+        }
+    }
+    if accept.len() > MAX_ACCEPT_BYTES {
+        return None;
+    }
+    key.push(' ');
+    key.extend(
+        accept.chars().filter(|letter| !letter.is_whitespace()).map(|letter| letter.to_ascii_lowercase()),
+    );
+    Some(key)
 }
 
 /// Paths that tell a client what the API offers; they hold no objects.
@@ -229,8 +261,10 @@ impl Call {
                 etag: None,
                 body: body.clone(),
                 fetched_unix: self.hub.clock.now().unix,
+                is_nodes: false,
             };
-            self.hub.keep_document(BlobClass::Single, &single_path_key(&path, format), document);
+            let key = single_path_key(&path, format);
+            self.hub.keep_document(BlobClass::Single, &key, document, &self.principal);
         }
         Response::from_parts(head, full(body))
     }
@@ -253,10 +287,11 @@ impl Call {
         if status != StatusCode::OK {
             if status == StatusCode::NOT_FOUND {
                 forget_single(&self.hub, self.head.uri.path());
+                self.leave(request);
             }
             return self.relay(response);
         }
-        let (head, body) = match self.read_answer(response).await {
+        let (head, mut body) = match self.read_answer(response).await {
             Ok(read) => read,
             Err(instead) => return instead,
         };
@@ -268,8 +303,11 @@ impl Call {
                 etag: None,
                 body: body.clone(),
                 fetched_unix: self.hub.clock.now().unix,
+                is_nodes: false,
             };
-            self.hub.keep_document(BlobClass::Single, &single_key(&self.head.uri, format), document);
+            let key = single_key(&self.head.uri, format);
+            body = self.hub.keep_document(BlobClass::Single, &key, document, &self.principal);
+            self.follow(request, format);
         }
         // Kept as it came: each client is shown it through its own filters.
         match format {
@@ -349,22 +387,26 @@ impl Call {
     pub(super) async fn non_resource(mut self, request: NonResourceRequest) -> Response<Body> {
         let info = RequestInfo::NonResource(request.clone());
         let access = AccessKey::of(&info, "", "");
-        let kept = *request.verb == *"get" && is_discovery(&request.path);
+        let is_kept = *request.verb == *"get" && is_discovery(&request.path);
         let key = discovery_key(&self.head.uri, self.header(header::ACCEPT).unwrap_or_default());
+        let key = key.filter(|_| is_kept);
         if self.hub.is_connected() {
-            if kept && crate::hub::lock(&self.hub.documents).get(&key).is_none() {
+            let is_held = |key: &String| crate::hub::lock(&self.hub.documents).get(key).is_some();
+            if key.as_ref().is_some_and(|key| !is_held(key)) {
                 // What the client holds is as good as new, but nothing would be here in a cut.
                 self.head.headers.remove(header::IF_NONE_MATCH);
                 self.head.headers.remove(header::IF_MODIFIED_SINCE);
             }
             match self.send().await {
-                Ok(response) if kept => return self.keep_discovery(&access, &key, response).await,
-                Ok(response) => return self.relay(response),
+                Ok(response) => match key {
+                    Some(key) => return self.keep_discovery(&access, &key, response).await,
+                    None => return self.relay(response),
+                },
                 Err(error) if self.hub.is_connected() => return answer::refuse(&lost(&error)),
                 Err(_) => {}
             }
         }
-        self.discovery_offline(&access, &key)
+        self.discovery_offline(&access, key.as_deref())
     }
 
     async fn keep_discovery(
@@ -388,14 +430,17 @@ impl Call {
             etag: (!etag.is_empty()).then(|| etag.into()),
             body: body.clone(),
             fetched_unix: self.hub.clock.now().unix,
+            is_nodes: false,
         };
-        self.hub.keep_document(BlobClass::Discovery, key, document);
+        let body = self.hub.keep_document(BlobClass::Discovery, key, document, &self.principal);
         Response::from_parts(head, full(body))
     }
 
-    fn discovery_offline(&self, access: &AccessKey, key: &str) -> Response<Body> {
+    fn discovery_offline(&self, access: &AccessKey, key: Option<&str>) -> Response<Body> {
         let allowed = self.may(access).unwrap_or_else(|| self.is_trusted_offline());
-        if let Some(document) = crate::hub::lock(&self.hub.documents).get(key).filter(|_| allowed) {
+        if let Some(key) = key.filter(|_| allowed)
+            && let Some(document) = crate::hub::lock(&self.hub.documents).get(key)
+        {
             let age = self.hub.clock.now().unix.saturating_sub(document.fetched_unix);
             self.hub.metrics.served_from_cache.inc();
             return answer::document(document, self.header(header::IF_NONE_MATCH), self.staleness(Some(age)));

@@ -42,7 +42,7 @@ use crate::{
     upstream::{Body, Credential},
 };
 
-pub use forward::{forget_single, is_single_key};
+pub use forward::{forget_single, is_single_key, path_of_single};
 pub use room::Room;
 pub use wait::Asked;
 

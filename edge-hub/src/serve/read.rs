@@ -12,7 +12,7 @@ use edge_hub_core::{
 use http::Response;
 use proto_kube::{
     list_options::{GetOptions, ListOptions, VersionMatch},
-    media_type::{Encoding, Format},
+    media_type::{Encoding, Form, Format},
     object::ObjectKey,
     request_info::{RequestInfo, ResourceRequest, Verb},
     selector::{FieldSelector, LabelSelector},
@@ -33,8 +33,6 @@ const FIRST_SYNC: Duration = Duration::from_secs(8);
 const CATCH_UP: Duration = Duration::from_secs(3);
 /// Watches that a client gave no time-out for, in seconds; kube-apiserver takes between one and two of these.
 const WATCH_SECONDS: u64 = 1800;
-/// Collections of a single name that a GET may start.
-const NAMED_COLLECTIONS: usize = 256;
 
 /// A collection that a request may be answered from.
 struct Ready {
@@ -133,6 +131,7 @@ impl Call {
             let now = self.hub.clock.now().monotonic;
             let (cell, is_new) = match usable {
                 Some(cell) => (cell, false),
+                None if !self.may_have_collected(&wanted, request.verb) => return Found::Forward,
                 None => match self.hub.cell_or_new(&wanted) {
                     Some(cell) => (cell, true),
                     None => return Found::Forward,
@@ -253,8 +252,17 @@ impl Call {
         match self.may(&exact) {
             Some(allowed) => allowed,
             // Who may list need not be allowed to watch, so nothing is concluded from another verb.
+            None if !self.hub.shares.may_ask(self.hub.clock.now(), &self.principal) => false,
             None => self.hub.ask_access(&self.principal, &exact).await.unwrap_or(false),
         }
+    }
+
+    /// Whether one more collection may be made for this principal: the hub could ask about its right, and it has not
+    /// all the memory for objects that it may have.
+    fn may_have_collected(&self, wanted: &CollectionSpec, verb: Verb) -> bool {
+        let is_known = self.may(&collection_access(wanted, verb)) == Some(true);
+        (is_known || self.hub.shares.could_ask(self.hub.clock.now(), &self.principal))
+            && self.hub.has_room_for_objects(&self.principal)
     }
 
     /// Who may list or watch a whole collection may see each object of it.
@@ -299,6 +307,8 @@ impl Call {
         }
         // Somebody asked: fetch it as soon as the cloud is back.
         if let Some((_, held)) = self.holdings(&request.gvr, formats).first()
+            && self.may(&collection_access(&spec(request, options, *held), request.verb)) == Some(true)
+            && self.hub.may_wait_for_more(&self.principal)
             && let Some(cell) = self.hub.cell_or_new(&spec(request, options, *held))
         {
             cell.sponsor(&self.principal, self.credential.clone(), now);
@@ -430,7 +440,8 @@ impl Call {
                 formats.first().filter(|_| from_cache).and_then(|format| self.get_live(&request, *format));
             return match answer {
                 Some(response) => response,
-                None => self.forward_and_follow(request, &formats).await,
+                // From then on the hub keeps that object by a list-watch of its own.
+                None => self.forward_resource(request).await,
             };
         }
         self.get_offline(&request, &formats)
@@ -558,21 +569,15 @@ impl Call {
         }
     }
 
-    /// A GET that the cloud answers; from now on the hub keeps that object by a list-watch of its own.
-    async fn forward_and_follow(self, request: ResourceRequest, formats: &[Format]) -> Response<Body> {
-        if let Some(format) = formats.first() {
-            self.follow(&request, *format);
-        }
-        self.forward_resource(request).await
-    }
-
-    fn follow(&self, request: &ResourceRequest, format: Format) {
+    /// The cloud gave this object: from now on the hub keeps it by a list-watch of its own.
+    pub(super) fn follow(&self, request: &ResourceRequest, format: Format) {
         let wanted = Self::named_spec(request, self.hub.held_for(&request.gvr, format));
         if self.hub.pool_cell(&wanted).is_some() {
             return;
         }
         let now = self.hub.clock.now().monotonic;
         if let Some(cell) = self.hub.cell(&wanted).filter(|cell| self.may_read_all_of(cell)) {
+            self.hub.take_followed(&wanted, &self.principal);
             return cell.sponsor(&self.principal, self.credential.clone(), now);
         }
         let key = Self::key(request);
@@ -583,12 +588,19 @@ impl Call {
         if is_kept || self.hub.is_unwatchable(&self.principal, &wanted) {
             return;
         }
-        let named = self.hub.cells().iter().filter(|cell| cell.spec.fields.single_name().is_some()).count();
-        if named >= NAMED_COLLECTIONS {
-            return;
-        }
+        self.hub.take_followed(&wanted, &self.principal);
         if let Some(cell) = self.hub.cell_or_new(&wanted) {
             cell.sponsor(&self.principal, self.credential.clone(), now);
+        }
+    }
+
+    /// There is no such object: the places of its name are free, and nobody waits for its watch. A collection that holds
+    /// that it is gone stays for as long as others make no use of its place.
+    pub(super) fn leave(&self, request: &ResourceRequest) {
+        for encoding in [Encoding::Json, Encoding::Protobuf] {
+            for form in [Form::Object, Form::Table, Form::PartialMetadata] {
+                self.hub.leave_followed(&Self::named_spec(request, Format { encoding, form }));
+            }
         }
     }
 }
