@@ -102,6 +102,8 @@ impl Call {
         let packed = joined(&first, size);
         let is_packed = head.headers.contains_key(header::CONTENT_ENCODING);
         if !is_packed {
+            // Filters may make another length of it.
+            head.headers.remove(header::CONTENT_LENGTH);
             return Ok((head, held.of(packed)));
         }
         // How much comes out of it is known only afterwards: room for all that may come, as far as there is any.
