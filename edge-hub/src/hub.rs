@@ -82,6 +82,8 @@ pub struct Hub {
     pub pool: Option<Arc<Pool>>,
     /// Who may do what, as the cloud said.
     pub access: Mutex<AccessMemory>,
+    /// What this node may read for its pods.
+    pub node_rights: crate::rights::NodeRights,
     /// Real tokens for pods, kept for the time of a cut.
     pub tokens: Mutex<TokenCache>,
     /// Whole answers.
@@ -164,6 +166,7 @@ impl Hub {
             unwatchable: Mutex::default(),
             pool,
             access: Mutex::new(AccessMemory::new(AccessLimits::default())),
+            node_rights: crate::rights::NodeRights::default(),
             tokens: Mutex::new(TokenCache::new(TOKENS)),
             documents: Mutex::new(crate::documents::cache()),
             lease: Mutex::new(LeaseKeeper::new(&config.file.node_name)),
@@ -179,11 +182,11 @@ impl Hub {
             shutdown,
             config,
         });
-        hub.restore(recovered);
+        hub.restore(recovered, last_contact);
         hub
     }
 
-    fn restore(self: &Arc<Self>, recovered: Recovered) {
+    fn restore(self: &Arc<Self>, recovered: Recovered, last_contact: Duration) {
         for note in &recovered.quarantined {
             tracing::warn!(note, "damaged data was set aside");
         }
@@ -193,7 +196,7 @@ impl Hub {
         for (key, value) in recovered.blobs {
             let restored = match key.class {
                 BlobClass::Token => lock(&self.tokens).restore(&value).is_ok(),
-                BlobClass::Access => lock(&self.access).restore(&value).is_ok(),
+                BlobClass::Access => lock(&self.access).restore(&value, last_contact).is_ok(),
                 BlobClass::Single | BlobClass::Discovery => self.restore_document(&key, value.clone()),
                 BlobClass::Key => self.authenticator.restore(&key.key, &value),
                 BlobClass::Lease => lock(&self.lease).restore(&value).is_ok(),
@@ -253,6 +256,7 @@ impl Hub {
         tokio::spawn(Arc::clone(self).probe());
         tokio::spawn(Arc::clone(self).keep_issuer_keys());
         tokio::spawn(crate::replay::run(Arc::clone(self)));
+        tokio::spawn(crate::rights::run(Arc::clone(self)));
         tokio::spawn(crate::rollback::run(Arc::clone(self)));
         tokio::spawn(crate::store_care::run(Arc::clone(self)));
         tokio::spawn(crate::filters::run(Arc::clone(self)));
@@ -372,6 +376,15 @@ impl Hub {
         }
     }
 
+    /// Ends a collection whatever it holds, and forgets its data: its readers come again and are judged anew.
+    pub fn remove(&self, cell: &Arc<Cell>) {
+        cell.change(|inner| inner.refusals += 1);
+        let mut cells = lock(&self.cells);
+        if cells.get(&cell.spec).is_some_and(|listed| Arc::ptr_eq(listed, cell)) {
+            remove_cell(&mut cells, cell, &self.store);
+        }
+    }
+
     /// The server has no protobuf of this kind (a custom resource).
     pub fn note_json_only(&self, gvr: &GroupVersionResource) {
         lock(&self.json_only).insert(gvr.clone());
@@ -447,7 +460,12 @@ impl Hub {
         match lock(&self.access).check(self.clock.now(), reach, principal, key) {
             Access::Allowed => Some(true),
             Access::Denied => Some(false),
-            Access::Unknown => None,
+            // What the node's own pods are there for needs no word of the cloud's.
+            Access::Unknown => {
+                let is_own =
+                    *principal == self.node && self.node_rights.allow(&self.config.file.node_name, key);
+                is_own.then_some(true)
+            }
         }
     }
 
