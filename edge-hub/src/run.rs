@@ -28,6 +28,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
+    at_rest,
     authenticate::Authenticator,
     certificate::{self, CertificateError},
     clock::Clock,
@@ -138,6 +139,7 @@ fn start(arguments: &Arguments) -> Result<(), RunError> {
         return Ok(());
     }
     telemetry::init(&config.file.log)?;
+    at_rest::forbid_dumps();
     // One thread: the hub's work is small and shared state stays cheap; the store has a thread of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let shutdown = Shutdown::new(GRACE);
@@ -161,10 +163,15 @@ fn check(config: &Config) -> Result<(), RunError> {
     if let Some(serving) = &config.file.serving {
         ReloadingResolver::new(serving.clone())?;
     }
-    if let Some(key) = &config.file.at_rest_key {
-        AtRestKey::load(key)?;
+    if let Some(key) = at_rest_key(config) {
+        AtRestKey::load(&key)?;
     }
     Ok(())
+}
+
+fn at_rest_key(config: &Config) -> Option<PathBuf> {
+    let credentials = std::env::var_os(at_rest::CREDENTIALS_DIRECTORY);
+    at_rest::key_path(config.file.at_rest_key.as_deref(), credentials.as_deref())
 }
 
 /// The pool that the configuration names, and whether this node's certificate makes it a member.
@@ -228,11 +235,8 @@ fn is_critical(spec: &CollectionSpec) -> bool {
 
 fn open_store(config: &Config) -> Result<(Store, crate::store::Recovered), RunError> {
     let folder = &config.file.state_directory;
-    std::fs::create_dir_all(folder)?;
-    let key = match &config.file.at_rest_key {
-        Some(path) => AtRestKey::load(path)?,
-        None => AtRestKey::load_or_create(&folder.join("at-rest.key"))?,
-    };
+    at_rest::make_private(folder)?;
+    let key = at_rest::key(at_rest_key(config).as_deref(), folder)?;
     let mut options = StoreOptions::new(folder.join("store"), key);
     options.max_bytes = config.file.state_limit_mib * 1024 * 1024;
     options.critical = is_critical;
