@@ -359,10 +359,8 @@ mod tests {
                             let of = before.owner(victim).expect("it was kept");
                             prop_assert!(*of != users[0] || owner == 0, "the node makes room for itself alone");
                             let is_largest = Some(before.held_by(of)) == largest;
-                            let is_over = before.held_by(of) + size > limits.of_one_user;
                             // Later victims are of whoever is the largest by then.
-                            prop_assert!(gone.len() > 1 || is_largest || *of == users[owner] && is_over || owner == 0
-                                || *of == users[owner]);
+                            prop_assert!(gone.len() > 1 || is_largest || *of == users[owner]);
                         }
                         prop_assert_eq!(budget.contains(&key), !gone.contains(&key));
                     }
