@@ -449,13 +449,18 @@ impl Hub {
 
     /// Asks the cloud whether `principal` may do `key`, and remembers the answer. `None`: nobody answered.
     pub async fn ask_access(&self, principal: &Principal, key: &AccessKey) -> Option<bool> {
-        let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-        let answer = self.review(path, subject_access_review(principal, key)).await.ok()?;
-        let allowed = access_verdict(&answer)
-            .map_err(|error| tracing::warn!(%error, "SubjectAccessReview cannot be read"))
-            .ok()?;
+        let allowed = self.review_access(principal, key).await?;
         self.record_access(principal, key, allowed);
         Some(allowed)
+    }
+
+    /// Asks the cloud whether `principal` may do `key`. `None`: nobody answered.
+    pub async fn review_access(&self, principal: &Principal, key: &AccessKey) -> Option<bool> {
+        let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+        let answer = self.review(path, subject_access_review(principal, key)).await.ok()?;
+        access_verdict(&answer)
+            .map_err(|error| tracing::warn!(%error, "SubjectAccessReview cannot be read"))
+            .ok()
     }
 
     /// One question with the node's own credential; it is the hub that asks, never a client.

@@ -204,6 +204,12 @@ impl Cell {
         })
     }
 
+    /// Whether anybody but `principal` would have its upstream watch go on.
+    #[must_use]
+    pub fn is_paid_by_another(&self, principal: &Principal) -> bool {
+        self.with(|inner| inner.sponsors.keys().any(|sponsor| sponsor != principal))
+    }
+
     /// The server refused this sponsor's credential; another one is tried next. A newer credential stays.
     pub fn dismiss_sponsor(&self, principal: &Principal, credential: &Credential) -> bool {
         self.with(|inner| {

@@ -83,6 +83,8 @@ pub struct Hub {
     pub pool: Option<Arc<Pool>>,
     /// Who may do what, as the cloud said.
     pub access: Mutex<AccessMemory>,
+    /// What this node may read for its pods.
+    pub node_rights: crate::rights::NodeRights,
     /// Real tokens for pods, kept for the time of a cut.
     pub tokens: Mutex<TokenCache>,
     /// Whole answers.
@@ -160,6 +162,7 @@ impl Hub {
             unwatchable: Mutex::default(),
             pool,
             access: Mutex::new(AccessMemory::new(AccessLimits::default())),
+            node_rights: crate::rights::NodeRights::default(),
             tokens: Mutex::new(TokenCache::new(TOKENS)),
             documents: Mutex::new(crate::documents::cache()),
             lease: Mutex::new(LeaseKeeper::new(&config.file.node_name)),
@@ -175,7 +178,7 @@ impl Hub {
             shutdown,
             config,
         });
-        hub.restore(recovered);
+        hub.restore(recovered, last_contact);
         hub
     }
 
@@ -206,6 +209,7 @@ impl Hub {
         tokio::spawn(Arc::clone(self).probe());
         tokio::spawn(Arc::clone(self).keep_issuer_keys());
         tokio::spawn(crate::replay::run(Arc::clone(self)));
+        tokio::spawn(crate::rights::run(Arc::clone(self)));
         tokio::spawn(crate::rollback::run(Arc::clone(self)));
         tokio::spawn(crate::filters::run(Arc::clone(self)));
         tokio::spawn(crate::overlay::run(Arc::clone(self)));
@@ -324,6 +328,15 @@ impl Hub {
         }
     }
 
+    /// Ends a collection whatever it holds, and forgets its data: its readers come again and are judged anew.
+    pub fn remove(&self, cell: &Arc<Cell>) {
+        cell.change(|inner| inner.refusals += 1);
+        let mut cells = lock(&self.cells);
+        if cells.get(&cell.spec).is_some_and(|listed| Arc::ptr_eq(listed, cell)) {
+            remove_cell(&mut cells, cell, &self.store);
+        }
+    }
+
     /// The server has no protobuf of this kind (a custom resource).
     pub fn note_json_only(&self, gvr: &GroupVersionResource) {
         lock(&self.json_only).insert(gvr.clone());
@@ -399,7 +412,12 @@ impl Hub {
         match lock(&self.access).check(self.clock.now(), reach, principal, key) {
             Access::Allowed => Some(true),
             Access::Denied => Some(false),
-            Access::Unknown => None,
+            // What the node's own pods are there for needs no word of the cloud's.
+            Access::Unknown => {
+                let is_own =
+                    *principal == self.node && self.node_rights.allow(&self.config.file.node_name, key);
+                is_own.then_some(true)
+            }
         }
     }
 

@@ -16,6 +16,7 @@ pub mod overlay;
 pub mod pool;
 pub mod reflect;
 pub mod replay;
+pub mod rights;
 pub mod rollback;
 pub mod run;
 pub mod serve;

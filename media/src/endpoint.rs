@@ -17,6 +17,32 @@ pub struct Codec {
     pub variant: Option<(u8, u16)>,
 }
 
+/// The name of a layer: letters and digits, not longer than they can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rid {
+    bytes: [u8; Self::MAX],
+    length: u8,
+}
+
+impl Rid {
+    const MAX: usize = 16;
+
+    /// A name of at most 16 bytes of ASCII.
+    #[must_use]
+    pub fn new(name: &str) -> Option<Self> {
+        let mut bytes = [0; Self::MAX];
+        bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        let length = u8::try_from(name.len()).ok()?;
+        name.is_ascii().then_some(Self { bytes, length })
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).expect("it was ASCII")
+    }
+}
+
 /// A packet of a publisher, without anything of its transport.
 #[derive(Debug, Clone)]
 pub struct Packet {
@@ -26,6 +52,8 @@ pub struct Packet {
     pub codec: Codec,
     /// Which source within the track: another one has sequence numbers and timestamps of its own.
     pub source: u32,
+    /// The layer of simulcast that the source is, if its publisher sends layers.
+    pub rid: Option<Rid>,
     /// Sequence number without wrap.
     pub sequence: u64,
     /// RTP timestamp.
@@ -60,6 +88,8 @@ pub enum Event {
     Packet(Packet),
     /// The viewer cannot decode and asks for a key frame.
     KeyFrameWanted,
+    /// What the way to the viewer is thought to carry, in bit/s.
+    Estimate(u64),
     /// A pair was nominated by the credentials of the last restart; the former ones are forgotten.
     Settled,
     /// The other side said goodbye, or stopped to answer.
@@ -99,8 +129,15 @@ pub trait Endpoint: Send {
     /// Sends a publisher's packet on to this viewer under another sequence number and timestamp. Returns whether the
     /// viewer takes this codec.
     fn send(&mut self, packet: &Packet, sequence: u64, timestamp: u32) -> bool;
-    /// Asks this publisher for a key frame of its pictures. Returns whether it was asked.
-    fn request_key_frame(&mut self) -> bool;
+    /// Asks this publisher for a key frame of a layer of its pictures; without layers, of them. Returns whether it was asked.
+    fn request_key_frame(&mut self, rid: Option<&str>) -> bool;
+    /// Whether this publisher sends its pictures in layers.
+    fn is_layered(&self) -> bool;
+    /// What the way to this viewer would have to carry for the next better layer and for the best one, in bit/s: it is tried
+    /// for that much. 0 if there is none.
+    fn want_bitrate(&mut self, next: u64, best: u64);
+    /// The media id of a track in the session's SDP.
+    fn mid(&self, kind: TrackKind) -> Option<String>;
     /// Answers the offer that the session began with once more, with other ICE credentials of the other side. Until a pair is
     /// nominated by the new ones the former ones hold, too.
     ///
@@ -151,11 +188,12 @@ pub enum OfferError {
 
 /// Whoever makes sessions of offers.
 pub trait Endpoints: Send {
-    /// Answers `offer` in this role: a publisher's media is received, a viewer's sent.
+    /// Answers `offer` in this role: a publisher's media is received, a viewer's sent; with `estimates`, what the way to a
+    /// viewer carries is found out.
     ///
     /// # Errors
     /// [`OfferError`].
-    fn answer(&self, offer: &str, role: Role, now: Instant) -> Result<Answered, OfferError>;
+    fn answer(&self, offer: &str, role: Role, estimates: bool, now: Instant) -> Result<Answered, OfferError>;
     /// The name that a STUN request calls, if the datagram is one; nothing is proven by it.
     fn user<'a>(&self, datagram: &'a [u8]) -> Option<&'a str>;
 }

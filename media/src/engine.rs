@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,24 +13,25 @@ use media_core::{
     admission::{HALF_OPEN_PER_ADDRESS, network_of},
     cache::{self, Groups},
     forward::Forward,
-    keyframe::KeyFrameRequests,
+    layer::{Choice, FIRST_ESTIMATE, Layers},
     offer,
     room::{Stream, Streams},
-    sdpfrag::{self, Credentials},
+    sdpfrag,
     session::{End, Presence, Session, SessionState},
     state::{Life, State, Wish},
     whip::Refusal,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
-use tokio::sync::mpsc;
 
 mod fanout;
 mod listeners;
+mod member;
 mod restart;
 
+use self::member::Member;
 use crate::{
     call::{Offer, Opened, Snapshot, StreamStatus, retry_after},
-    endpoint::{Codec, Endpoint, Endpoints, Event, OfferError, Output, Packet},
+    endpoint::{Endpoint, Endpoints, Event, OfferError, Output, Packet},
     events::SessionEvent,
     metrics::{Direction, Metrics},
 };
@@ -47,47 +48,6 @@ const MAX_REMEMBERED: usize = 256;
 pub trait Sender {
     /// Sends one, or drops it.
     fn send(&mut self, to: SocketAddr, datagram: &[u8]);
-}
-
-struct Member {
-    endpoint: Box<dyn Endpoint>,
-    session: Session,
-    /// Who it is, as the token says.
-    subject: Box<str>,
-    /// The offer as it was answered, for a restart.
-    offer: String,
-    /// The ICE credentials of the other side.
-    remote: Credentials,
-    /// The name by which STUN finds it.
-    user: String,
-    /// The name before the last restart, until ICE has settled.
-    former_user: Option<String>,
-    /// Where the request came from.
-    client: IpAddr,
-    /// Where its datagrams come from, the one that was heard last at the end.
-    addresses: Vec<SocketAddr>,
-    timeout: Instant,
-    /// A viewer's tracks.
-    audio: Forward,
-    video: Forward,
-    /// A publisher's codecs as its packets have them.
-    codecs: BTreeMap<TrackKind, Codec>,
-    /// Who hears what happens to the session.
-    listeners: Vec<mpsc::Sender<SessionEvent>>,
-}
-
-impl Member {
-    /// Who does not keep up hears no more, and asks anew.
-    fn tell(&mut self, event: &SessionEvent) {
-        self.listeners.retain(|listener| listener.try_send(event.clone()).is_ok());
-    }
-
-    fn track(&mut self, kind: TrackKind) -> &mut Forward {
-        match kind {
-            TrackKind::Audio => &mut self.audio,
-            TrackKind::Video => &mut self.video,
-        }
-    }
 }
 
 /// Where an engine stands, for those outside of its thread.
@@ -116,7 +76,7 @@ pub struct Engine {
     by_user: HashMap<String, SessionId>,
     by_address: HashMap<SocketAddr, SessionId>,
     streams: Streams,
-    key_frames: BTreeMap<StreamName, KeyFrameRequests>,
+    layers: BTreeMap<StreamName, Layers>,
     /// What late viewers begin with.
     groups: Groups<Packet>,
     /// Sessions that were taken over, the newest last.
@@ -146,7 +106,7 @@ impl Engine {
             by_user: HashMap::new(),
             by_address: HashMap::new(),
             streams: Streams::default(),
-            key_frames: BTreeMap::new(),
+            layers: BTreeMap::new(),
             groups: Groups::new(cache::MAX_BYTES),
             taken_over: VecDeque::new(),
         }
@@ -214,7 +174,10 @@ impl Engine {
         self.admit(&offer)?;
         let sdp = offer::check(&offer.sdp, offer.role)?;
         let remote = sdpfrag::of_offer(&sdp);
-        let answered = self.endpoints.answer(&sdp, offer.role, now).map_err(|error| refusal(&error))?;
+        let publisher = self.streams.get(&offer.stream).and_then(Stream::publisher);
+        let layered = publisher.and_then(|id| self.members.get(&id)).is_some_and(|m| m.endpoint.is_layered());
+        let answered =
+            self.endpoints.answer(&sdp, offer.role, layered, now).map_err(|error| refusal(&error))?;
         if offer.role == Role::Viewer {
             self.codecs_in_common(&offer.stream, &*answered.endpoint)?;
         }
@@ -225,7 +188,7 @@ impl Engine {
         match offer.role {
             Role::Publisher => {
                 former = self.streams.publish(&offer.stream, session, &offer.subject)?;
-                self.key_frames.entry(offer.stream.clone()).or_default();
+                self.layers.entry(offer.stream.clone()).or_default();
             }
             Role::Viewer => {
                 self.streams.play(&offer.stream, session)?;
@@ -244,8 +207,11 @@ impl Engine {
             timeout: now,
             audio: Forward::new(TrackKind::Audio, u16::from_be_bytes([first, second])),
             video: Forward::new(TrackKind::Video, u16::from_be_bytes([third, fourth])),
+            choice: Choice::default(),
+            estimate: FIRST_ESTIMATE,
             codecs: BTreeMap::new(),
             listeners: Vec::new(),
+            told_layers: Vec::new(),
         };
         self.members.insert(session, member);
         self.timeouts.insert((now, session));
@@ -463,16 +429,12 @@ impl Engine {
         for viewer in self.streams.poll(since) {
             self.end(viewer, End::StreamEnded, now, wire);
         }
-        self.key_frames.retain(|stream, _| self.streams.get(stream).is_some());
+        self.layers.retain(|stream, _| self.streams.get(stream).is_some());
         self.groups.retain(|stream| self.streams.get(stream).is_some());
-        let due: Vec<StreamName> = self
-            .key_frames
-            .iter()
-            .filter(|(_, requests)| requests.poll_timeout().is_some_and(|at| at <= since))
-            .map(|(stream, _)| stream.clone())
-            .collect();
-        for stream in due {
-            self.request_key_frame(&stream, now);
+        let streams: Vec<StreamName> = self.layers.keys().cloned().collect();
+        for stream in streams {
+            self.choose_layers(&stream, now);
+            self.request_key_frames(&stream, now);
         }
         self.count();
     }
@@ -548,9 +510,16 @@ impl Engine {
             }
             Event::KeyFrameWanted => {
                 self.metrics.pli(Direction::In);
+                let source = self.members.get(&session).and_then(|member| member.choice.current());
                 let stream = self.streams.of(session).map(|(name, _)| name.clone());
                 if let Some(stream) = stream {
-                    self.want_key_frame(&stream, now);
+                    self.want_key_frame(&stream, source, now);
+                }
+            }
+            Event::Estimate(estimate) => {
+                tracing::debug!(%session, estimate, "what the way to a viewer carries, in bit/s");
+                if let Some(member) = self.members.get_mut(&session) {
+                    member.estimate = estimate;
                 }
             }
             Event::Settled => {
@@ -578,7 +547,7 @@ impl Engine {
                 // Its viewers wait for the first picture.
                 let stream = self.streams.of(session).map(|(name, _)| name.clone());
                 if let Some(stream) = stream {
-                    self.want_key_frame(&stream, now);
+                    self.want_key_frame(&stream, None, now);
                     self.tell_viewers(&stream);
                 }
             }
@@ -605,7 +574,7 @@ mod tests {
     use super::*;
     use crate::{
         call::{Patch, Patched},
-        endpoint::{Annotations, Answered, Restarted},
+        endpoint::{Annotations, Answered, Codec, Restarted},
     };
 
     /// What a session was told, by its number in order of its offer.
@@ -639,7 +608,7 @@ mod tests {
     }
 
     impl Endpoints for Fakes {
-        fn answer(&self, offer: &str, _role: Role, _now: Instant) -> Result<Answered, OfferError> {
+        fn answer(&self, offer: &str, _: Role, _: bool, _: Instant) -> Result<Answered, OfferError> {
             let user =
                 offer.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")).expect("checked").to_owned();
             let fake = Fake {
@@ -677,6 +646,7 @@ mod tests {
                         kind: TrackKind::Video,
                         codec,
                         source: 1,
+                        rid: None,
                         sequence: self.sequence,
                         timestamp: 0,
                         marker: true,
@@ -705,9 +675,19 @@ mod tests {
             packet.codec == vp8()
         }
 
-        fn request_key_frame(&mut self) -> bool {
-            self.say("asked");
+        fn request_key_frame(&mut self, rid: Option<&str>) -> bool {
+            self.say(&rid.map_or_else(|| "asked".to_owned(), |rid| format!("asked {rid}")));
             true
+        }
+
+        fn is_layered(&self) -> bool {
+            false
+        }
+
+        fn want_bitrate(&mut self, _: u64, _: u64) {}
+
+        fn mid(&self, _: TrackKind) -> Option<String> {
+            Some("0".to_owned())
         }
 
         fn restart(&mut self, offer: &str) -> Result<Restarted, OfferError> {

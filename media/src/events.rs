@@ -33,6 +33,8 @@ pub enum SessionEvent {
     Active,
     /// The stream waits for its publisher.
     Inactive,
+    /// The layers of the stream, and which of them packets come of: a JSON document.
+    Layers(String),
     /// The engine ends and the session with it: begin anew, elsewhere.
     Moved,
 }
@@ -43,6 +45,7 @@ impl SessionEvent {
             Self::Active => b"event: active\ndata: {}\n\n",
             Self::Inactive => b"event: inactive\ndata: {}\n\n",
             Self::Moved => b"event: moved\ndata: {}\n\n",
+            Self::Layers(document) => return format!("event: layers\ndata: {document}\n\n").into(),
         })
     }
 }

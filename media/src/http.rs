@@ -19,6 +19,7 @@ use media_core::{
     session::Presence,
     whip::{Action, FRAGMENT_TYPE, IfMatch, Refusal, action},
 };
+use serde::Deserialize;
 
 use crate::{
     call::{Offer, Patch, Patched, StreamStatus},
@@ -45,6 +46,14 @@ pub struct Front {
     metrics: Arc<Metrics>,
     rates: Mutex<RequestRates>,
     began: Instant,
+}
+
+/// The layer that a viewer asks for, by its rid; the engine chooses without.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Chosen {
+    #[serde(default)]
+    encoding_id: Option<Box<str>>,
 }
 
 /// What every request is answered with.
@@ -98,6 +107,12 @@ impl Front {
                 Ok(answer)
             }
             Action::Nothing => Ok(empty(StatusCode::NO_CONTENT)),
+            Action::Choose(session) => {
+                let chosen: Chosen = serde_json::from_str(&body(request).await?)
+                    .map_err(|error| Refusal::new(400, "choice", format!("no choice of a layer: {error}")))?;
+                let found = self.worker.choose(session, chosen.encoding_id).await;
+                if found { Ok(empty(StatusCode::OK)) } else { Err(Refusal::no_session()) }
+            }
             Action::Listen(session) => {
                 let mut answer = with_body(StatusCode::OK, "text/event-stream", "");
                 *answer.body_mut() = Unheld::Events(self.worker.listen(session).await?);
@@ -169,6 +184,9 @@ impl Front {
                 opened.session,
                 events::NAMES
             );
+            append(headers, header::LINK, &link);
+            let link =
+                format!("</session/{}/layer>; rel=\"urn:ietf:params:whep:ext:core:layer\"", opened.session);
             append(headers, header::LINK, &link);
         }
         for link in self.ice_servers.links(&subject, since_1970()) {

@@ -27,6 +27,8 @@ pub struct Metrics {
     refused: Family<Label<1>, Counter>,
     /// From the offer until the session was live.
     pub join: Histogram,
+    /// How often a viewer went from one layer to another.
+    pub layer_switches: Counter,
     /// Bytes of pictures that late viewers begin with.
     pub kept_bytes: Gauge,
     /// 0 initialised, 1 allocated, 2 tombstone, 3 waiting to be deleted.
@@ -62,6 +64,7 @@ impl Metrics {
             requests: Family::default(),
             refused: Family::default(),
             join: Histogram::new(exponential_buckets(0.01, 2.0, 11)),
+            layer_switches: Counter::default(),
             kept_bytes: Gauge::default(),
             state: Gauge::default(),
         };
@@ -75,6 +78,8 @@ impl Metrics {
         media.register("requests", "HTTP requests by method and status", metrics.requests.clone());
         media.register("refused", "HTTP requests that were refused, by reason", metrics.refused.clone());
         media.register("join_seconds", "From the offer until a session was live", metrics.join.clone());
+        let switches = "Viewers that went from one layer to another";
+        media.register("layer_switches", switches, metrics.layer_switches.clone());
         let kept = "Bytes of the groups of pictures that late viewers begin with";
         media.register("kept_bytes", kept, metrics.kept_bytes.clone());
         let state = "0 initialised, 1 allocated, 2 tombstone, 3 waiting to be deleted";

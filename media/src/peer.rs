@@ -2,23 +2,24 @@
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Instant};
 
-use media_core::{Role, TrackKind};
+use media_core::{Role, TrackKind, layer::FIRST_ESTIMATE};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use str0m::{
     Candidate, IceCreds, Input, Output as RtcOutput, Rtc,
+    bwe::{Bitrate, BweKind},
     change::SdpOffer,
     config::DtlsCert,
     format::{Codec as RtcCodec, PayloadParams},
     ice::StunMessage,
     media::{KeyframeRequestKind, Media, MediaKind, Mid},
     net::{Protocol, Receive},
-    rtp::{ExtensionValues, RtpPacket, RtpWrite, VideoOrientation},
+    rtp::{ExtensionValues, RtpPacket, RtpWrite, Ssrc, VideoOrientation},
 };
 
 use crate::{
     crypto,
     endpoint::{
-        Annotations, Answered, Codec, Endpoint, Endpoints, Event, OfferError, Output, Packet, Restarted,
+        Annotations, Answered, Codec, Endpoint, Endpoints, Event, OfferError, Output, Packet, Restarted, Rid,
     },
     stun,
 };
@@ -40,6 +41,10 @@ pub struct Peer {
     former: Option<IceCreds>,
     /// Answers to checks by the former ones, which the library does not know any more.
     replies: VecDeque<(SocketAddr, Vec<u8>)>,
+    /// Whether the answer agrees on simulcast.
+    layered: bool,
+    /// The bitrates that the way was last asked to be tried for.
+    wanted: (u64, u64),
     audio: Option<Mid>,
     video: Option<Mid>,
     closed: bool,
@@ -54,8 +59,9 @@ pub struct Peers {
 }
 
 impl Endpoints for Peers {
-    fn answer(&self, offer: &str, role: Role, now: Instant) -> Result<Answered, OfferError> {
-        let (peer, sdp) = Peer::answer(offer, role, self.local, self.certificate.clone(), now)?;
+    fn answer(&self, offer: &str, role: Role, estimates: bool, now: Instant) -> Result<Answered, OfferError> {
+        let certificate = self.certificate.clone();
+        let (peer, sdp) = Peer::answer(offer, role, estimates, self.local, certificate, now)?;
         let user = peer.credentials.ufrag.clone();
         Ok(Answered { endpoint: Box::new(peer), sdp, user })
     }
@@ -70,10 +76,12 @@ impl Peer {
     fn answer(
         offer: &str,
         role: Role,
+        estimates: bool,
         local: SocketAddr,
         certificate: DtlsCert,
         now: Instant,
     ) -> Result<(Self, String), OfferError> {
+        let text = offer;
         let offer = SdpOffer::from_sdp_string(offer).map_err(|error| {
             // Its text holds addresses of this process's memory.
             tracing::debug!(%error, "an offer was not read");
@@ -87,6 +95,7 @@ impl Peer {
             .set_ice_lite(true)
             .set_rtp_mode(true)
             .set_send_buffer_video(KEPT_PACKETS)
+            .enable_bwe(estimates.then_some(Bitrate::bps(FIRST_ESTIMATE)))
             .clear_codecs()
             .enable_opus(true, false)
             .enable_vp8(true)
@@ -98,13 +107,15 @@ impl Peer {
         let candidate = Candidate::host(local, "udp").map_err(|error| unworkable(&error))?;
         rtc.add_local_candidate(candidate);
         let answer = rtc.sdp_api().accept_offer(offer).map_err(|error| unworkable(&error))?;
-        let sdp = answer.to_sdp_string();
+        let sdp = media_core::offer::with_paused_layers(&answer.to_sdp_string(), text);
         let mut peer = Self {
             rtc,
             local,
             credentials,
             former: None,
             replies: VecDeque::new(),
+            layered: sdp.contains("a=simulcast:recv "),
+            wanted: (0, 0),
             audio: None,
             video: None,
             closed: false,
@@ -166,7 +177,7 @@ impl Peer {
         true
     }
 
-    fn mid(&self, kind: TrackKind) -> Option<Mid> {
+    fn track(&self, kind: TrackKind) -> Option<Mid> {
         match kind {
             TrackKind::Audio => self.audio,
             TrackKind::Video => self.video,
@@ -175,13 +186,14 @@ impl Peer {
 
     /// What was agreed on for a track.
     fn parameters(&self, kind: TrackKind) -> impl Iterator<Item = &PayloadParams> {
-        let media = self.mid(kind).and_then(|mid| self.rtc.media(mid));
+        let media = self.track(kind).and_then(|mid| self.rtc.media(mid));
         let numbers = media.map(Media::remote_pts).unwrap_or_default();
         let known = self.rtc.codec_config().params();
         numbers.iter().filter_map(move |number| known.iter().find(|params| params.pt() == *number))
     }
 
-    fn packet(&self, packet: RtpPacket) -> Option<Packet> {
+    fn packet(&mut self, packet: RtpPacket) -> Option<Packet> {
+        let rid = self.rid(packet.header.ssrc);
         let of_track = |kind: &TrackKind| {
             self.parameters(*kind).find(|params| params.pt() == packet.header.payload_type).cloned()
         };
@@ -191,6 +203,7 @@ impl Peer {
             kind,
             codec: codec(&parameters)?,
             source: *packet.header.ssrc,
+            rid,
             sequence: *packet.seq_no,
             timestamp: packet.header.timestamp,
             marker: packet.header.marker,
@@ -204,11 +217,20 @@ impl Peer {
         })
     }
 
+    fn rid(&mut self, source: Ssrc) -> Option<Rid> {
+        let mut direct = self.rtc.direct_api();
+        let rid = direct.stream_rx(&source)?.rid()?;
+        Rid::new(&rid.to_string())
+    }
+
     fn event(&mut self, event: str0m::Event) -> Option<Event> {
         match event {
             str0m::Event::Connected => Some(Event::Connected),
             str0m::Event::RtpPacket(packet) => self.packet(packet).map(Event::Packet),
             str0m::Event::KeyframeRequest(_) => Some(Event::KeyFrameWanted),
+            str0m::Event::EgressBitrateEstimate(BweKind::Twcc { estimate, .. }) => {
+                Some(Event::Estimate(estimate.as_u64()))
+            }
             str0m::Event::IceConnectionStateChange(state) if state.is_connected() => {
                 self.former.take().map(|_| Event::Settled)
             }
@@ -328,7 +350,7 @@ impl Endpoint for Peer {
     fn send(&mut self, packet: &Packet, sequence: u64, timestamp: u32) -> bool {
         let wanted =
             self.parameters(packet.kind).find(|params| codec(params).as_ref() == Some(&packet.codec));
-        let Some((number, mid)) = wanted.map(PayloadParams::pt).zip(self.mid(packet.kind)) else {
+        let Some((number, mid)) = wanted.map(PayloadParams::pt).zip(self.track(packet.kind)) else {
             return false;
         };
         let mut direct = self.rtc.direct_api();
@@ -348,12 +370,26 @@ impl Endpoint for Peer {
         true
     }
 
-    fn request_key_frame(&mut self) -> bool {
+    fn request_key_frame(&mut self, rid: Option<&str>) -> bool {
         let Some(mid) = self.video else { return false };
         let mut direct = self.rtc.direct_api();
-        let Some(stream) = direct.stream_rx_by_mid(mid, None) else { return false };
+        let Some(stream) = direct.stream_rx_by_mid(mid, rid.map(Into::into)) else { return false };
         stream.request_keyframe(KeyframeRequestKind::Pli);
         true
+    }
+
+    fn is_layered(&self) -> bool {
+        self.layered
+    }
+
+    fn want_bitrate(&mut self, next: u64, best: u64) {
+        if std::mem::replace(&mut self.wanted, (next, best)) != (next, best) {
+            self.rtc.bwe().set_bitrate(Bitrate::bps(next), Bitrate::bps(best));
+        }
+    }
+
+    fn mid(&self, kind: TrackKind) -> Option<String> {
+        self.track(kind).map(|mid| mid.to_string())
     }
 
     fn restart(&mut self, offer: &str) -> Result<Restarted, OfferError> {
@@ -494,7 +530,7 @@ mod tests {
         let (mut client, offer) = Client::new(direction, now);
         let certificate = crypto::certificate().expect("a certificate");
         let (mut engine, answer) =
-            Peer::answer(&offer, role, ENGINE.into(), certificate, now).expect("answered");
+            Peer::answer(&offer, role, false, ENGINE.into(), certificate, now).expect("answered");
         assert!(answer.contains("a=ice-lite") && answer.contains(&engine.credentials.ufrag), "{answer}");
         client.accept(&answer);
         let (mut one, mut other) = (false, false);
@@ -515,7 +551,7 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..8 {
             let (peer, answer) =
-                Peer::answer(&offer, Role::Publisher, ENGINE.into(), certificate.clone(), now)
+                Peer::answer(&offer, Role::Publisher, false, ENGINE.into(), certificate.clone(), now)
                     .expect("answered");
             let IceCreds { ufrag, pass } = peer.credentials;
             assert!(hex(&ufrag, 16) && hex(&pass, 32), "64 and 128 bits: {ufrag} {pass}");
@@ -548,7 +584,7 @@ mod tests {
             });
         }
         assert_eq!(sequences, (0..200).collect::<Vec<u64>>());
-        assert!(engine.request_key_frame());
+        assert!(engine.request_key_frame(None));
         talk(&mut engine, &mut client, &mut now, |_, _, theirs| {
             matches!(theirs, Some(str0m::Event::KeyframeRequest(_)))
         });
@@ -562,6 +598,7 @@ mod tests {
             kind: TrackKind::Video,
             codec,
             source: 7,
+            rid: None,
             sequence: 60_000,
             timestamp: 1,
             marker: true,
@@ -616,6 +653,7 @@ mod tests {
             kind: TrackKind::Video,
             codec,
             source: 7,
+            rid: None,
             sequence: 1,
             timestamp: 1,
             marker: true,
@@ -642,8 +680,9 @@ mod tests {
     fn what_cannot_be_answered_is_refused_with_its_reason() {
         let now = Instant::now();
         let certificate = crypto::certificate().expect("a certificate");
-        let answer =
-            |offer: &str, role| Peer::answer(offer, role, ENGINE.into(), certificate.clone(), now).map(drop);
+        let answer = |offer: &str, role| {
+            Peer::answer(offer, role, false, ENGINE.into(), certificate.clone(), now).map(drop)
+        };
         assert!(matches!(answer("hello", Role::Viewer), Err(OfferError::Syntax)));
         let (_, offer) = Client::new(Direction::SendOnly, now);
         answer(&offer, Role::Publisher).expect("as it is");
@@ -712,7 +751,7 @@ mod tests {
             // A session without optimisation takes its time.
             if round % 50 == 0 {
                 let certificate = certificate.clone();
-                let peer = Peer::answer(&checked, Role::Publisher, ENGINE.into(), certificate, now);
+                let peer = Peer::answer(&checked, Role::Publisher, false, ENGINE.into(), certificate, now);
                 answered += usize::from(peer.is_ok());
             }
         }

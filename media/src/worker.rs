@@ -48,6 +48,7 @@ pub(crate) enum Command {
     Open(Offer, oneshot::Sender<Result<Opened, Refusal>>),
     Patch(Patch, oneshot::Sender<Result<Patched, Refusal>>),
     Close(SessionId, oneshot::Sender<bool>),
+    Choose(SessionId, Option<Box<str>>, oneshot::Sender<bool>),
     Listen(SessionId, oneshot::Sender<Result<mpsc::Receiver<SessionEvent>, Refusal>>),
     Probe(SessionId, oneshot::Sender<Presence>),
     List(oneshot::Sender<Vec<StreamStatus>>),
@@ -183,6 +184,11 @@ impl Worker {
     #[must_use]
     pub fn tombstone(&self) -> bool {
         self.commands.try_send(Command::End(None)).is_ok()
+    }
+
+    /// Gives a viewer the layer of that rid while it is there; the engine chooses without. False if there is no such viewer.
+    pub async fn choose(&self, session: SessionId, rid: Option<Box<str>>) -> bool {
+        self.ask(|reply| Command::Choose(session, rid, reply)).await.unwrap_or(false)
     }
 
     /// Everything that happens to `session` from now on.
@@ -336,6 +342,9 @@ impl Turn {
             }
             Command::List(reply) => {
                 let _ = reply.send(self.engine.snapshot().streams);
+            }
+            Command::Choose(session, rid, reply) => {
+                let _ = reply.send(self.engine.choose(session, rid));
             }
             Command::Listen(session, reply) => {
                 let _ = reply.send(self.engine.listen(session));

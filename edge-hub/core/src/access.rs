@@ -1,4 +1,9 @@
-//! What each principal may read, as the API server said: remembered online for minutes, while cut for ever.
+//! What each principal may read, as the API server said: believed online for a minute, while cut as it stood at the cut.
+//!
+//! A right that was taken away is gone within [`ALLOWED_VALIDITY`]. What is in use is asked about again before that, in
+//! the background ([`AccessMemory::due`]), so that no request waits for it. A cut freezes what was confirmed within
+//! [`FROZEN_VALIDITY`] of connected time before it: time without the cloud makes no word older, since none could be
+//! asked about, and a link that comes for seconds takes nothing from anybody.
 //!
 //! Keys are exact. RBAC would allow to conclude that who may list all pods may get one of them; other authorizers
 //! need not agree, and field-selector authorization does not, so nothing is concluded here: each distinct request
@@ -16,12 +21,22 @@ use crate::identity::{Details, Principal};
 use crate::record::{self, DamagedRecord, RecordChange};
 
 /// How long an allowance holds while the API server can be asked again.
-pub const ALLOWED_VALIDITY: Duration = Duration::from_secs(10 * 60);
+pub const ALLOWED_VALIDITY: Duration = Duration::from_secs(60);
+/// Connected time since it was said, within which an allowance still holds at a cut.
+pub const FROZEN_VALIDITY: Duration = Duration::from_secs(5 * 60);
+/// An allowance that was used within [`BUSY`] is asked about again at this age, before it ends.
+const RENEW_BUSY: Duration = Duration::from_secs(40);
+const BUSY: Duration = Duration::from_secs(2 * 60);
+/// An allowance that was used within [`IN_USE`], as by a watch that is still open, is kept good for a cut.
+const RENEW_IN_USE: Duration = Duration::from_secs(3 * 60);
+const IN_USE: Duration = Duration::from_secs(60 * 60);
+/// Allowances in doubt that are asked about again; others are when they are needed.
+const DOUBTED: usize = 256;
 /// How long a denial holds while the API server can be asked again.
 pub const DENIED_VALIDITY: Duration = Duration::from_secs(30);
 /// A word that is only said again is written again this long after it was written last: so its age after a restart is
 /// too great by no more than this.
-const REWRITE_AFTER: Duration = Duration::from_secs(60 * 60);
+const REWRITE_AFTER: Duration = Duration::from_secs(2 * 60);
 
 /// One exact thing that may be allowed. Absent parts are empty texts, as in a SubjectAccessReview.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -88,6 +103,12 @@ impl AccessKey {
 }
 
 impl AccessKey {
+    /// Whether this is to list or watch a whole collection, without a selector.
+    fn is_collection(&self) -> bool {
+        matches!(self, Self::Resource { verb, name, labels, fields, .. }
+            if matches!(&**verb, "list" | "watch") && name.is_empty() && labels.is_empty() && fields.is_empty())
+    }
+
     /// Whether this is about the same resource as `other`, in its namespace or, where that names none, in any; and about
     /// the same object, where that names one.
     fn is_under(&self, other: &Self) -> bool {
@@ -138,7 +159,23 @@ struct Entry {
     learned: Option<Duration>,
     /// Since 1970, as the store has it; `None` for a record of a version that did not write it.
     written: Option<Duration>,
+    /// Its age in connected time when this process came to know it, and the connected time of this process then.
+    age_before: Duration,
+    online: Duration,
+    /// Last use, on the monotonic clock; the beginning for one from before a restart.
+    used_at: Duration,
     used: u64,
+}
+
+/// Where a word is from.
+#[derive(Copy, Clone, Debug)]
+enum Source {
+    /// The API server said so at this moment, to a request or about one.
+    Request(Now),
+    /// The API server said so at this moment, and nobody waited for it.
+    Renewal(Now),
+    /// The store: when it was written, and its age in connected time.
+    Store(Option<Duration>, Duration),
 }
 
 #[derive(Debug, Default)]
@@ -179,24 +216,104 @@ impl Default for AccessLimits {
 
 /// The memory. The least recently used entry makes room, first among the principal's own.
 ///
-/// **A yes that turns into a no** says that rights were taken away: what else was allowed of the same resource, in the
-/// same namespace or below, is forgotten, because a cut would keep it for ever. It is asked about again online.
+/// **A yes that turns into a no**, and a new no to a whole collection, say that rights may have been taken away: what else
+/// was allowed of the same resource, in the same namespace or below, is forgotten, because a cut would keep it. It is
+/// asked about again at once.
 ///
-/// **While cut** the last word on exactly this key counts, whenever it was said: an entry whose last word is *allowed*
-/// stays allowed however long the cut lasts, one whose last word is *denied* stays denied, and what was never asked
-/// is unknown. Entries leave only when newer ones need their room, which a cut brings none of.
+/// **While cut** the last word on exactly this key counts, as it stood at the cut: one that was *allowed* and not too old
+/// by then stays allowed however long the cut lasts, one whose last word is *denied* stays denied, and all else is
+/// unknown. Entries leave only when newer ones need their room, which a cut brings none of.
 #[derive(Debug)]
 pub struct AccessMemory {
     principals: BTreeMap<Arc<Principal>, OfPrincipal>,
     by_use: BTreeMap<u64, Arc<Principal>>,
     uses: u64,
     limits: AccessLimits,
+    /// Connected time of this process up to the last cut, and since when it is connected again.
+    online_before: Duration,
+    online_since: Option<Duration>,
+    /// Forgotten for a refusal beside them.
+    doubted: Vec<(Principal, AccessKey)>,
 }
 
 impl AccessMemory {
     /// An empty memory.
     pub fn new(limits: AccessLimits) -> Self {
-        Self { principals: BTreeMap::new(), by_use: BTreeMap::new(), uses: 0, limits }
+        Self {
+            principals: BTreeMap::new(),
+            by_use: BTreeMap::new(),
+            uses: 0,
+            limits,
+            online_before: Duration::ZERO,
+            online_since: None,
+            doubted: Vec::new(),
+        }
+    }
+
+    /// The API server can be asked from now on, or no longer.
+    pub fn handle_link(&mut self, now: Now, connected: bool) {
+        self.online_before = self.online(now);
+        self.online_since = connected.then_some(now.monotonic);
+    }
+
+    /// Connected time of this process.
+    fn online(&self, now: Now) -> Duration {
+        self.online_before
+            + self.online_since.map_or(Duration::ZERO, |since| now.monotonic.saturating_sub(since))
+    }
+
+    /// Whether the word still holds at a cut that begins now, or held at the one that lasts.
+    fn is_frozen(&self, now: Now, entry: &Entry) -> bool {
+        let age = entry.age_before.saturating_add(self.online(now).saturating_sub(entry.online));
+        age <= FROZEN_VALIDITY
+    }
+
+    /// The allowances that should be asked about now, at most `limit`, those in doubt first and then the oldest. What is
+    /// said of them comes back by [`AccessMemory::renew`]. Not those for which `is_sure` says that the hub knows itself.
+    pub fn due(
+        &mut self,
+        now: Now,
+        limit: usize,
+        is_sure: impl Fn(&Principal, &AccessKey) -> bool,
+    ) -> Vec<(Principal, AccessKey)> {
+        let mut due = std::mem::take(&mut self.doubted);
+        self.doubted = due.split_off(due.len().min(limit));
+        let mut aged = Vec::new();
+        for (principal, of) in &self.principals {
+            for (key, entry) in &of.entries {
+                let unused = now.monotonic.saturating_sub(entry.used_at);
+                let renew_at = if unused <= BUSY { RENEW_BUSY } else { RENEW_IN_USE };
+                let age =
+                    entry.learned.map_or(Duration::MAX, |learned| now.monotonic.saturating_sub(learned));
+                // Of a user with details only a kubelet asks, which is answered by the cloud or with an age.
+                let is_ours = !matches!(**key, AccessKey::Of { .. });
+                let is_alive = entry.learned.is_some() || self.is_frozen(now, entry);
+                if entry.allowed && is_ours && is_alive && unused <= IN_USE && age >= renew_at {
+                    aged.push((std::cmp::Reverse(age), principal, key));
+                }
+            }
+        }
+        aged.retain(|(_, principal, key)| !is_sure(principal, key));
+        aged.sort_unstable();
+        let more = aged.into_iter().map(|(_, principal, key)| ((**principal).clone(), (**key).clone()));
+        due.extend(more.take(limit.saturating_sub(due.len())));
+        due
+    }
+
+    /// The API server said so just now of what was [due](AccessMemory::due).
+    pub fn renew(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        key: &AccessKey,
+        allowed: bool,
+    ) -> Vec<RecordChange> {
+        self.insert(principal, key, allowed, Source::Renewal(now))
+    }
+
+    /// The API server's last word, however old: for an answer that says its age.
+    pub fn last_word(&self, principal: &Principal, key: &AccessKey) -> Option<bool> {
+        Some(self.principals.get(principal)?.entries.get(key)?.allowed)
     }
 
     /// Number of entries.
@@ -217,11 +334,23 @@ impl AccessMemory {
         let allowed = entry.allowed;
         let validity = if allowed { ALLOWED_VALIDITY } else { DENIED_VALIDITY };
         let age = entry.learned.map(|learned| now.monotonic.saturating_sub(learned));
-        if reach == Reach::Online && age.is_none_or(|age| age > validity) {
+        let holds = match reach {
+            Reach::Online => age.is_some_and(|age| age <= validity),
+            Reach::Cut => !allowed || self.is_frozen(now, entry),
+        };
+        self.touch(now, principal, key);
+        if !holds {
             return Access::Unknown;
         }
-        self.touch(principal, key);
         if allowed { Access::Allowed } else { Access::Denied }
+    }
+
+    /// Whether the cloud is known to allow anybody but `principal` to read this very object by its name.
+    pub fn is_allowed_to_another(&self, now: Now, principal: &Principal, object: &AccessKey) -> bool {
+        let others = self.principals.iter().filter(|(other, _)| ***other != *principal);
+        others
+            .flat_map(|(_, of)| &of.entries)
+            .any(|(key, entry)| entry.allowed && self.is_frozen(now, entry) && key.is_under(object))
     }
 
     /// How long ago the API server said what [`AccessMemory::check`] finds; never too little. `None` if it is not known.
@@ -239,7 +368,7 @@ impl AccessMemory {
         key: &AccessKey,
         allowed: bool,
     ) -> Vec<RecordChange> {
-        self.insert(principal, key, allowed, Some(now.monotonic), Some(now.unix))
+        self.insert(principal, key, allowed, Source::Request(now))
     }
 
     /// The API server itself just answered 2xx (or 404 after authorization) to this principal, with its own
@@ -261,14 +390,20 @@ impl AccessMemory {
         entries.collect()
     }
 
-    /// Takes a record over from the store. It counts while cut; online the API server is asked again first.
+    /// Takes a record over from the store, of a process that heard from the API server last at `last_contact` (since
+    /// 1970). It counts while cut, if it is not too old by then; online the API server is asked again first.
     ///
     /// # Errors
     /// [`DamagedRecord`] if it is none of this memory's.
-    pub fn restore(&mut self, value: &[u8]) -> Result<Vec<RecordChange>, DamagedRecord> {
+    pub fn restore(
+        &mut self,
+        value: &[u8],
+        last_contact: Duration,
+    ) -> Result<Vec<RecordChange>, DamagedRecord> {
         let (head, _) = record::decode::<RecordHead>(value)?;
         let written = head.written_seconds.map(Duration::from_secs);
-        let changes = self.insert(&head.principal, &head.key, head.allowed, None, written);
+        let age = written.map_or(Duration::MAX, |written| last_contact.saturating_sub(written));
+        let changes = self.insert(&head.principal, &head.key, head.allowed, Source::Store(written, age));
         Ok(changes.into_iter().filter(|change| matches!(change, RecordChange::Remove { .. })).collect())
     }
 
@@ -277,11 +412,16 @@ impl AccessMemory {
         principal: &Principal,
         key: &AccessKey,
         allowed: bool,
-        learned: Option<Duration>,
-        said: Option<Duration>,
+        source: Source,
     ) -> Vec<RecordChange> {
         self.uses += 1;
         let used = self.uses;
+        let (learned, said, age_before, online) = match source {
+            Source::Request(now) | Source::Renewal(now) => {
+                (Some(now.monotonic), Some(now.unix), Duration::ZERO, self.online(now))
+            }
+            Source::Store(written, age) => (None, written, age, Duration::ZERO),
+        };
         let shared = match self.principals.get_key_value(principal) {
             Some((shared, _)) => Arc::clone(shared),
             None => Arc::new(principal.clone()),
@@ -293,10 +433,17 @@ impl AccessMemory {
         let kept = of.entries.get(&key).filter(|held| held.allowed == allowed).and_then(|held| held.written);
         let kept = kept.filter(|kept| said.is_none_or(|said| said.saturating_sub(*kept) < REWRITE_AFTER));
         let written = kept.or(said);
-        let previous = of.entries.insert(Arc::clone(&key), Entry { allowed, learned, written, used });
-        let is_taken_away = !allowed && previous.as_ref().is_some_and(|previous| previous.allowed);
+        let used_at = match (source, of.entries.get(&key)) {
+            (Source::Request(now), _) | (Source::Renewal(now), None) => now.monotonic,
+            (Source::Renewal(_), Some(held)) => held.used_at,
+            (Source::Store(..), _) => Duration::ZERO,
+        };
+        let entry = Entry { allowed, learned, written, age_before, online, used_at, used };
+        let previous = of.entries.insert(Arc::clone(&key), entry);
+        let is_news = learned.is_some() && previous.as_ref().is_none_or(|previous| previous.allowed);
+        let is_taken_away = !allowed
+            && (previous.as_ref().is_some_and(|previous| previous.allowed) || is_news && key.is_collection());
         of.by_use.insert(used, Arc::clone(&key));
-        let held = of.entries.len();
         self.by_use.insert(used, shared);
         let mut changes = Vec::new();
         if previous.is_none() || kept.is_none() {
@@ -308,7 +455,9 @@ impl AccessMemory {
         }
         if is_taken_away {
             changes.extend(self.forget_allowed_beside(principal, &key));
-        } else if held > self.limits.per_principal.max(1) {
+        }
+        let held = self.principals.get(principal).map_or(0, |of| of.entries.len());
+        if held > self.limits.per_principal.max(1) {
             changes.extend(self.drop_oldest_of(principal));
         }
         if self.len() > self.limits.total.max(1)
@@ -328,6 +477,8 @@ impl AccessMemory {
             of.by_use.remove(&entry.used);
             self.by_use.remove(&entry.used);
         }
+        let room = DOUBTED.saturating_sub(self.doubted.len());
+        self.doubted.extend(gone.iter().take(room).map(|(key, _)| (principal.clone(), (**key).clone())));
         gone.into_iter().map(|(key, _)| RecordChange::Remove { key: store_key(principal, &key) }).collect()
     }
 
@@ -342,7 +493,7 @@ impl AccessMemory {
         Some(RecordChange::Remove { key: store_key(principal, &key) })
     }
 
-    fn touch(&mut self, principal: &Principal, key: &AccessKey) {
+    fn touch(&mut self, now: Now, principal: &Principal, key: &AccessKey) {
         let Some(of) = self.principals.get_mut(principal) else { return };
         let Some(entry) = of.entries.get_mut(key) else { return };
         self.uses += 1;
@@ -353,6 +504,7 @@ impl AccessMemory {
             self.by_use.insert(self.uses, principal);
         }
         entry.used = self.uses;
+        entry.used_at = now.monotonic;
     }
 }
 
@@ -386,7 +538,7 @@ mod tests {
         let beside = [of("get", "secrets", "a", "s"), of("watch", "secrets", "a", "")];
         let others =
             [of("get", "secrets", "b", "s"), of("get", "configmaps", "a", "s"), of("get", "pods", "", "")];
-        // A no where there was never a yes takes nothing: who may get need not be allowed to list.
+        // The same no once more takes nothing: who may get need not be allowed to list.
         memory.learn(at(0), &jo, &list, false);
         for key in beside.iter().chain(&others) {
             memory.learn(at(1), &jo, key, true);
@@ -397,6 +549,7 @@ mod tests {
         assert!(beside.iter().chain(&others).all(|key| allowed(&mut memory, key)));
         memory.learn(at(4), &jo, &list, true);
         let changes = memory.learn(at(5), &jo, &list, false);
+        assert_eq!(memory.due(at(5), 9, |_, _| false), beside.clone().map(|key| (jo.clone(), key)));
         let removed = changes.iter().filter(|change| matches!(change, RecordChange::Remove { .. }));
         assert_eq!(removed.count(), beside.len());
         for key in &beside {
@@ -429,18 +582,83 @@ mod tests {
     }
 
     #[test]
-    fn online_an_allowance_holds_ten_minutes_and_a_denial_thirty_seconds() {
+    fn online_an_allowance_holds_a_minute_and_a_denial_thirty_seconds() {
         let mut memory = memory();
         memory.learn(at(0), &jo(), &pods(), true);
-        assert_eq!(memory.check(at(600), Reach::Online, &jo(), &pods()), Access::Allowed);
-        assert_eq!(memory.check(at(601), Reach::Online, &jo(), &pods()), Access::Unknown);
+        assert_eq!(memory.check(at(60), Reach::Online, &jo(), &pods()), Access::Allowed);
+        assert_eq!(memory.check(at(61), Reach::Online, &jo(), &pods()), Access::Unknown);
         memory.own_refusal(at(700), &jo(), &pods());
         assert_eq!(memory.check(at(730), Reach::Online, &jo(), &pods()), Access::Denied);
         assert_eq!(memory.check(at(731), Reach::Online, &jo(), &pods()), Access::Unknown);
     }
 
     #[test]
-    fn while_cut_the_last_word_holds_for_ever() {
+    fn a_refused_collection_puts_what_was_allowed_of_it_in_doubt() {
+        let mut memory = memory();
+        let one = key("/api/v1/namespaces/media/pods/engine-0", "", "");
+        let elsewhere = key("/api/v1/namespaces/other/pods/engine-0", "", "");
+        memory.learn(at(0), &jo(), &one, true);
+        memory.learn(at(0), &jo(), &elsewhere, true);
+        let changes = memory.own_refusal(at(1), &jo(), &pods());
+        assert!(changes.contains(&RecordChange::Remove { key: store_key(&jo(), &one) }));
+        for reach in [Reach::Online, Reach::Cut] {
+            assert_eq!(memory.check(at(2), reach, &jo(), &one), Access::Unknown);
+            assert_eq!(memory.check(at(2), reach, &jo(), &elsewhere), Access::Allowed);
+        }
+        // It is asked about without anybody waiting, and back if it still holds.
+        assert_eq!(memory.due(at(2), 9, |_, _| false), [(jo(), one.clone())]);
+        memory.renew(at(3), &jo(), &one, true);
+        assert_eq!(memory.check(at(4), Reach::Cut, &jo(), &one), Access::Allowed);
+        // A selector that is refused says nothing of the rest.
+        memory.own_refusal(at(5), &jo(), &key("/api/v1/namespaces/media/pods", "", "spec.nodeName=a"));
+        assert_eq!(memory.check(at(6), Reach::Cut, &jo(), &one), Access::Allowed);
+    }
+
+    #[test]
+    fn what_is_in_use_is_renewed_before_it_ends_and_what_is_not_is_left_alone() {
+        let mut memory = memory();
+        memory.handle_link(at(0), true);
+        memory.learn(at(0), &jo(), &pods(), true);
+        let all = |_: &Principal, _: &AccessKey| false;
+        assert_eq!(memory.due(at(39), 9, all), []);
+        assert_eq!(memory.due(at(40), 9, all), [(jo(), pods())]);
+        assert_eq!(memory.due(at(40), 9, |_, _| true), [], "the hub knows itself");
+        memory.renew(at(41), &jo(), &pods(), true);
+        assert_eq!(memory.check(at(100), Reach::Online, &jo(), &pods()), Access::Allowed);
+        // Used at 100 s last, as by a watch that stays open: asked about every three minutes, for an hour.
+        let mut asked = Vec::new();
+        for second in (221..2 * 3600).step_by(10) {
+            for (principal, key) in memory.due(at(second), 9, all) {
+                asked.push(second);
+                memory.renew(at(second), &principal, &key, true);
+            }
+        }
+        assert!(asked.windows(2).all(|pair| pair[1] - pair[0] == 180), "{asked:?}");
+        assert!(asked.last().is_some_and(|last| (3500..=3700).contains(last)), "{asked:?}");
+        assert_eq!(memory.check(at(7200), Reach::Cut, &jo(), &pods()), Access::Unknown);
+    }
+
+    #[test]
+    fn a_cut_freezes_rights_as_they_stood_and_only_connected_time_makes_them_older() {
+        let mut memory = memory();
+        memory.handle_link(at(0), true);
+        memory.learn(at(0), &jo(), &pods(), true);
+        memory.handle_link(at(60), false);
+        let hour = 3600;
+        assert_eq!(memory.check(at(24 * hour), Reach::Cut, &jo(), &pods()), Access::Allowed);
+        // A link that comes for seconds, in which nothing could be asked, takes nothing.
+        memory.handle_link(at(24 * hour), true);
+        assert_eq!(memory.check(at(24 * hour), Reach::Online, &jo(), &pods()), Access::Unknown);
+        memory.handle_link(at(24 * hour + 5), false);
+        assert_eq!(memory.check(at(48 * hour), Reach::Cut, &jo(), &pods()), Access::Allowed);
+        // One that lasts without the word being confirmed does.
+        memory.handle_link(at(48 * hour), true);
+        memory.handle_link(at(48 * hour + 236), false);
+        assert_eq!(memory.check(at(49 * hour), Reach::Cut, &jo(), &pods()), Access::Unknown);
+    }
+
+    #[test]
+    fn while_cut_a_word_that_stood_holds_for_ever() {
         let mut memory = memory();
         let year = 365 * 24 * 3600;
         memory.own_success(at(0), &jo(), &pods());
@@ -478,17 +696,26 @@ mod tests {
         let changes = memory().learn(at(100), &jo(), &pods(), true);
         let [RecordChange::Put { value, .. }] = changes.as_slice() else { panic!("one record: {changes:?}") };
         let mut restored = memory();
-        assert_eq!(restored.restore(value), Ok(Vec::new()));
+        let contact = |seconds| at(0).unix + Duration::from_secs(seconds);
+        assert_eq!(restored.restore(value, contact(300)), Ok(Vec::new()));
         assert_eq!(restored.check(at(0), Reach::Cut, &jo(), &pods()), Access::Allowed);
         assert_eq!(restored.check(at(0), Reach::Online, &jo(), &pods()), Access::Unknown);
-        assert_eq!(restored.restore(b"not a record"), Err(DamagedRecord));
+        assert_eq!(restored.restore(b"not a record", contact(0)), Err(DamagedRecord));
+        // It is asked about as soon as there is somebody to ask.
+        assert_eq!(restored.due(at(1), 9, |_, _| false), [(jo(), pods())]);
         let later = Now { monotonic: Duration::ZERO, unix: at(0).unix + Duration::from_secs(500) };
         assert_eq!(restored.age(later, &jo(), &pods()), Some(Duration::from_secs(500)));
         let old = String::from_utf8(value.clone()).expect("a line of JSON");
         let old = old.replace(",\"written_seconds\":1795521600", "");
         assert!(!old.contains("1795521600"), "{old}");
-        assert_eq!(restored.restore(old.as_bytes()), Ok(Vec::new()));
-        assert_eq!(restored.check(at(0), Reach::Cut, &jo(), &pods()), Access::Allowed);
+        // One that was too old at the cut, or that nobody knows the age of, counts no more.
+        for (value, contact) in [(value.as_slice(), contact(301)), (old.as_bytes(), contact(0))] {
+            let mut restored = super::tests::memory();
+            assert_eq!(restored.restore(value, contact), Ok(Vec::new()));
+            assert_eq!(restored.check(at(0), Reach::Cut, &jo(), &pods()), Access::Unknown);
+            assert_eq!(restored.due(at(1), 9, |_, _| false), []);
+            assert_eq!(restored.last_word(&jo(), &pods()), Some(true));
+        }
     }
 
     #[test]
@@ -496,20 +723,20 @@ mod tests {
         let mut memory = memory();
         assert_eq!(memory.learn(at(0), &jo(), &pods(), true).len(), 1);
         assert_eq!(memory.learn(at(300), &jo(), &pods(), true).len(), 0);
-        assert_eq!(memory.check(at(900), Reach::Online, &jo(), &pods()), Access::Allowed);
-        assert_eq!(memory.learn(at(901), &jo(), &pods(), false).len(), 1);
+        assert_eq!(memory.check(at(360), Reach::Online, &jo(), &pods()), Access::Allowed);
+        assert_eq!(memory.learn(at(361), &jo(), &pods(), false).len(), 1);
     }
 
     #[test]
-    fn a_word_has_the_age_of_its_last_saying_and_is_written_again_after_an_hour() {
+    fn a_word_has_the_age_of_its_last_saying_and_is_written_again_after_two_minutes() {
         let mut memory = memory();
         let moment = |seconds| Now { unix: at(0).unix + Duration::from_secs(seconds), ..at(seconds) };
         assert_eq!(memory.age(moment(0), &jo(), &pods()), None);
         assert_eq!(memory.learn(moment(0), &jo(), &pods(), true).len(), 1);
-        assert_eq!(memory.learn(moment(3599), &jo(), &pods(), true).len(), 0);
-        assert_eq!(memory.age(moment(3605), &jo(), &pods()), Some(Duration::from_secs(6)));
-        assert_eq!(memory.learn(moment(3600), &jo(), &pods(), true).len(), 1);
-        assert_eq!(memory.learn(moment(3601), &jo(), &pods(), true).len(), 0);
+        assert_eq!(memory.learn(moment(119), &jo(), &pods(), true).len(), 0);
+        assert_eq!(memory.age(moment(125), &jo(), &pods()), Some(Duration::from_secs(6)));
+        assert_eq!(memory.learn(moment(120), &jo(), &pods(), true).len(), 1);
+        assert_eq!(memory.learn(moment(121), &jo(), &pods(), true).len(), 0);
     }
 
     #[test]

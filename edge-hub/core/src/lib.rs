@@ -13,6 +13,7 @@ pub mod filter;
 pub mod identity;
 pub mod lease;
 pub mod link;
+pub mod node_rights;
 pub mod offline;
 pub mod overlay;
 pub mod precondition;

@@ -37,6 +37,7 @@ impl Hub {
         }
         // Of these a second state cannot be laid over the first.
         let has_own = |class| match class {
+            BlobClass::Access => !lock(&self.access).is_empty(),
             BlobClass::Lease => lock(&self.lease).is_held(),
             BlobClass::Event => !lock(&self.spool).is_empty(),
             BlobClass::Overlay => self.overlay.pods() > 0,
@@ -53,18 +54,18 @@ impl Hub {
             .collect();
         let given = recovered.blobs.iter().filter(|(key, _)| !skipped.contains(&key.class));
         for (key, value) in given {
-            if !self.restore_blob(key, value) {
+            if !self.restore_blob(key, value, heard) {
                 tracing::warn!(class = ?key.class, "a stored record of an unknown layout is passed over");
             }
         }
         for (key, value) in &own {
             // It was made by this process: it is understood, or is there already.
-            let _ = self.restore_blob(key, value);
+            let _ = self.restore_blob(key, value, heard);
         }
         self.restore_overlay();
     }
 
-    pub(super) fn restore(self: &Arc<Self>, recovered: Recovered) {
+    pub(super) fn restore(self: &Arc<Self>, recovered: Recovered, last_contact: Duration) {
         for note in &recovered.quarantined {
             tracing::warn!(note, "damaged data was set aside");
         }
@@ -72,7 +73,7 @@ impl Hub {
             self.restore_collection(held);
         }
         for (key, value) in recovered.blobs {
-            if !self.restore_blob(&key, &value) {
+            if !self.restore_blob(&key, &value, last_contact) {
                 tracing::warn!(class = ?key.class, "a stored record of an unknown layout is dropped");
                 self.store.remove(key);
             }
@@ -81,10 +82,10 @@ impl Hub {
     }
 
     /// Whether the record was understood.
-    fn restore_blob(&self, key: &BlobKey, value: &Bytes) -> bool {
+    fn restore_blob(&self, key: &BlobKey, value: &Bytes, last_contact: Duration) -> bool {
         match key.class {
             BlobClass::Token => lock(&self.tokens).restore(value).is_ok(),
-            BlobClass::Access => lock(&self.access).restore(value).is_ok(),
+            BlobClass::Access => lock(&self.access).restore(value, last_contact).is_ok(),
             BlobClass::Single | BlobClass::Discovery => self.restore_document(key, value.clone()),
             BlobClass::Key => self.authenticator.restore(&key.key, value),
             BlobClass::Lease => lock(&self.lease).restore(value).is_ok(),

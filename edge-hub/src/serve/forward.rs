@@ -56,6 +56,12 @@ pub fn is_single_key(key: &str) -> bool {
     key.starts_with(SINGLE)
 }
 
+/// The path of the object whose answer is kept under this key.
+#[must_use]
+pub fn path_of_single(key: &str) -> Option<&str> {
+    key.strip_prefix(SINGLE)?.split(' ').next()
+}
+
 /// Under what a discovery document is kept: what was asked for decides what came.
 fn discovery_key(uri: &Uri, accept: &str) -> String {
     format!("{} {accept}", uri.path_and_query().map_or("/", |path| path.as_str()))

@@ -47,7 +47,7 @@ const MAX_STREAM_BODY_BYTES: usize = 4 * 1024;
 /// How long a client may pause inside its body.
 const BODY_PATIENCE: Duration = Duration::from_secs(15);
 
-pub use forward::{forget_single, is_single_key};
+pub use forward::{forget_single, is_single_key, path_of_single};
 pub use room::Room;
 pub use wait::Asked;
 

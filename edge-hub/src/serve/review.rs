@@ -15,7 +15,10 @@ use proto_kube::{
 };
 
 use super::{Call, answer, forward, resource_access};
-use crate::upstream::{Body, UpstreamBody, full};
+use crate::{
+    hub::lock,
+    upstream::{Body, UpstreamBody, full},
+};
 
 impl Call {
     /// Which review this is, if it is one of this node's own kubelet.
@@ -74,7 +77,7 @@ impl Call {
             Ok(None) => answer::refuse(&forward::cut_off("only the API server can answer this review")),
             Ok(Some(Question::Token(token))) => self.remembered_token(encoding, &token),
             Ok(Some(Question::Access(principal, key))) => {
-                let Some(allowed) = self.hub.known_access(&principal, &key) else {
+                let Some(allowed) = lock(&self.hub.access).last_word(&principal, &key) else {
                     return answer::refuse(&forward::cut_off("the API server was never asked about this"));
                 };
                 let age = self.hub.access_age(&principal, &key);

@@ -7,6 +7,7 @@ pub mod cache;
 pub mod claims;
 pub mod forward;
 pub mod keyframe;
+pub mod layer;
 pub mod offer;
 pub mod room;
 pub mod sdpfrag;

@@ -10,6 +10,8 @@ use crate::{Role, TrackKind};
 pub const MAX_OFFER_BYTES: usize = 64 * 1024;
 /// Most lines of an offer.
 const MAX_LINES: usize = 2000;
+/// Most layers of simulcast; browsers send three.
+const MAX_LAYERS: usize = 4;
 
 /// Why an offer is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +38,7 @@ struct Section<'a> {
     setup: Option<&'a str>,
 }
 
-/// Checks the offer and returns it as it is to be answered: without simulcast, so that a publisher sends one layer.
+/// Checks the offer and returns it as it is to be answered. A viewer sends no layers, so it need not describe any.
 ///
 /// # Errors
 /// [`OfferFault`].
@@ -77,7 +79,36 @@ pub fn check(offer: &str, role: Role) -> Result<String, OfferFault> {
             }));
         }
     }
-    Ok(without_simulcast(offer))
+    let layers = offer.lines().filter(|line| line.starts_with("a=rid:")).count();
+    if role == Role::Publisher && layers > MAX_LAYERS {
+        return Err(OfferFault::NotAcceptable("more than 4 layers of simulcast"));
+    }
+    Ok(with_plain_ends(offer, role == Role::Publisher))
+}
+
+/// The rids that the offer pauses (RFC 8853 s5.1: `~`).
+fn paused(offer: &str) -> Vec<&str> {
+    let lists = offer.lines().filter_map(|line| line.strip_prefix("a=simulcast:send "));
+    let rids = lists.flat_map(|list| list.split(' ').next().unwrap_or_default().split([';', ',']));
+    rids.filter_map(|rid| rid.trim().strip_prefix('~')).collect()
+}
+
+/// The answer, in which the layers that the offer pauses are paused, too.
+#[must_use]
+pub fn with_paused_layers(answer: &str, offer: &str) -> String {
+    let paused = paused(offer);
+    if paused.is_empty() {
+        return answer.to_owned();
+    }
+    let mark = |rid: &str| if paused.contains(&rid) { format!("~{rid}") } else { rid.to_owned() };
+    let line = |line: &str| match line.strip_prefix("a=simulcast:recv ") {
+        Some(rids) => {
+            let rids: Vec<String> = rids.split(';').map(|rid| mark(rid.trim_start_matches('~'))).collect();
+            format!("a=simulcast:recv {}\r\n", rids.join(";"))
+        }
+        None => format!("{line}\r\n"),
+    };
+    answer.lines().map(line).collect()
 }
 
 fn sections(offer: &str) -> Result<Vec<Section<'_>>, OfferFault> {
@@ -150,10 +181,10 @@ fn bundle(offer: &str, media: &[Section<'_>]) -> Result<(), OfferFault> {
     Ok(())
 }
 
-fn without_simulcast(offer: &str) -> String {
+fn with_plain_ends(offer: &str, with_layers: bool) -> String {
     let mut kept = String::with_capacity(offer.len());
     let layered = |line: &str| line.starts_with("a=simulcast:") || line.starts_with("a=rid:");
-    for line in offer.lines().filter(|line| !layered(line)) {
+    for line in offer.lines().filter(|line| with_layers || !layered(line)) {
         kept.push_str(line);
         kept.push_str("\r\n");
     }
@@ -178,9 +209,16 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_offer_is_taken_without_its_simulcast() {
-        let layered = format!("{}a=rid:h send\r\na=rid:l send\r\na=simulcast:send h;l\r\n", offer());
-        assert_eq!(check(&layered, Role::Publisher), Ok(offer()));
+    fn a_whole_offer_is_taken_with_a_publishers_layers_alone() {
+        let layers = "a=rid:h send\r\na=rid:l send\r\na=simulcast:send h;~l\r\n";
+        let layered = format!("{}{layers}", offer());
+        assert_eq!(check(&layered, Role::Publisher), Ok(layered.clone()));
+        let viewer = layered.replace("sendonly", "recvonly");
+        assert_eq!(check(&viewer, Role::Viewer), Ok(offer().replace("sendonly", "recvonly")));
+        assert!(check(&format!("{layered}{}", "a=rid:x send\r\n".repeat(3)), Role::Publisher).is_err());
+        let answer = "v=0\r\na=rid:h recv\r\na=simulcast:recv h;l\r\n";
+        assert_eq!(with_paused_layers(answer, &layered), answer.replace(";l", ";~l"));
+        assert_eq!(with_paused_layers(answer, &offer()), answer);
         let unix = offer().replace('\r', "").replace("sendonly", "sendrecv");
         assert!(check(&unix, Role::Viewer).is_ok());
     }

@@ -17,6 +17,8 @@ pub enum Target {
     Endpoint(Role, StreamName),
     /// `/session/ID`; the id may be none that was ever given.
     Session(Option<SessionId>),
+    /// `/session/ID/layer`: which layer a viewer gets.
+    Layer(Option<SessionId>),
     /// `/events/ID`: what happens to a session.
     Events(Option<SessionId>),
     /// `/streams` or `/streams/ROOM/STREAM`.
@@ -36,6 +38,8 @@ pub enum Action {
     Patch(SessionId),
     /// Whether a session is there.
     Probe(SessionId),
+    /// Another layer for a viewer.
+    Choose(SessionId),
     /// What happens to a session from now on.
     Listen(SessionId),
     /// A list of streams.
@@ -259,6 +263,7 @@ pub fn target(path: &str) -> Option<Target> {
         [""] => Some(Target::Page),
         ["whip", room, of] => Some(Target::Endpoint(Role::Publisher, stream(room, of)?)),
         ["whep", room, of] => Some(Target::Endpoint(Role::Viewer, stream(room, of)?)),
+        ["session", id, "layer"] => Some(Target::Layer(SessionId::parse(id))),
         ["events", id] => Some(Target::Events(SessionId::parse(id))),
         ["session", id] => Some(Target::Session(SessionId::parse(id))),
         ["streams"] => Some(Target::Streams(None)),
@@ -277,6 +282,7 @@ pub fn action(method: &str, path: &str, content_type: Option<&str>) -> Result<Ac
     let allow = match &target {
         Target::Page | Target::Streams(_) | Target::Events(_) => "GET, HEAD, OPTIONS",
         Target::Endpoint(..) => "POST, GET, HEAD, OPTIONS",
+        Target::Layer(_) => "POST, OPTIONS",
         Target::Session(_) => "PATCH, DELETE, GET, HEAD, OPTIONS",
     };
     match target {
@@ -289,6 +295,14 @@ pub fn action(method: &str, path: &str, content_type: Option<&str>) -> Result<Ac
                 Ok(Action::Open(role, stream))
             } else {
                 Err(Refusal::new(415, "content_type", "an offer has `Content-Type: application/sdp`"))
+            }
+        }
+        Target::Layer(id) if method == "POST" => {
+            if is_essence(content_type, "application/json") {
+                id.map(Action::Choose).ok_or_else(Refusal::no_session)
+            } else {
+                let detail = "a choice has `Content-Type: application/json` and names an `encodingId`";
+                Err(Refusal::new(415, "content_type", detail))
             }
         }
         Target::Events(id) if method == "GET" => id.map(Action::Listen).ok_or_else(Refusal::no_session),
@@ -343,6 +357,9 @@ mod tests {
         }
         assert!(action("POST", "/whip/hall/cam", Some("Application/SDP; charset=utf-8")).is_ok());
         assert_eq!(action("PATCH", &session, Some(FRAGMENT_TYPE)), Ok(Action::Patch(id)));
+        let layer = format!("{session}/layer");
+        assert_eq!(action("POST", &layer, Some("application/json")), Ok(Action::Choose(id)));
+        assert_eq!(action("POST", &layer, SDP).map_err(|refusal| refusal.status), Err(415));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A client of an engine: a publisher or viewer by str0m, on a UDP socket of its own.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
     net::UdpSocket,
     time::{Duration, Instant},
@@ -10,7 +11,7 @@ use media::crypto;
 use str0m::{
     Candidate, Event, Input, Output, Rtc,
     change::{SdpAnswer, SdpPendingOffer},
-    media::{Direction, KeyframeRequestKind, MediaKind, Mid},
+    media::{Direction, KeyframeRequestKind, MediaKind, Mid, Simulcast, SimulcastLayer},
     net::{Protocol, Receive},
     rtp::RtpWrite,
 };
@@ -41,13 +42,22 @@ pub(crate) struct Peer {
     pub(crate) closed: bool,
     /// Requests for key frames that came.
     pub(crate) asked: usize,
+    /// The layers that a key frame is awaited of.
+    pub(crate) asked_for: BTreeSet<String>,
     /// Sequence number, timestamp and payload of each packet of pictures that came.
     pub(crate) received: Vec<(u64, u32, Vec<u8>)>,
     sent: u32,
+    /// The same of each layer.
+    layers: BTreeMap<String, u32>,
 }
 
 impl Peer {
     pub(crate) fn new(direction: Direction, pictures: Pictures) -> Self {
+        Self::with_layers(direction, pictures, &[])
+    }
+
+    /// One that sends its pictures in layers of these rids, if there are any.
+    fn with_layers(direction: Direction, pictures: Pictures, rids: &[&str]) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
         socket.set_nonblocking(true).expect("a setting");
         let address = socket.local_addr().expect("bound");
@@ -62,7 +72,12 @@ impl Peer {
         rtc.add_local_candidate(Candidate::host(address, "udp").expect("a candidate"));
         let mut change = rtc.sdp_api();
         change.add_media(MediaKind::Audio, direction, None, None, None);
-        let video = change.add_media(MediaKind::Video, direction, None, None, None);
+        let mut layers = Simulcast::new();
+        for rid in rids {
+            layers.add_send_layer(SimulcastLayer::new(rid));
+        }
+        let layers = (!rids.is_empty()).then_some(layers);
+        let video = change.add_media(MediaKind::Video, direction, None, None, layers);
         let (offer, pending) = change.apply().expect("something to offer");
         Self {
             rtc,
@@ -77,8 +92,10 @@ impl Peer {
             connected: false,
             closed: false,
             asked: 0,
+            asked_for: BTreeSet::new(),
             received: Vec::new(),
             sent: 0,
+            layers: BTreeMap::new(),
         }
     }
 
@@ -146,6 +163,43 @@ impl Peer {
         self.turn();
     }
 
+    /// A publisher of `path` that sends its pictures in layers of these rids.
+    pub(crate) fn publish_layers(engine: &Engine, path: &str, subject: &str, rids: &[&str]) -> Self {
+        let mut peer = Self::with_layers(Direction::SendOnly, Pictures::Vp8, rids);
+        let answer = engine.offer(path, &engine.issuer.everything(subject), &peer.offer);
+        peer.accept(&answer);
+        peer
+    }
+
+    /// The offer of such a publisher.
+    pub(crate) fn layered_offer(rids: &[&str]) -> String {
+        Self::with_layers(Direction::SendOnly, Pictures::Vp8, rids).offer
+    }
+
+    /// Sends a packet of `bytes` of one layer, a key frame if it was asked for; the third byte is the first of its rid.
+    pub(crate) fn send_layer(&mut self, rid: &str, bytes: usize) {
+        let is_delta = u8::from(!self.asked_for.remove(rid) && self.layers.contains_key(rid));
+        let sent = self.layers.entry(rid.to_owned()).or_default();
+        let (sequence, time) = (u64::from(*sent), *sent * 3000);
+        *sent += 1;
+        let mut payload = vec![0; bytes];
+        payload[..3].copy_from_slice(&[0x10, is_delta, rid.as_bytes()[0]]);
+        payload.extend_from_slice(&sent.to_be_bytes());
+        let number = self.rtc.media(self.video).expect("a track").remote_pts()[0];
+        let mut direct = self.rtc.direct_api();
+        let stream = direct.stream_tx_by_mid(self.video, Some(rid.into())).expect("a layer");
+        stream.write_rtp(RtpWrite::new(number, sequence.into(), time, Instant::now(), payload).marker(true));
+        self.rtc.handle_input(Input::Timeout(Instant::now())).expect("alive");
+        self.turn();
+    }
+
+    /// Of which layers the packets since the first `from` came, without repeats.
+    pub(crate) fn layers_since(&self, from: usize) -> String {
+        let mut layers: Vec<u8> = self.received[from..].iter().map(|(_, _, payload)| payload[2]).collect();
+        layers.dedup();
+        String::from_utf8(layers).expect("ASCII")
+    }
+
     /// Asks the engine for a key frame, as a decoder does that has lost its way.
     pub(crate) fn ask_for_key_frame(&mut self) {
         let video = self.video;
@@ -190,7 +244,10 @@ impl Peer {
         match event {
             Event::Connected => self.connected = true,
             Event::Closed => self.closed = true,
-            Event::KeyframeRequest(_) => self.asked += 1,
+            Event::KeyframeRequest(request) => {
+                self.asked += 1;
+                self.asked_for.extend(request.rid.map(|rid| rid.to_string()));
+            }
             Event::RtpPacket(packet) => {
                 let entry = (*packet.seq_no, packet.header.timestamp, packet.payload.to_vec());
                 self.received.push(entry);

@@ -254,7 +254,8 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    fn until(&mut self, wanted: impl Fn(&str) -> bool) -> String {
+    /// The next line that is wanted; nothing at the end of the stream.
+    pub(crate) fn until(&mut self, wanted: impl Fn(&str) -> bool) -> String {
         let lines = self.lines.by_ref().take(100).map_while(Result::ok);
         lines.into_iter().find(|line| wanted(line)).unwrap_or_default()
     }
