@@ -31,6 +31,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
+    at_rest,
     authenticate::Authenticator,
     certificate::{self, CertificateError},
     clock::Clock,
@@ -149,6 +150,7 @@ fn start(arguments: &Arguments) -> Result<(), RunError> {
         return Ok(());
     }
     telemetry::init(&config.file.log)?;
+    at_rest::forbid_dumps();
     // One thread: the hub's work is small and shared state stays cheap; the store has a thread of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let shutdown = Shutdown::new(GRACE);
@@ -172,10 +174,15 @@ fn check(config: &Config) -> Result<(), RunError> {
     if let Some(serving) = &config.file.serving {
         ReloadingResolver::new(serving.clone())?;
     }
-    if let Some(key) = &config.file.at_rest_key {
-        AtRestKey::load(key)?;
+    if let Some(key) = at_rest_key(config) {
+        AtRestKey::load(&key)?;
     }
     Ok(())
+}
+
+fn at_rest_key(config: &Config) -> Option<PathBuf> {
+    let credentials = std::env::var_os(at_rest::CREDENTIALS_DIRECTORY);
+    at_rest::key_path(config.file.at_rest_key.as_deref(), credentials.as_deref())
 }
 
 /// The pool that the configuration names, and whether this node's certificate makes it a member.
@@ -263,21 +270,21 @@ fn is_critical(spec: &CollectionSpec) -> bool {
 /// own is not.
 fn start_store(config: &Config) -> Result<(Store, UnboundedReceiver<Attempt>), StoreError> {
     let folder = config.file.state_directory.clone();
-    let given = config.file.at_rest_key.clone();
+    let given = at_rest_key(config);
     let max_bytes = config.file.state_limit_mib * 1024 * 1024;
+    // Kept over attempts: what is to be said of it is said once.
+    let held = OnceLock::new();
     let prepare = move || {
-        let key = match &given {
-            Some(path) => AtRestKey::load(path)?,
-            None => {
-                std::fs::create_dir_all(&folder).map_err(StoreError::io("create", &folder))?;
-                match AtRestKey::load_or_create(&folder.join("at-rest.key")) {
-                    Err(KeyError::Io(path, source)) => {
-                        return Err(StoreError::io("read", path)(source).into());
-                    }
-                    other => other?,
-                }
-            }
-        };
+        if held.get().is_none() {
+            at_rest::make_private(&folder).map_err(StoreError::io("create", &folder))?;
+            let key = at_rest::key(given.as_deref(), &folder).map_err(|error| match error {
+                KeyError::Io(path, source) if given.is_none() => StoreError::io("read", path)(source).into(),
+                other => Unopened::from(other),
+            })?;
+            // This thread alone sets it.
+            let _ = held.set(key);
+        }
+        let key = held.get().expect("it was set above").clone();
         let mut options = StoreOptions::new(folder.join("store"), key);
         options.max_bytes = max_bytes;
         options.critical = is_critical;

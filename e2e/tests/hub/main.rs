@@ -3,6 +3,7 @@
 mod rig;
 
 mod a_client_is_shown_what_its_filters_leave;
+mod a_client_that_pages_gets_pages;
 mod a_client_that_reads_slowly_takes_no_more_than_its_share;
 mod a_cut_costs_clients_no_list;
 mod a_dense_nodes_heartbeats_are_never_refused;

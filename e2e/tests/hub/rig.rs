@@ -48,11 +48,11 @@ struct RunningHub {
 
 pub(crate) struct Rig {
     pub(crate) cloud: CloudControl,
-    authority: Authority,
-    node: Identity,
-    folder: TempDir,
-    servers: Vec<SocketAddr>,
-    hub_address: SocketAddr,
+    pub(crate) authority: Authority,
+    pub(crate) node: Identity,
+    pub(crate) folder: TempDir,
+    pub(crate) servers: Vec<SocketAddr>,
+    pub(crate) hub_address: SocketAddr,
     hub: Option<RunningHub>,
     protocol: &'static str,
     filters: Value,
@@ -293,7 +293,7 @@ impl Rig {
         self.cloud.set_all_links(LinkState::Up).await;
     }
 
-    fn client(&self, identity: Option<&Identity>) -> Client {
+    pub(crate) fn client(&self, identity: Option<&Identity>) -> Client {
         let roots = self.roots_of_hub();
         Client::new(self.hub_address, &self.hub_address.ip().to_string(), roots, identity)
             .expect("a client")
@@ -332,14 +332,23 @@ impl Rig {
 
     /// A client of the API server itself with a token of the pod's ServiceAccount: what the hub is compared with.
     pub(crate) fn direct_pod(&self) -> Client {
+        self.direct(None).with_token(&self.pod_token(Duration::ZERO))
+    }
+
+    /// A client of the API server itself.
+    pub(crate) fn direct(&self, identity: Option<&Identity>) -> Client {
         let roots = self.authority.roots().expect("roots");
-        Client::new(self.servers[0], "127.0.0.1", roots, None)
+        Client::new(self.servers[0], "127.0.0.1", roots, identity)
             .expect("a client")
-            .with_token(&self.pod_token(Duration::ZERO))
             .with_header(USER_AGENT, CLIENT)
     }
 
     fn pod_token(&self, ago: Duration) -> String {
+        self.token(ago, &json!({"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"}}))
+    }
+
+    /// A real token of the pod's ServiceAccount for a TokenRequest of this `spec`, made so long ago.
+    pub(crate) fn token(&self, ago: Duration, spec: &Value) -> String {
         // Straight from the core: the token is the kubelet's business, not this test's.
         let path = "/api/v1/namespaces/default/serviceaccounts/reader/token";
         let mut request = e2e::cloud::model::Request::new(
@@ -347,9 +356,7 @@ impl Rig {
             "POST",
             path,
         );
-        request.body = json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"}}})
-            .to_string()
-            .into();
+        request.body = json!({ "spec": spec }).to_string().into();
         request.user_agent = CLIENT.into();
         let answer = self.cloud.with(|cloud, now| cloud.handle(now.saturating_sub(ago), &request));
         let e2e::cloud::model::AnswerKind::Full { response, .. } = answer.kind else {
