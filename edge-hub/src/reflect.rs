@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use edge_hub_core::{
-    collection::{Change, CollectionSpec, Envelope, Object},
+    collection::{Change, CollectionSpec, Object},
     definition::{DefinitionDoubt, Ended},
     identity::Principal,
     reflector::{Failure, Next, Reflector, SILENT_WATCH, STALLED_FRAME, STALLED_LIST},
@@ -14,7 +14,6 @@ use edge_hub_core::{
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use proto_kube::{
-    list::split_list,
     media_type::{Encoding, Format},
     object::scan,
     request_info::Verb,
@@ -26,7 +25,7 @@ mod label;
 mod wire;
 
 pub use self::label::Label;
-use self::wire::{envelope_of_event, envelope_of_list, object_from};
+use self::wire::{Gathered, Page, envelope_of_event, envelope_of_list, object_from, read_page};
 use crate::{
     cell::{Cell, Phase},
     clock::random,
@@ -72,19 +71,6 @@ pub async fn run(hub: Arc<Hub>, cell: Arc<Cell>) {
             // A new sponsor may end a pause; it must not cut a request short.
             () = attention.attention.notified(), if driver.pauses() => driver.reflector.nudge(),
         }
-    }
-}
-
-/// Pages of a list, or the initial events of a watch, until they are complete.
-#[derive(Default)]
-struct Gathered {
-    objects: Vec<Object>,
-    envelope: Option<Envelope>,
-}
-
-impl Gathered {
-    fn bytes(&self) -> usize {
-        self.objects.iter().map(|object| object.raw.len()).sum()
     }
 }
 
@@ -278,39 +264,39 @@ impl Driver {
             return Err(self.refusal(principal, credential, response, true).await);
         }
         self.check_format(response.headers())?;
-        let gathered = self.gathered.bytes();
+        let inflate = inflate_for(response.headers()).ok_or(Failure::BadAnswer)?;
         let hub = Arc::clone(&self.hub);
-        let read = hub.read_list(response, (&self.cell.spec, principal), gathered, STALLED_LIST).await;
-        let List { body, packed, turn } = read.map_err(|error| {
+        let held = self.gathered.bytes();
+        let read = hub.read_list(response, (&self.cell.spec, principal), held, STALLED_LIST).await;
+        let List { packed, most, turn } = read.map_err(|error| {
             if error == ListError::Broken {
                 return Failure::Transport;
             }
             tracing::warn!(collection = %Label(&self.cell.spec), %error, "the list is not kept");
             Failure::BadAnswer
         })?;
-        self.hub.metrics.count_upstream(&self.cell.spec.gvr.resource, packed);
+        self.hub.metrics.count_upstream(&self.cell.spec.gvr.resource, packed.len());
+        let page = read_page(self.cell.spec.format, inflate, packed, most).await.map_err(|error| {
+            tracing::warn!(collection = %Label(&self.cell.spec), %error, "list cannot be read");
+            Failure::BadAnswer
+        })?;
         self.hub.note_own_success(principal, &self.cell.spec, Verb::List);
         if !query.iter().any(|(key, _)| *key == "continue") {
             self.gathered = Gathered::default();
         }
         self.hub.prepare_versions(&self.cell).await;
-        let taken = self.take_page(&body);
+        let taken = self.take_page(page);
         drop(turn);
         taken
     }
 
-    fn take_page(&mut self, body: &Bytes) -> Result<(), Failure> {
-        let (head, items) = split_list(self.cell.spec.format, body).map_err(|error| {
-            tracing::warn!(collection = %Label(&self.cell.spec), %error, "list cannot be read");
-            Failure::BadAnswer
-        })?;
-        if self.gathered.objects.len() + items.len() > MAX_OBJECTS {
+    fn take_page(&mut self, page: Page) -> Result<(), Failure> {
+        let Page { head, objects } = page;
+        if self.gathered.objects.len() + objects.len() > MAX_OBJECTS {
             return Err(Failure::BadAnswer);
         }
         let resource_version: u64 = head.resource_version.parse().map_err(|_| Failure::BadAnswer)?;
-        for raw in items {
-            self.gathered.objects.push(object_from(self.cell.spec.format, raw)?);
-        }
+        self.gathered.objects.extend(objects);
         if self.gathered.envelope.is_none() {
             self.gathered.envelope = Some(envelope_of_list(&head));
         }

@@ -5,14 +5,19 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use edge_hub_core::{budget::Limits, collection::CollectionSpec, identity::Principal};
+use http::{Response, header};
 use http_body_util::BodyExt as _;
-use hyper::Response;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::{decode::inflate_for, hub::Hub, hub::lock, upstream::UpstreamBody};
+use crate::{
+    hub::{Hub, lock},
+    upstream::UpstreamBody,
+};
 
 /// A list up to this size waits for nobody.
 const SMALL: usize = 256 * 1024;
+/// The same of one that is packed, once it is here.
+const SMALL_PACKED: usize = 8 * 1024;
 
 /// Turns of large lists.
 pub(super) struct Lists(Semaphore);
@@ -23,12 +28,12 @@ impl Default for Lists {
     }
 }
 
-/// A list that came whole, unpacked.
+/// A list that came whole.
 pub struct List<'a> {
-    /// The text.
-    pub body: Bytes,
-    /// Bytes on the link.
-    pub packed: usize,
+    /// As it came.
+    pub packed: Bytes,
+    /// Most bytes that it may have unpacked.
+    pub most: usize,
     /// To be kept until the collection has taken what it wants.
     pub turn: Option<SemaphorePermit<'a>>,
 }
@@ -39,9 +44,6 @@ pub enum ListError {
     /// The connection died, or fell silent.
     #[error("the list broke off")]
     Broken,
-    /// It cannot be unpacked.
-    #[error("the list cannot be unpacked")]
-    Packing,
     /// It is larger than any may be.
     #[error("the list is larger than limits.listMib")]
     TooLarge,
@@ -63,38 +65,36 @@ impl Hub {
         patience: Duration,
     ) -> Result<List<'_>, ListError> {
         let limit = self.config.file.limits.list_mib.saturating_mul(1024 * 1024);
-        let mut inflate = inflate_for(response.headers()).ok_or(ListError::Packing)?;
-        let mut frames = response.into_body();
-        let (mut body, mut packed, mut turn) = (BytesMut::new(), 0, None);
         let is_others = *self.shares.payer(sponsor) != self.node;
+        let room = || match is_others {
+            true => self.room_for_objects(spec, sponsor).saturating_sub(gathered),
+            false => limit,
+        };
+        let is_packed = response.headers().contains_key(header::CONTENT_ENCODING);
+        let mut frames = response.into_body();
+        let (mut packed, mut turn) = (BytesMut::new(), None);
         loop {
             let frame =
                 tokio::time::timeout(patience, frames.frame()).await.map_err(|_| ListError::Broken)?;
-            let plain = match frame {
-                None => inflate.finish().map_err(|_| ListError::Packing)?,
-                Some(Err(_)) => return Err(ListError::Broken),
-                Some(Ok(ref frame)) => {
-                    let Some(chunk) = frame.data_ref() else { continue };
-                    packed += chunk.len();
-                    inflate.push(chunk).map_err(|_| ListError::Packing)?
-                }
-            };
-            let size = body.len() + plain.len();
-            if size.max(packed) > limit {
+            let Some(frame) = frame else { break };
+            let Ok(chunk) = frame.map_err(|_| ListError::Broken)?.into_data() else { continue };
+            let size = packed.len() + chunk.len();
+            if size > limit {
                 return Err(ListError::TooLarge);
             }
-            if is_others && self.room_for_objects(spec, sponsor) < gathered + size {
+            if size > room() {
                 return Err(ListError::Share);
             }
             if is_others && size > SMALL && turn.is_none() {
                 // The semaphore is never closed.
                 turn = self.shares.lists.0.acquire().await.ok();
             }
-            body.extend_from_slice(&plain);
-            if frame.is_none() {
-                return Ok(List { body: body.freeze(), packed, turn });
-            }
+            packed.extend_from_slice(&chunk);
         }
+        if is_others && turn.is_none() && is_packed && packed.len() > SMALL_PACKED {
+            turn = self.shares.lists.0.acquire().await.ok();
+        }
+        Ok(List { packed: packed.freeze(), most: limit.min(room()), turn })
     }
 
     /// Bytes of objects that this user may have in this collection.
