@@ -299,8 +299,9 @@ impl Driver {
             return Err(Failure::BadAnswer);
         }
         let resource_version: u64 = head.resource_version.parse().map_err(|_| Failure::BadAnswer)?;
+        let now = self.hub.clock.now();
         for raw in items {
-            self.gathered.objects.push(object_from(self.cell.spec.format, raw)?);
+            self.gathered.objects.push(object_from(self.cell.spec.format, raw, now)?);
         }
         if self.gathered.envelope.is_none() {
             self.gathered.envelope = Some(envelope_of_list(&head));
@@ -468,7 +469,7 @@ impl Driver {
                 Ok(Some(Step::Bookmark(resource_version)))
             }
             kind => {
-                let object = object_from(format, event.raw.clone())?;
+                let object = object_from(format, event.raw.clone(), self.hub.clock.now())?;
                 if stream.gathering {
                     if self.gathered.envelope.is_none() {
                         self.gathered.envelope = Some(envelope_of_event(&event));

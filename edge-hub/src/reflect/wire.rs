@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use edge_hub_core::{
+    clock::Now,
     collection::{Envelope, Object},
     reflector::Failure,
+    table,
 };
 use proto_kube::{
     list::ListHead,
@@ -12,12 +14,12 @@ use proto_kube::{
     watch::WatchEvent,
 };
 
-pub(super) fn object_from(format: Format, raw: Bytes) -> Result<Object, Failure> {
+pub(super) fn object_from(format: Format, raw: Bytes, now: Now) -> Result<Object, Failure> {
     let meta = scan(format, &raw).map_err(|_| Failure::BadAnswer)?;
     let key = meta.key();
     let uid = meta.uid.into_owned().into_boxed_str();
     let resource_version = meta.resource_version.parse().map_err(|_| Failure::BadAnswer)?;
-    Ok(Object { key, uid, resource_version, raw })
+    Ok(Object { key, uid, resource_version, raw: table::stamped(format, raw, now.unix) })
 }
 
 pub(super) fn envelope_of_list(head: &ListHead) -> Envelope {
