@@ -3,6 +3,8 @@
 //
 //   open NAME HASH   a page with these settings behind `#`
 //   read NAME        what its calls tell
+//   restart NAME     new ICE credentials for what it plays
+//   choose NAME RID  another layer of what it plays
 //   close NAME
 //
 // Arguments: the page's file, and the folder with node_modules. The page is served from 127.0.0.1, as a camera needs a
@@ -49,6 +51,14 @@ async function obey([verb, name, hash]) {
     pages.delete(name);
     // Its sessions are deleted by the page itself.
     await page.close({ runBeforeUnload: false });
+    return {};
+  }
+  if (verb === 'restart') {
+    await page.evaluate(() => globalThis.call.playing.restart());
+    return {};
+  }
+  if (verb === 'choose') {
+    await page.evaluate(rid => globalThis.call.playing.choose(rid), hash);
     return {};
   }
   const calls = await page.evaluate(async () => {

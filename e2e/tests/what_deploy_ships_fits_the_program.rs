@@ -50,6 +50,17 @@ fn the_unit_provides_the_folders_that_the_example_names() {
 }
 
 #[test]
+fn the_hubs_unit_leaves_no_core_and_hands_over_the_key_that_the_hub_looks_for() {
+    let unit = unit();
+    assert_eq!(unit["LimitCORE"], "0");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let credential = folder.path().join(&unit["ImportCredential"]);
+    fs::write(&credential, [7; 32]).expect("the file is written");
+    let found = edge_hub::at_rest::key_path(None, Some(folder.path().as_os_str()));
+    assert_eq!(found, Some(credential));
+}
+
+#[test]
 fn the_unit_starts_before_the_kubelet_and_its_main_process_not_again_where_that_cannot_help() {
     let unit = unit();
     assert_eq!(unit["Before"], "kubelet.service");

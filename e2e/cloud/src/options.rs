@@ -1,5 +1,7 @@
 //! List and watch parameters, refused where the real server refuses them.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::labels::LabelSelector;
@@ -40,6 +42,15 @@ pub struct ListOptions {
     pub send_initial_events: Option<bool>,
 }
 
+/// The parameters of a query; of a repeated one the server reads the first value.
+pub(crate) fn parameters(query: &str) -> BTreeMap<Cow<'_, str>, Cow<'_, str>> {
+    let mut parameters = BTreeMap::new();
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        parameters.entry(key).or_insert(value);
+    }
+    parameters
+}
+
 impl ListOptions {
     /// Parse a query string (without `?`); `watch` says that the path asks for a watch whatever the query says.
     ///
@@ -49,7 +60,7 @@ impl ListOptions {
         let mut options = Self::default();
         let mut version_match = String::new();
         let mut version = None;
-        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        for (key, value) in parameters(query) {
             match key.as_ref() {
                 "labelSelector" => options.labels = LabelSelector::parse(&value)?,
                 "fieldSelector" => options.fields = FieldSelector::parse(&value)?,

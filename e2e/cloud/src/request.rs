@@ -4,6 +4,7 @@ use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 
 use crate::authorization::Principal;
+use crate::options::parameters;
 use crate::resource::Gvr;
 use crate::status::Status;
 
@@ -141,8 +142,7 @@ impl Target {
 }
 
 fn is_watch(query: &str) -> bool {
-    form_urlencoded::parse(query.as_bytes())
-        .any(|(key, value)| key == "watch" && value != "false" && value != "0")
+    parameters(query).get("watch").is_some_and(|value| value != "false" && value != "0")
 }
 
 /// `watch` in the query makes a watch of a list, never of a GET of one object.

@@ -49,6 +49,19 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// A certificate with a key, both PEM, whether or not they belong together.
+    ///
+    /// # Errors
+    /// When one of them is no PEM.
+    pub fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self, PkiError> {
+        Ok(Self {
+            certificate_pem: certificate_pem.into(),
+            key_pem: key_pem.into(),
+            certificate: CertificateDer::from_pem_slice(certificate_pem.as_bytes())?,
+            key: PrivatePkcs8KeyDer::from_pem_slice(key_pem.as_bytes())?.secret_pkcs8_der().to_vec(),
+        })
+    }
+
     /// The certificate in DER.
     #[must_use]
     pub fn certificate(&self) -> CertificateDer<'static> {
@@ -130,10 +143,25 @@ impl Authority {
     /// # Errors
     /// When it cannot be made.
     pub fn client(&self, user: &str, group: &str) -> Result<Identity, PkiError> {
+        self.certificate_for(user, Some(group), ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// A certificate with this common name and organization, or none, for one purpose.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn certificate_for(
+        &self,
+        user: &str,
+        group: Option<&str>,
+        purpose: ExtendedKeyUsagePurpose,
+    ) -> Result<Identity, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);
-        params.distinguished_name.push(DnType::OrganizationName, group);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        if let Some(group) = group {
+            params.distinguished_name.push(DnType::OrganizationName, group);
+        }
+        params.extended_key_usages = vec![purpose];
         self.sign(params)
     }
 

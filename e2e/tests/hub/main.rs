@@ -3,9 +3,11 @@
 mod rig;
 
 mod a_client_is_shown_what_its_filters_leave;
+mod a_client_that_pages_gets_pages;
 mod a_client_that_reads_slowly_takes_no_more_than_its_share;
 mod a_cut_costs_clients_no_list;
 mod a_dense_nodes_heartbeats_are_never_refused;
+mod a_disk_that_hangs_or_refuses_never_takes_the_api_away;
 mod a_first_boot_without_a_cloud_asks_for_patience;
 mod a_first_read_is_answered_with_the_collection;
 mod a_lost_history_reaches_clients_as_events;

@@ -48,11 +48,11 @@ struct RunningHub {
 
 pub(crate) struct Rig {
     pub(crate) cloud: CloudControl,
-    authority: Authority,
-    node: Identity,
-    folder: TempDir,
-    servers: Vec<SocketAddr>,
-    hub_address: SocketAddr,
+    pub(crate) authority: Authority,
+    pub(crate) node: Identity,
+    pub(crate) folder: TempDir,
+    pub(crate) servers: Vec<SocketAddr>,
+    pub(crate) hub_address: SocketAddr,
     hub: Option<RunningHub>,
     protocol: &'static str,
     filters: Value,
@@ -249,6 +249,11 @@ impl Rig {
         std::fs::remove_dir_all(self.folder.path().join("state")).expect("it had a state");
     }
 
+    /// Where the hub keeps what outlives it.
+    pub(crate) fn state_folder(&self) -> std::path::PathBuf {
+        self.folder.path().join("state")
+    }
+
     /// Cut the way to every API server and wait until the hub says that it is cut off.
     pub(crate) async fn cut(&self, state: LinkState) {
         self.cloud.set_all_links(state).await;
@@ -262,23 +267,33 @@ impl Rig {
 
     /// What the hub tells its operator; null while its socket is not there.
     pub(crate) async fn status(&self) -> Value {
-        let Ok(socket) = tokio::net::UnixStream::connect(self.folder.path().join("admin.sock")).await else {
-            return Value::Null;
-        };
+        match self.admin("/status").await {
+            Some(body) => serde_json::from_slice(&body).expect("JSON"),
+            None => Value::Null,
+        }
+    }
+
+    /// What the hub counts.
+    pub(crate) async fn metrics(&self) -> String {
+        let body = self.admin("/metrics").await.expect("the hub runs");
+        String::from_utf8(body.to_vec()).expect("text")
+    }
+
+    async fn admin(&self, path: &str) -> Option<Bytes> {
+        let socket = tokio::net::UnixStream::connect(self.folder.path().join("admin.sock")).await.ok()?;
         let (mut sender, driver) =
             hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.expect("HTTP over the socket");
         tokio::spawn(driver);
-        let request = http::Request::get("/status").header("host", "hub").body(Empty::<Bytes>::new());
+        let request = http::Request::get(path).header("host", "hub").body(Empty::<Bytes>::new());
         let answer = sender.send_request(request.expect("a request")).await.expect("an answer");
-        let body = answer.into_body().collect().await.expect("a body").to_bytes();
-        serde_json::from_slice(&body).expect("JSON")
+        Some(answer.into_body().collect().await.expect("a body").to_bytes())
     }
 
     pub(crate) async fn heal(&self) {
         self.cloud.set_all_links(LinkState::Up).await;
     }
 
-    fn client(&self, identity: Option<&Identity>) -> Client {
+    pub(crate) fn client(&self, identity: Option<&Identity>) -> Client {
         let roots = self.roots_of_hub();
         Client::new(self.hub_address, &self.hub_address.ip().to_string(), roots, identity)
             .expect("a client")
@@ -317,14 +332,23 @@ impl Rig {
 
     /// A client of the API server itself with a token of the pod's ServiceAccount: what the hub is compared with.
     pub(crate) fn direct_pod(&self) -> Client {
+        self.direct(None).with_token(&self.pod_token(Duration::ZERO))
+    }
+
+    /// A client of the API server itself.
+    pub(crate) fn direct(&self, identity: Option<&Identity>) -> Client {
         let roots = self.authority.roots().expect("roots");
-        Client::new(self.servers[0], "127.0.0.1", roots, None)
+        Client::new(self.servers[0], "127.0.0.1", roots, identity)
             .expect("a client")
-            .with_token(&self.pod_token(Duration::ZERO))
             .with_header(USER_AGENT, CLIENT)
     }
 
     fn pod_token(&self, ago: Duration) -> String {
+        self.token(ago, &json!({"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"}}))
+    }
+
+    /// A real token of the pod's ServiceAccount for a TokenRequest of this `spec`, made so long ago.
+    pub(crate) fn token(&self, ago: Duration, spec: &Value) -> String {
         // Straight from the core: the token is the kubelet's business, not this test's.
         let path = "/api/v1/namespaces/default/serviceaccounts/reader/token";
         let mut request = e2e::cloud::model::Request::new(
@@ -332,9 +356,7 @@ impl Rig {
             "POST",
             path,
         );
-        request.body = json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"}}})
-            .to_string()
-            .into();
+        request.body = json!({ "spec": spec }).to_string().into();
         request.user_agent = CLIENT.into();
         let answer = self.cloud.with(|cloud, now| cloud.handle(now.saturating_sub(ago), &request));
         let e2e::cloud::model::AnswerKind::Full { response, .. } = answer.kind else {

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use e2e::lab::{cache_root, skip, wait_until};
@@ -17,8 +18,12 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("e2e stands in the workspace")
 }
 
+/// One browser at a time: two make each other's figures wrong.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// A running browser; it ends with its standard input.
 pub(crate) struct Browser {
+    _turn: MutexGuard<'static, ()>,
     process: Child,
     /// Its end is the browser's; there until then.
     input: Option<ChildStdin>,
@@ -55,6 +60,8 @@ pub(crate) fn packages_or_skip(test: &str) -> Option<PathBuf> {
 
 impl Browser {
     pub(crate) fn start(modules: &Path) -> Self {
+        // Whoever failed while it had its turn has left nothing half done here.
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut node = Command::new("node");
         node.arg(repository().join("e2e/browser/call.mjs"));
         node.arg(repository().join("media/src/page.html")).arg(modules);
@@ -62,7 +69,7 @@ impl Browser {
             node.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("node is there since above");
         let input = process.stdin.take();
         let output = BufReader::new(process.stdout.take().expect("piped"));
-        let mut browser = Self { process, input, output };
+        let mut browser = Self { _turn: turn, process, input, output };
         eprintln!("chromium {}", browser.answer()["version"]);
         browser
     }
@@ -75,6 +82,16 @@ impl Browser {
     /// What the calls of a page tell.
     pub(crate) fn read(&mut self, name: &str) -> Value {
         self.ask(&format!("read {name}"))
+    }
+
+    /// New ICE credentials for what a page plays.
+    pub(crate) fn restart(&mut self, name: &str) {
+        self.ask(&format!("restart {name}"));
+    }
+
+    /// The layer of this rid for what a page plays.
+    pub(crate) fn choose(&mut self, name: &str, rid: &str) {
+        self.ask(&format!("choose {name} {rid}"));
     }
 
     pub(crate) fn close(&mut self, name: &str) {

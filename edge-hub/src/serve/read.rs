@@ -350,6 +350,12 @@ impl Call {
             })
         });
         match outcome {
+            // Only the cloud gives out what continues a list. Version 0 has no pages there either.
+            Ok((listing, ..))
+                if connected && version != Some(0) && options.is_more_than_a_page(listing.objects.len()) =>
+            {
+                self.forward_resource(request).await
+            }
             Ok((listing, envelope, age)) => {
                 self.hub.metrics.served_from_cache.inc();
                 answer::list(ready.projection, &envelope, listing, self.staleness(age))

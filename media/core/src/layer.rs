@@ -13,7 +13,7 @@ const USED_PERCENT: u64 = 85;
 pub const FIRST_ESTIMATE: u64 = 1_500_000;
 /// How long a higher layer has to fit before a viewer is moved up.
 const UP_AFTER: Duration = Duration::from_secs(3);
-/// A layer without a packet for so long is taken for stopped.
+/// A layer without a packet for so long, while packets of others came, is taken for stopped: of a still picture none may come.
 const STOPPED_AFTER: Duration = Duration::from_millis(400);
 /// Over which time a layer is measured.
 const MEASURED_OVER: Duration = Duration::from_millis(500);
@@ -91,12 +91,13 @@ impl Layers {
 
     /// The layers, the smallest first.
     #[must_use]
-    pub fn at(&self, now: Duration) -> Vec<Layer> {
+    pub fn all(&self) -> Vec<Layer> {
+        let newest = self.sources.values().map(|measured| measured.last).max().unwrap_or_default();
         let layer = |(source, measured): (&u32, &Measured)| Layer {
             source: *source,
             rid: measured.rid.clone(),
             bitrate: measured.bitrate,
-            active: now.saturating_sub(measured.last) < STOPPED_AFTER,
+            active: newest.saturating_sub(measured.last) < STOPPED_AFTER,
         };
         let mut layers: Vec<Layer> = self.sources.iter().map(layer).collect();
         layers.sort_by_key(|layer| layer.bitrate);
@@ -270,14 +271,14 @@ mod tests {
                 layers.packet(SessionId(1), 8, Some("l"), 125, at(millis));
             }
         }
-        let found = layers.at(at(1990));
+        let found = layers.all();
         assert_eq!(found[0].rid.as_deref(), Some("l"));
         assert!((90_000..110_000).contains(&found[0].bitrate) && !found[0].active, "{found:?}");
         assert!((900_000..1_100_000).contains(&found[1].bitrate) && found[1].active, "{found:?}");
         layers.packet(SessionId(1), 9, Some("h"), 1, at(2000));
         assert!(!layers.has(7), "the same layer by another SSRC");
         layers.packet(SessionId(2), 7, None, 1, at(2001));
-        assert_eq!(layers.at(at(2001)).len(), 1, "another publisher");
+        assert_eq!(layers.all().len(), 1, "another publisher");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use media_core::{
     Role, SessionId, StreamName, TrackKind,
     forward::{Forwarded, Incoming},
     keyframe,
-    layer::Pass,
+    layer::{Layers, Pass},
     room::Stream,
     session::{End, SessionState},
 };
@@ -118,7 +118,7 @@ impl Engine {
         // Whoever has no layer, or one that is not there any more, cannot wait for the next look at the layers.
         let lost = choice.current().is_none_or(|source| !layers.has(source));
         if lost && choice.awaited() != Some(packet.ssrc) {
-            choice.choose(&layers.at(packet.at), member.estimate, packet.at);
+            choice.choose(&layers.all(), member.estimate, packet.at);
         }
         let is_dark = lost && choice.awaited() == Some(packet.ssrc);
         match choice.pass(packet.ssrc, packet.begins) {
@@ -160,7 +160,7 @@ impl Engine {
         if !self.members.get(&viewer).is_some_and(has_pictures) {
             return;
         }
-        let layers = self.layers.get(&name).map(|layers| layers.at(since)).unwrap_or_default();
+        let layers = self.layers.get(&name).map(Layers::all).unwrap_or_default();
         let Some(member) = self.members.get_mut(&viewer) else { return };
         member.choice.choose(&layers, member.estimate, since);
         let wanted = member.choice.awaited();
@@ -194,7 +194,7 @@ impl Engine {
     pub(super) fn choose_layers(&mut self, name: &StreamName, now: Instant) {
         let since = self.since(now);
         let (Some(layers), Some(stream)) = (self.layers.get(name), self.streams.get(name)) else { return };
-        let layers = layers.at(since);
+        let layers = layers.all();
         let is_layered = layers.iter().any(|layer| layer.rid.is_some());
         let mut wanted = BTreeSet::new();
         for viewer in stream.viewers() {

@@ -70,6 +70,12 @@ pub struct ListOptions {
 }
 
 impl ListOptions {
+    /// Whether so many objects are more than `limit` lets one answer have.
+    #[must_use]
+    pub fn is_more_than_a_page(&self, objects: usize) -> bool {
+        self.limit.is_some_and(|limit| u64::try_from(objects).is_ok_and(|objects| objects > limit))
+    }
+
     /// Reads a query string (without the `?`) and checks it.
     ///
     /// # Errors
