@@ -2,6 +2,7 @@
 
 mod answer;
 mod filtered;
+mod follow;
 mod formats;
 mod forward;
 mod hop;

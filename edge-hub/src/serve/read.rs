@@ -12,7 +12,7 @@ use edge_hub_core::{
 use http::Response;
 use proto_kube::{
     list_options::{GetOptions, ListOptions, VersionMatch},
-    media_type::{Encoding, Form, Format},
+    media_type::{Encoding, Format},
     object::ObjectKey,
     request_info::{RequestInfo, ResourceRequest, Verb},
     selector::{FieldSelector, LabelSelector},
@@ -445,7 +445,7 @@ impl Call {
         self.get_offline(&request, &formats)
     }
 
-    fn named_spec(request: &ResourceRequest, format: Format) -> CollectionSpec {
+    pub(super) fn named_spec(request: &ResourceRequest, format: Format) -> CollectionSpec {
         CollectionSpec {
             gvr: request.gvr.clone(),
             namespace: request.namespace.clone(),
@@ -455,7 +455,7 @@ impl Call {
         }
     }
 
-    fn key(request: &ResourceRequest) -> ObjectKey {
+    pub(super) fn key(request: &ResourceRequest) -> ObjectKey {
         ObjectKey {
             namespace: request.namespace.clone().unwrap_or_default(),
             name: request.name.clone().unwrap_or_default(),
@@ -565,41 +565,6 @@ impl Call {
             }
             (Err(status), _) => answer::refuse(&status),
             (Ok(_), None) => answer::refuse(&super::forward::cut_off("no copy of that is kept on this node")),
-        }
-    }
-
-    /// The cloud gave this object: from now on the hub keeps it by a list-watch of its own.
-    pub(super) fn follow(&self, request: &ResourceRequest, format: Format) {
-        let wanted = Self::named_spec(request, self.hub.held_for(&request.gvr, format));
-        if self.hub.pool_cell(&wanted).is_some() {
-            return;
-        }
-        let now = self.hub.clock.now().monotonic;
-        if let Some(cell) = self.hub.cell(&wanted).filter(|cell| self.may_read_all_of(cell)) {
-            self.hub.take_followed(&wanted, &self.principal);
-            return cell.sponsor(&self.principal, self.credential.clone(), now);
-        }
-        let key = Self::key(request);
-        let is_kept = self.hub.covering_object(&wanted, &key).iter().any(|cell| {
-            let held = cell.with(|inner| matches!(inner.collection.get(&key), Lookup::Found(_)));
-            held && self.may_read_all_of(cell)
-        });
-        if is_kept || self.hub.is_unwatchable(&self.principal, &wanted) {
-            return;
-        }
-        self.hub.take_followed(&wanted, &self.principal);
-        if let Some(cell) = self.hub.cell_or_new(&wanted) {
-            cell.sponsor(&self.principal, self.credential.clone(), now);
-        }
-    }
-
-    /// There is no such object: the places of its name are free, and nobody waits for its watch. A collection that holds
-    /// that it is gone stays for as long as others make no use of its place.
-    pub(super) fn leave(&self, request: &ResourceRequest) {
-        for encoding in [Encoding::Json, Encoding::Protobuf] {
-            for form in [Form::Object, Form::Table, Form::PartialMetadata] {
-                self.hub.leave_followed(&Self::named_spec(request, Format { encoding, form }));
-            }
         }
     }
 }
