@@ -25,12 +25,14 @@
 //! | 50 random requests | `who_misspells`; `real/nobody_reads_more_than_the_server_allows` |
 //! | 51 heads and bombs | `who_has_no_credential`; `real/bad_clients_do_no_harm` |
 //! | 53 lists without a right while cut | `who_wants_what_others_may_read` |
+//! | 58 an aggregated server that shows each user its own | `who_asks_an_aggregated_server` |
 
 #[path = "../hub/rig.rs"]
 #[allow(dead_code, reason = "the attackers use their part of it")]
 mod rig;
 
 mod attacker;
+mod who_asks_an_aggregated_server;
 mod who_forges_a_token;
 mod who_has_no_credential;
 mod who_has_the_disk_or_the_network;

@@ -219,7 +219,7 @@ fn nothing_is_smuggled_past_the_question_who_asks() {
 }
 
 /// Requests of the random test, online and cut each; `EYOT_REQUESTS` says otherwise. The seed tells them all.
-const REQUESTS: usize = 600;
+const REQUESTS: usize = 2500;
 const SEED: u64 = 50;
 
 fn draw(random: &mut Random) -> (&'static str, String) {
