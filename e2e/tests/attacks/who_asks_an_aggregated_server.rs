@@ -39,8 +39,10 @@ fn world() -> Rig {
         }
     });
     for (name, made) in [("v1.widgets.example.org", Some("true")), ("v1.project.example.org", None)] {
-        let labels =
-            made.map_or(json!({}), |made| json!({"kube-aggregator.kubernetes.io/automanaged": made}));
+        let labels = match made {
+            Some(made) => json!({"kube-aggregator.kubernetes.io/automanaged": made}),
+            None => json!({}),
+        };
         let object = json!({"metadata": {"name": name, "labels": labels}});
         rig.cloud.create(&services.gvr, object).expect("the name is free");
     }
