@@ -280,7 +280,8 @@ impl Driver {
             Failure::Transport
         })?;
         self.hub.metrics.count_upstream(&self.cell.spec.gvr.resource, packed.len());
-        let page = read_page(self.cell.spec.format, inflate, packed, limit).await.map_err(|error| {
+        let now = self.hub.clock.now();
+        let page = read_page(self.cell.spec.format, inflate, packed, limit, now).await.map_err(|error| {
             tracing::warn!(collection = %Label(&self.cell.spec), %error, "list cannot be read");
             Failure::BadAnswer
         })?;
@@ -465,7 +466,7 @@ impl Driver {
                 Ok(Some(Step::Bookmark(resource_version)))
             }
             kind => {
-                let object = object_from(format, event.raw.clone())?;
+                let object = object_from(format, event.raw.clone(), self.hub.clock.now())?;
                 if stream.gathering {
                     if self.gathered.envelope.is_none() {
                         self.gathered.envelope = Some(envelope_of_event(&event));

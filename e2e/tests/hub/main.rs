@@ -24,6 +24,7 @@ mod no_version_of_the_hubs_own_reaches_the_cloud;
 mod one_collection_serves_every_format;
 mod pods_trust_the_hub_that_they_are_led_to;
 mod rights_are_what_the_cloud_last_said;
+mod tables_tell_times_as_of_now;
 mod the_newest_copy_answers_while_cut;
 mod what_a_definition_changes_reaches_every_reader;
 mod what_real_clients_send_gets_through;

@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use edge_hub_core::{
+    clock::Now,
     collection::{Envelope, Object},
     reflector::Failure,
+    table,
 };
 use proto_kube::{
     inflate::Inflate,
@@ -32,11 +34,12 @@ pub(super) async fn read_page(
     inflate: Inflate,
     packed: Bytes,
     limit: usize,
+    now: Now,
 ) -> Result<Page, PageError> {
     if packed.len() < LARGE_PAGE {
-        return take_apart(format, inflate, packed, limit);
+        return take_apart(format, inflate, packed, limit, now);
     }
-    let read = tokio::task::spawn_blocking(move || take_apart(format, inflate, packed, limit));
+    let read = tokio::task::spawn_blocking(move || take_apart(format, inflate, packed, limit, now));
     read.await.unwrap_or_else(|ended| Err(PageError(ended.to_string())))
 }
 
@@ -45,19 +48,25 @@ pub(super) async fn read_page(
 #[error("{0}")]
 pub(super) struct PageError(String);
 
-fn take_apart(format: Format, mut inflate: Inflate, packed: Bytes, limit: usize) -> Result<Page, PageError> {
+fn take_apart(
+    format: Format,
+    mut inflate: Inflate,
+    packed: Bytes,
+    limit: usize,
+    now: Now,
+) -> Result<Page, PageError> {
     let body = inflate.whole(packed, limit).map_err(|error| PageError(error.to_string()))?;
     let (head, items) = split_list(format, &body).map_err(|error| PageError(error.to_string()))?;
-    let objects = items.into_iter().map(|raw| object_from(format, raw)).collect::<Result<_, _>>();
+    let objects = items.into_iter().map(|raw| object_from(format, raw, now)).collect::<Result<_, _>>();
     Ok(Page { head, objects: objects.map_err(|_| PageError("an item has no key or version".into()))? })
 }
 
-pub(super) fn object_from(format: Format, raw: Bytes) -> Result<Object, Failure> {
+pub(super) fn object_from(format: Format, raw: Bytes, now: Now) -> Result<Object, Failure> {
     let meta = scan(format, &raw).map_err(|_| Failure::BadAnswer)?;
     let key = meta.key();
     let uid = meta.uid.into_owned().into_boxed_str();
     let resource_version = meta.resource_version.parse().map_err(|_| Failure::BadAnswer)?;
-    Ok(Object { key, uid, resource_version, raw })
+    Ok(Object { key, uid, resource_version, raw: table::stamped(format, raw, now.unix) })
 }
 
 pub(super) fn envelope_of_list(head: &ListHead) -> Envelope {

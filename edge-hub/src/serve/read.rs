@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use edge_hub_core::{
-    collection::{CollectionSpec, Lookup, Refusal, Selection},
+    collection::{CollectionSpec, Lookup, Refusal},
     documents::Document,
     offline::{Held, Holding},
     projection::Projection,
@@ -19,7 +19,7 @@ use proto_kube::{
     status::Status,
 };
 
-use super::{Call, answer, resource_access, standing::Candidate, stream::WatchBody};
+use super::{Call, answer, formats::selection, resource_access, standing::Candidate, stream::WatchBody};
 use crate::{
     cell::{Cell, Inner, Phase},
     clock::random,
@@ -50,15 +50,6 @@ enum Found {
     Forward,
     /// A refusal of our own.
     Refused(Status),
-}
-
-fn selection(request: &ResourceRequest, options: &ListOptions) -> Selection {
-    Selection {
-        namespace: request.namespace.clone(),
-        name: None,
-        labels: options.labels.clone(),
-        fields: options.fields.clone(),
-    }
 }
 
 pub(super) fn spec(request: &ResourceRequest, options: &ListOptions, format: Format) -> CollectionSpec {
@@ -358,6 +349,7 @@ impl Call {
             }
             Ok((listing, envelope, age)) => {
                 self.hub.metrics.served_from_cache.inc();
+                let listing = self.as_of_now(&ready.cell, &envelope, listing);
                 answer::list(ready.projection, &envelope, listing, self.staleness(age))
             }
             Err(_) if connected => self.forward_resource(request).await,
@@ -492,6 +484,7 @@ impl Call {
             match found {
                 Lookup::Found(object) => {
                     let staleness = self.staleness(collection.staleness(now));
+                    let object = self.told_now(cell, collection.envelope(), &object);
                     let response = answer::object(projection, collection.envelope(), &object, staleness);
                     (Holding::Present, Some(response))
                 }
