@@ -56,6 +56,9 @@ const STORE_PATIENCE: Duration = Duration::from_secs(12);
 /// How often the log says that a start waits for the disk.
 const TELL_OF_DISK: Duration = Duration::from_secs(10);
 
+/// How often the files of the hub's certificates are looked at: a renewed one is in use that much later at most.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(1);
+
 /// A caching list-watch server in front of kube-apiserver, one per node.
 #[derive(Debug, Parser)]
 #[command(
@@ -329,6 +332,9 @@ pub async fn run(config: Config, clock: Clock, shutdown: Shutdown) -> Result<(),
         serving: ReloadingResolver::new(serving_files)?,
         credential: ReloadingResolver::new(config.file.credential.clone())?,
     };
+    for resolver in [&certificates.serving, &certificates.credential] {
+        resolver.follow(CERTIFICATES_EVERY)?;
+    }
     let tls_upstream = upstream_tls(&config, Arc::clone(&certificates.credential))?;
     let client_roots = tls::load_roots(config.client_ca())?;
     let verifier = tls::client_verifier(client_roots)?;

@@ -474,7 +474,7 @@ impl Call {
         let live = cells.into_iter().filter(|cell| cell.with(|inner| inner.phase == Phase::Live));
         for cell in live {
             if let (Holding::Present, Some(response)) = self.look_up(&cell, &key, format) {
-                return Some(response);
+                return Some(self.counted(response));
             }
         }
         None
@@ -494,7 +494,6 @@ impl Call {
             };
             match found {
                 Lookup::Found(object) => {
-                    self.hub.metrics.served_from_cache.inc();
                     let staleness = self.staleness(collection.staleness(now));
                     let object = self.told_now(cell, collection.envelope(), &object);
                     let response = answer::object(projection, collection.envelope(), &object, staleness);
@@ -527,7 +526,7 @@ impl Call {
             let access = self.access_offline(&exact, Some(cell));
             let held = Held { access, object, followed: standing.followed, ..Held::default() };
             match (self.decide_offline(&info, &held), response) {
-                (Ok(_), Some(response)) => return response,
+                (Ok(_), Some(response)) => return self.counted(response),
                 (Ok(_), None) => {}
                 (Err(status), _) => refused = refused.or(Some(status)),
             }
