@@ -40,6 +40,9 @@ pub fn render(hub: &Hub) -> String {
                     "resourceVersion": inner.collection.resource_version().to_string(),
                     "stalenessSeconds": inner.collection.staleness(now).map(|age| age.as_secs()),
                 });
+                if inner.absorbed {
+                    shown["followsWider"] = json!(true);
+                }
                 if hub.pool_specs().contains(&cell.spec) {
                     // The coordinator that feeds it; null while it goes on by this node's own link.
                     shown["fedBy"] = json!(inner.fed_by);
