@@ -1,5 +1,6 @@
 //! What both programs count; the admin socket prints it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cloud_tunnel_core::class::Class;
@@ -25,7 +26,7 @@ pub struct Metrics {
     resets: Family<Labels, Counter>,
     reconnects: Family<Labels, Counter>,
     failed_attempts: Family<Labels, Counter>,
-    downtime: Family<Labels, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    downtime: Family<Labels, Counter<f64, AtomicU64>>,
     refused_peers: Counter,
     certificate: Gauge,
 }
@@ -106,7 +107,9 @@ impl Metrics {
 
     /// The pool had no link for so long in all.
     pub fn set_downtime(&self, downtime: Duration) {
-        self.downtime.get_or_create(&self.of_pool()).set(downtime.as_secs_f64());
+        // A counter holds a float by its bits; the registry has the sum already.
+        let counter = self.downtime.get_or_create(&self.of_pool());
+        counter.inner().store(downtime.as_secs_f64().to_bits(), Ordering::Relaxed);
     }
 
     /// The own certificate ends in so many seconds.

@@ -153,22 +153,26 @@ fn documents(name: &str) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn nodes_may_read_the_keys_of_tokens_and_the_pools_and_nothing_else() {
+fn nodes_may_read_the_keys_of_tokens_which_kinds_are_aggregated_and_the_pools_and_nothing_else() {
     let rights = rights();
     let of_kind = |kind: &str| rights.iter().filter(|object| object["kind"] == kind).collect::<Vec<_>>();
     let (roles, bindings) = (of_kind("ClusterRole"), of_kind("ClusterRoleBinding"));
-    assert_eq!((roles.len(), bindings.len(), rights.len()), (1, 2, 3));
+    assert_eq!((roles.len(), bindings.len(), rights.len()), (2, 3, 5));
     let bound: Vec<_> = bindings.iter().map(|binding| &binding["roleRef"]["name"]).collect();
-    assert_eq!(bound, ["system:service-account-issuer-discovery", "eyot:node-pool-reader"]);
+    let [apiservices, pools] = ["eyot:node-apiservice-reader", "eyot:node-pool-reader"];
+    assert_eq!(bound, ["system:service-account-issuer-discovery", apiservices, pools]);
     for binding in bindings {
         let subjects = binding["subjects"].as_array().expect("a list");
         assert_eq!(subjects.len(), 1);
         assert_eq!((&subjects[0]["kind"], &subjects[0]["name"]), (&"Group".into(), &"system:nodes".into()));
     }
-    assert_eq!(roles[0]["metadata"]["name"], "eyot:node-pool-reader");
+    assert_eq!([&roles[0], &roles[1]].map(|role| &role["metadata"]["name"]), [apiservices, pools]);
+    let services = serde_json::json!([{ "apiGroups": ["apiregistration.k8s.io"],
+        "resources": ["apiservices"], "verbs": ["list"] }]);
+    assert_eq!(roles[0]["rules"], services);
     let pools = serde_json::json!([{ "apiGroups": ["apps.openyurt.io"],
         "resources": ["nodepools", "nodebuckets"], "verbs": ["get", "list", "watch"] }]);
-    assert_eq!(roles[0]["rules"], pools);
+    assert_eq!(roles[1]["rules"], pools);
 }
 
 /// What every unit of the tunnel keeps to: its folders are those of the configuration, it starts again where that helps.
@@ -189,7 +193,8 @@ fn unit_fits(program: &str, sockets: &[&Path]) {
 fn both_ends_of_the_tunnel_are_shipped_and_fit_each_other() {
     let server = ServerConfig::load(&shipped("tunnel-server.yaml")).expect("the example is valid");
     let agent = AgentConfig::load(&shipped("tunnel-agent.yaml")).expect("the example is valid");
-    unit_fits("tunnel-server", &[&server.file.admin_socket, &server.file.doors.http_connect]);
+    let grpc = server.file.doors.grpc.as_ref().expect("the example opens both doors");
+    unit_fits("tunnel-server", &[&server.file.admin_socket, &server.file.doors.http_connect, grpc]);
     unit_fits("tunnel-agent", &[&agent.file.admin_socket]);
     assert!(server.pool.has(&agent.file.node_name), "the agent's certificate is one of the pool's");
     assert!(agent.file.nodes.iter().all(|node| server.pool.has(&node.name)));
@@ -207,15 +212,20 @@ fn both_ends_of_the_tunnel_are_shipped_and_fit_each_other() {
 }
 
 #[test]
-fn the_egress_selector_names_the_servers_door() {
-    let path = shipped("egress-selector-configuration.yaml");
-    let egress: serde_json::Value = proto_daemon::config::load(&path).expect("a YAML document");
+fn the_egress_selectors_name_the_servers_doors() {
     let server = ServerConfig::load(&shipped("tunnel-server.yaml")).expect("the example is valid");
-    let selection = &egress["egressSelections"][0];
-    assert_eq!(selection["name"], "cluster");
-    assert_eq!(selection["connection"]["proxyProtocol"], "HTTPConnect");
-    let door = selection["connection"]["transport"]["uds"]["udsName"].as_str().map(Path::new);
-    assert_eq!(door, Some(server.file.doors.http_connect.as_path()));
+    let doors = server.file.doors;
+    for (file, protocol, socket) in [
+        ("egress-selector-configuration.yaml", "HTTPConnect", Some(doors.http_connect)),
+        ("egress-selector-configuration-grpc.yaml", "GRPC", doors.grpc),
+    ] {
+        let egress: serde_json::Value = proto_daemon::config::load(&shipped(file)).expect("a YAML document");
+        let selection = &egress["egressSelections"][0];
+        assert_eq!(selection["name"], "cluster");
+        assert_eq!(selection["connection"]["proxyProtocol"], protocol);
+        let door = selection["connection"]["transport"]["uds"]["udsName"].as_str().map(Path::new);
+        assert_eq!(door, socket.as_deref());
+    }
     // A kube-apiserver in a container has the folder mounted: it must be the same one after a restart of the server.
     assert_eq!(unit_of("tunnel-server.service")["RuntimeDirectoryPreserve"], "yes");
 }

@@ -35,9 +35,10 @@ pub fn key(path: Option<&Path>, state: &Path) -> Result<AtRestKey, KeyError> {
         return AtRestKey::load(path);
     }
     let own = state.join(OWN_KEY);
+    let key = AtRestKey::load_or_create(&own)?;
     tracing::warn!(path = %own.display(), "the key at rest lies beside the data that it seals: who has the disk has both. Keep \
         it elsewhere: a systemd credential named {CREDENTIAL}, or atRestKey in the configuration");
-    AtRestKey::load_or_create(&own)
+    Ok(key)
 }
 
 /// Makes the state directory, for its owner alone whatever the umask, and takes from others what they had of one that

@@ -90,9 +90,17 @@ pub fn ensure_serving(
     let leaf = params.signed_by(&key, &issuer)?;
     let files =
         CertificateFiles { certificate: directory.join("serving.crt"), key: directory.join("serving.key") };
-    write_private(&files.key, &key.serialize_pem())?;
-    write_private(&files.certificate, &leaf.pem())?;
-    Ok(files)
+    let written = write_private(&files.key, &key.serialize_pem())
+        .and_then(|()| write_private(&files.certificate, &leaf.pem()));
+    match written {
+        // A disk that is full or read-only: a key of before with a certificate of now would not fit, but the key is
+        // written first, so that both are of before.
+        Err(error) if is_pair(&files) => {
+            tracing::warn!(%error, "the serving certificate cannot be made anew; the one of the last start stays");
+            Ok(files)
+        }
+        other => other.map(|()| files),
+    }
 }
 
 /// The certificate of the CA in `directory`, as PEM.
@@ -101,6 +109,11 @@ pub fn ensure_serving(
 /// [`CertificateError::File`].
 pub fn authority(directory: &Path) -> Result<String, CertificateError> {
     read(&directory.join("ca.crt"))
+}
+
+/// Whether certificate and key are there and belong to each other.
+fn is_pair(files: &CertificateFiles) -> bool {
+    proto_daemon::tls::ReloadingResolver::new(files.clone()).is_ok()
 }
 
 fn make_ca(node_name: &str, now: time::OffsetDateTime) -> Result<(String, String), rcgen::Error> {
@@ -132,7 +145,9 @@ fn write_private(path: &Path, text: &str) -> Result<(), CertificateError> {
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&beside, path)
+        fs::rename(&beside, path)?;
+        // The rename itself is durable with its folder alone: an authority that pods trust must not be made twice.
+        fs::File::open(path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
     };
     write().map_err(|source| CertificateError::File { path: path.to_owned(), source })
 }
@@ -152,6 +167,22 @@ mod tests {
         ensure_serving(folder.path(), "a", &address, now).expect("made again");
         assert_eq!(fs::read(folder.path().join("ca.crt")).expect("there"), ca);
         assert_ne!(fs::read(&first.certificate).expect("there"), leaf);
+    }
+
+    #[test]
+    fn a_disk_that_takes_no_new_leaf_keeps_the_one_of_before() {
+        proto_daemon::tls::install_provider();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let now = time::OffsetDateTime::from_unix_timestamp(1_800_000_000).expect("a date");
+        // A folder stands where the new file would be written.
+        fs::create_dir(folder.path().join("serving.new")).expect("made");
+        ensure_serving(folder.path(), "a", &[], now).expect_err("there is none of before");
+        fs::remove_dir(folder.path().join("serving.new")).expect("removed");
+        let files = ensure_serving(folder.path(), "a", &[], now).expect("made");
+        let leaf = fs::read(&files.certificate).expect("there");
+        fs::create_dir(folder.path().join("serving.new")).expect("made");
+        ensure_serving(folder.path(), "a", &[], now).expect("the one of before is good");
+        assert_eq!(fs::read(&files.certificate).expect("there"), leaf);
     }
 
     #[test]

@@ -31,6 +31,7 @@ use tokio::sync::watch;
 mod absorb;
 mod pooled;
 mod probe;
+mod restore;
 
 use crate::{
     authenticate::Authenticator,
@@ -42,7 +43,7 @@ use crate::{
     metrics::Metrics,
     overlay::Overlay,
     pool::Pool,
-    store::{BlobClass, BlobKey, Recovered, RecoveredCollection, Store},
+    store::{BlobClass, BlobKey, Recovered, Store},
     upstream::{Credential, Upstream},
 };
 
@@ -109,6 +110,8 @@ pub struct Hub {
     pub metrics: Metrics,
     /// This node's own identity.
     pub node: Principal,
+    /// Kinds of which each user may be shown something else.
+    pub aggregated: crate::aggregated::Aggregated,
     /// Running, draining, stopped.
     pub shutdown: Shutdown,
 }
@@ -146,12 +149,7 @@ impl Hub {
     pub fn new(parts: Parts, recovered: Recovered) -> Arc<Self> {
         let Parts { config, upstream, pool, authenticator, store, metrics, shutdown, clock, certificates } =
             parts;
-        let last_contact = recovered
-            .collections
-            .iter()
-            .filter_map(|held| held.watermark.as_ref().map(|mark| mark.synced_unix))
-            .max()
-            .unwrap_or(Duration::ZERO);
+        let last_contact = restore::last_contact(&recovered);
         let node = Principal::node(&config.file.node_name);
         let link = watch::Sender::new(LinkState::Cut { since_unix: last_contact });
         let hub = Arc::new(Self {
@@ -173,6 +171,7 @@ impl Hub {
             lease: Mutex::new(LeaseKeeper::new(&config.file.node_name)),
             spool: Mutex::new(EventSpool::new(SpoolLimits::default())),
             lent: Mutex::default(),
+            aggregated: crate::aggregated::Aggregated::default(),
             filters: Filters::new(&config),
             list_room: crate::serve::Room::new(config.file.limits.list_mib),
             overlay: Overlay::new(&config.file.node_name),
@@ -185,49 +184,6 @@ impl Hub {
         });
         hub.restore(recovered, last_contact);
         hub
-    }
-
-    fn restore(self: &Arc<Self>, recovered: Recovered, last_contact: Duration) {
-        for note in &recovered.quarantined {
-            tracing::warn!(note, "damaged data was set aside");
-        }
-        for held in recovered.collections {
-            self.restore_collection(held);
-        }
-        for (key, value) in recovered.blobs {
-            let restored = match key.class {
-                BlobClass::Token => lock(&self.tokens).restore(&value).is_ok(),
-                BlobClass::Access => lock(&self.access).restore(&value, last_contact).is_ok(),
-                BlobClass::Single | BlobClass::Discovery => self.restore_document(&key, value.clone()),
-                BlobClass::Key => self.authenticator.restore(&key.key, &value),
-                BlobClass::Lease => lock(&self.lease).restore(&value).is_ok(),
-                BlobClass::Event => lock(&self.spool).restore(&value).is_ok(),
-                BlobClass::Filter => self.restore_filter(&key.key, &value),
-                BlobClass::Overlay => self.overlay.restore(&key.key, &value),
-            };
-            if !restored {
-                tracing::warn!(class = ?key.class, "a stored record of an unknown layout is dropped");
-                self.store.remove(key);
-            }
-        }
-        self.restore_overlay();
-    }
-
-    fn restore_collection(self: &Arc<Self>, held: RecoveredCollection) {
-        let now = self.clock.now();
-        let pinned = self.is_pinned(&held.spec);
-        let spec = held.spec.clone();
-        if !held.complete {
-            tracing::warn!(collection = %crate::reflect::Label(&spec), "stored data is incomplete and will be fetched again");
-        }
-        let recovered = edge_hub_core::collection::Recovered {
-            watermark: held.watermark,
-            objects: held.objects,
-            tombstones: held.tombstones,
-            complete: held.complete,
-        };
-        let collection = Collection::restore(spec.clone(), self.ring_limits(), now, recovered);
-        lock(&self.cells).insert(spec, Cell::new(collection, pinned, now.monotonic));
     }
 
     fn ring_limits(&self) -> Limits {
@@ -259,7 +215,6 @@ impl Hub {
         tokio::spawn(crate::replay::run(Arc::clone(self)));
         tokio::spawn(crate::rights::run(Arc::clone(self)));
         tokio::spawn(crate::rollback::run(Arc::clone(self)));
-        tokio::spawn(crate::store_care::run(Arc::clone(self)));
         tokio::spawn(crate::filters::run(Arc::clone(self)));
         tokio::spawn(crate::overlay::run(Arc::clone(self)));
         tokio::spawn(crate::expiry::run(Arc::clone(self)));

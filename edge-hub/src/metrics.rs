@@ -58,6 +58,12 @@ pub struct Metrics {
     pub object_bytes: Gauge,
     /// Age of the oldest change that is not on disk, in milliseconds.
     pub store_lag_milliseconds: Gauge,
+    /// 1 while changes do not reach the disk.
+    pub store_unhealthy: Gauge,
+    /// 1 while the store cannot be opened.
+    pub store_memory_only: Gauge,
+    /// Groups of changes that were made durable.
+    pub store_commits: Gauge,
     /// Bytes of the store on disk.
     pub store_bytes: Gauge,
     /// When the certificate ends that clients see, in seconds since 1970; 0 if that cannot be read.
@@ -109,6 +115,12 @@ impl Metrics {
         hub.register("object_bytes", "Bytes of the objects held", metrics.object_bytes.clone());
         let lag = metrics.store_lag_milliseconds.clone();
         hub.register("store_lag_milliseconds", "Age of the oldest change that is not on disk", lag);
+        let unhealthy = metrics.store_unhealthy.clone();
+        hub.register("store_unhealthy", "1 while the disk hangs or refuses, or cannot be opened", unhealthy);
+        let memory_only = metrics.store_memory_only.clone();
+        hub.register("store_memory_only", "1 while the store cannot be opened", memory_only);
+        let commits = metrics.store_commits.clone();
+        hub.register("store_commits", "Groups of changes written to disk since the start", commits);
         hub.register("store_bytes", "Bytes of the store on disk", metrics.store_bytes.clone());
         hub.register(
             "serving_certificate_end_unix_seconds",

@@ -235,9 +235,7 @@ impl Hub {
             return;
         }
         self.save_records(BlobClass::Overlay, reserve.into_iter().collect());
-        let ticket = self.store.flush();
-        let durable = tokio::task::spawn_blocking(move || ticket.wait_timeout(DURABLE_TIMEOUT)).await;
-        if !matches!(durable, Ok(Ok(()))) {
+        if self.store.flush().durable_within(DURABLE_TIMEOUT).await.is_err() {
             tracing::warn!(
                 "endpoints are amended though the disk does not take it; a kill may cost clients a list"
             );

@@ -14,7 +14,6 @@ use edge_hub_core::{
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use proto_kube::{
-    list::split_list,
     media_type::{Encoding, Format},
     object::scan,
     request_info::Verb,
@@ -28,7 +27,7 @@ mod pause;
 mod wire;
 
 pub use self::label::Label;
-use self::wire::{envelope_of_event, envelope_of_list, object_from};
+use self::wire::{Page, envelope_of_event, envelope_of_list, object_from, read_page};
 use crate::{
     cell::{Cell, Phase},
     clock::random,
@@ -246,7 +245,7 @@ impl Driver {
             return Err(self.refusal(principal, credential, response, true).await);
         }
         self.check_format(response.headers())?;
-        let mut inflate = inflate_for(response.headers()).ok_or(Failure::BadAnswer)?;
+        let inflate = inflate_for(response.headers()).ok_or(Failure::BadAnswer)?;
         let limit = self.hub.config.file.limits.list_mib * 1024 * 1024;
         let packed = read_all(response.into_body(), limit, STALLED_LIST).await.map_err(|error| {
             if let ReadError::TooLarge(bytes) = &error {
@@ -256,27 +255,26 @@ impl Driver {
             Failure::Transport
         })?;
         self.hub.metrics.count_upstream(&self.cell.spec.gvr.resource, packed.len());
-        let body = inflate.whole(packed, limit).map_err(|_| Failure::BadAnswer)?;
+        let now = self.hub.clock.now();
+        let page = read_page(self.cell.spec.format, inflate, packed, limit, now).await.map_err(|error| {
+            tracing::warn!(collection = %Label(&self.cell.spec), %error, "list cannot be read");
+            Failure::BadAnswer
+        })?;
         self.hub.note_own_success(principal, &self.cell.spec, Verb::List);
         if !query.iter().any(|(key, _)| *key == "continue") {
             self.gathered = Gathered::default();
         }
         self.hub.prepare_versions(&self.cell).await;
-        self.take_page(&body)
+        self.take_page(page)
     }
 
-    fn take_page(&mut self, body: &Bytes) -> Result<(), Failure> {
-        let (head, items) = split_list(self.cell.spec.format, body).map_err(|error| {
-            tracing::warn!(collection = %Label(&self.cell.spec), %error, "list cannot be read");
-            Failure::BadAnswer
-        })?;
-        if self.gathered.objects.len() + items.len() > MAX_OBJECTS {
+    fn take_page(&mut self, page: Page) -> Result<(), Failure> {
+        let Page { head, objects } = page;
+        if self.gathered.objects.len() + objects.len() > MAX_OBJECTS {
             return Err(Failure::BadAnswer);
         }
         let resource_version: u64 = head.resource_version.parse().map_err(|_| Failure::BadAnswer)?;
-        for raw in items {
-            self.gathered.objects.push(object_from(self.cell.spec.format, raw)?);
-        }
+        self.gathered.objects.extend(objects);
         if self.gathered.envelope.is_none() {
             self.gathered.envelope = Some(envelope_of_list(&head));
         }
@@ -445,7 +443,7 @@ impl Driver {
                 Ok(Some(Step::Bookmark(resource_version)))
             }
             kind => {
-                let object = object_from(format, event.raw.clone())?;
+                let object = object_from(format, event.raw.clone(), self.hub.clock.now())?;
                 if stream.gathering {
                     if self.gathered.envelope.is_none() {
                         self.gathered.envelope = Some(envelope_of_event(&event));

@@ -24,7 +24,10 @@ use proto_daemon::{
     telemetry,
     tls::{self, CertificateFiles, ReloadingResolver, TlsError},
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc::UnboundedReceiver, oneshot},
+};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
@@ -38,7 +41,7 @@ use crate::{
     metrics::Metrics,
     pool::{Coordinator, Pool},
     server,
-    store::{AtRestKey, Store, StoreError, StoreOptions},
+    store::{AtRestKey, Attempt, KeyError, Store, StoreError, StoreOptions, Unopened},
     upstream::{TlsSettings, Upstream},
 };
 
@@ -46,8 +49,15 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a starting hub waits for the link before it serves from the store.
 const FIRST_WORD: Duration = Duration::from_millis(150);
-/// How long a starting hub waits for the end of the one before it: a write in flight to a slow disk ends with it.
-const PREDECESSOR_LIMIT: Duration = Duration::from_secs(10);
+/// How long a starting hub waits for its store: the hub before it may still be ending, with a write in flight to a slow
+/// disk. After that it serves without.
+const STORE_PATIENCE: Duration = Duration::from_secs(12);
+
+/// How often the log says that a start waits for the disk.
+const TELL_OF_DISK: Duration = Duration::from_secs(10);
+
+/// How often the files of the hub's certificates are looked at: a renewed one is in use that much later at most.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(1);
 
 /// A caching list-watch server in front of kube-apiserver, one per node.
 #[derive(Debug, Parser)]
@@ -88,12 +98,15 @@ pub enum RunError {
     /// This node's member certificate.
     #[error("pool.member: {0}")]
     Member(#[from] NoMember),
-    /// The store.
-    #[error("stateDirectory: {0}")]
-    Store(#[from] StoreError),
+    /// The store, with what another attempt would not mend.
+    #[error(transparent)]
+    Unopened(#[from] Unopened),
     /// The key for data at rest.
     #[error("atRestKey: {0}")]
-    Key(#[from] crate::store::KeyError),
+    Key(#[from] KeyError),
+    /// The store has no thread.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
     /// The admin socket.
     #[error("adminSocket: {0}")]
     Admin(#[from] admin::AdminError),
@@ -117,6 +130,7 @@ impl RunError {
             | Self::Telemetry(_)
             | Self::Tls(_)
             | Self::Key(_)
+            | Self::Unopened(_)
             | Self::Certificate(_)
             | Self::Member(_) => Exit::Config,
             Self::Store(_) | Self::Listen { .. } | Self::Admin(_) => Exit::Unavailable,
@@ -205,14 +219,36 @@ fn upstream_tls(config: &Config, credential: Arc<ReloadingResolver>) -> Result<T
     Ok(TlsSettings { node: Arc::new(node), bearer: Arc::new(bearer), credential })
 }
 
-fn serving_files(config: &Config, clock: Clock) -> Result<CertificateFiles, CertificateError> {
+/// The files of the certificate that clients see. The hub's own lies beside the store: without it no client would trust
+/// the hub, so a disk that hangs is waited for. `None` when the process is told to end meanwhile.
+async fn serving_files(
+    config: &Config,
+    clock: Clock,
+    shutdown: &Shutdown,
+) -> Result<Option<CertificateFiles>, CertificateError> {
     if let Some(files) = &config.file.serving {
-        return Ok(files.clone());
+        return Ok(Some(files.clone()));
     }
     let mut addresses: Vec<IpAddr> = config.file.listen.iter().map(std::net::SocketAddr::ip).collect();
     addresses.push(IpAddr::from([127, 0, 0, 1]));
     let now = time::OffsetDateTime::UNIX_EPOCH + clock.now().unix;
-    certificate::ensure_serving(&config.own_pki(), &config.file.node_name, &addresses, now)
+    let (folder, node_name) = (config.own_pki(), config.file.node_name.clone());
+    let (done, mut made) = oneshot::channel();
+    // Not one of the runtime's threads, which would be waited for at the end.
+    std::thread::spawn(move || {
+        // Nobody waits any more when the process ends.
+        let _ = done.send(certificate::ensure_serving(&folder, &node_name, &addresses, now));
+    });
+    loop {
+        tokio::select! {
+            made = &mut made => return made.expect("the thread sends unless it panics").map(Some),
+            () = shutdown.draining() => return Ok(None),
+            () = tokio::time::sleep(TELL_OF_DISK) => {
+                tracing::error!("the disk does not answer: no client can be served without the hub's own certificate, \
+                                 which lies on it; `serving` in the configuration can name one that lies elsewhere");
+            }
+        }
+    }
 }
 
 /// What a node cannot start its pods without.
@@ -233,16 +269,54 @@ fn is_critical(spec: &CollectionSpec) -> bool {
     )
 }
 
-fn open_store(config: &Config) -> Result<(Store, crate::store::Recovered), RunError> {
-    let folder = &config.file.state_directory;
-    at_rest::make_private(folder)?;
-    let key = at_rest::key(at_rest_key(config).as_deref(), folder)?;
-    let mut options = StoreOptions::new(folder.join("store"), key);
-    options.max_bytes = config.file.state_limit_mib * 1024 * 1024;
-    options.critical = is_critical;
-    // Whoever restarts a hub that was killed may be faster than its last write to a slow disk.
-    let waiting = || tracing::info!("the process before this one still holds the store; waiting for its end");
-    Ok(Store::open_after(&options, PREDECESSOR_LIMIT, waiting)?)
+/// Begins to open the store. What is wrong with a key that the operator named is final; what the disk says of the hub's
+/// own is not.
+fn start_store(config: &Config) -> Result<(Store, UnboundedReceiver<Attempt>), StoreError> {
+    let folder = config.file.state_directory.clone();
+    let given = at_rest_key(config);
+    let max_bytes = config.file.state_limit_mib * 1024 * 1024;
+    // Kept over attempts: what is to be said of it is said once.
+    let held = OnceLock::new();
+    let prepare = move || {
+        if held.get().is_none() {
+            at_rest::make_private(&folder).map_err(StoreError::io("create", &folder))?;
+            let key = at_rest::key(given.as_deref(), &folder).map_err(|error| match error {
+                KeyError::Io(path, source) if given.is_none() => StoreError::io("read", path)(source).into(),
+                other => Unopened::from(other),
+            })?;
+            // This thread alone sets it.
+            let _ = held.set(key);
+        }
+        let key = held.get().expect("it was set above").clone();
+        let mut options = StoreOptions::new(folder.join("store"), key);
+        options.max_bytes = max_bytes;
+        options.critical = is_critical;
+        Ok(options)
+    };
+    Store::start(beside(&config.file.admin_socket, "read-only-store"), prepare)
+}
+
+/// A path in the folder of the admin socket, which is writable on any node that has one.
+fn beside(admin_socket: &std::path::Path, name: &str) -> PathBuf {
+    admin_socket.with_file_name(format!("edge-hub-{name}"))
+}
+
+/// What the store held, as far as it can be had before clients must be answered, and whether that is all there is.
+async fn await_store(
+    attempts: &mut UnboundedReceiver<Attempt>,
+) -> Result<Option<crate::store::Recovered>, RunError> {
+    match tokio::time::timeout(STORE_PATIENCE, attempts.recv()).await {
+        Ok(Some(Attempt::Open(recovered) | Attempt::Read(recovered))) => Ok(Some(recovered)),
+        Ok(Some(Attempt::Failed(error))) => Err(error.into()),
+        Ok(Some(Attempt::Waits(error))) => {
+            tracing::error!(error, "the store cannot be opened: the hub serves without it, and tries again");
+            Ok(None)
+        }
+        Err(_) | Ok(None) => {
+            tracing::error!(after = ?STORE_PATIENCE, "the disk does not answer: the hub serves without its store");
+            Ok(None)
+        }
+    }
 }
 
 /// Runs a hub by `clock` until `shutdown` drains. The caller owns the runtime and the signals.
@@ -253,10 +327,14 @@ pub async fn run(config: Config, clock: Clock, shutdown: Shutdown) -> Result<(),
     let started = std::time::Instant::now();
     let mut registry = daemon_metrics::registry("edge-hub", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(&mut registry);
+    let Some(serving_files) = serving_files(&config, clock, &shutdown).await? else { return Ok(()) };
     let certificates = Certificates {
-        serving: ReloadingResolver::new(serving_files(&config, clock)?)?,
+        serving: ReloadingResolver::new(serving_files)?,
         credential: ReloadingResolver::new(config.file.credential.clone())?,
     };
+    for resolver in [&certificates.serving, &certificates.credential] {
+        resolver.follow(CERTIFICATES_EVERY)?;
+    }
     let tls_upstream = upstream_tls(&config, Arc::clone(&certificates.credential))?;
     let client_roots = tls::load_roots(config.client_ca())?;
     let verifier = tls::client_verifier(client_roots)?;
@@ -266,7 +344,9 @@ pub async fn run(config: Config, clock: Clock, shutdown: Shutdown) -> Result<(),
     let listen = config.file.listen.clone();
 
     let pool = pool(&config)?;
-    let (store, recovered) = open_store(&config)?;
+    let (store, mut attempts) = start_store(&config)?;
+    let recovered = await_store(&mut attempts).await?;
+    let has_stored = recovered.is_some();
     let parts = Parts {
         upstream: Upstream::new(config.servers.clone(), tls_upstream, pool.clone()),
         pool,
@@ -278,10 +358,11 @@ pub async fn run(config: Config, clock: Clock, shutdown: Shutdown) -> Result<(),
         metrics,
         shutdown: shutdown.clone(),
     };
-    let hub = Hub::new(parts, recovered);
+    let hub = Hub::new(parts, recovered.unwrap_or_default());
     let status = Arc::new(Status { hub: Arc::clone(&hub), registry, serving: OnceLock::new() });
     let _admin = admin::serve(&admin_socket, Arc::clone(&status) as Arc<dyn AdminState>)?;
     hub.start();
+    tokio::spawn(crate::store_care::run(Arc::clone(&hub), attempts, has_stored));
     // With the cloud there, the first answers should be the cloud's; without it nobody may wait.
     let mut link = hub.link.subscribe();
     let _ = tokio::time::timeout(FIRST_WORD, link.wait_for(|link| link.is_connected())).await;

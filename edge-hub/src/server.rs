@@ -33,7 +33,9 @@ use crate::{
 };
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long HTTP/1.1 waits for the head of a request, and with it for the next request of a connection that is idle, as
+/// long as kube-apiserver does. Who has not said who it is has [`STRANGER_TIMEOUT`].
+const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
 /// Bounds on the head of one request, as kube-apiserver has them: a command of `exec` and a selector may be long, and a
 /// proxy that impersonates names each group.
 const WIDE: Heads = Heads { bytes: 1024 * 1024, count: 1024 };

@@ -6,7 +6,7 @@ use edge_hub_core::link::LinkState;
 use proto_daemon::tls::ReloadingResolver;
 use serde_json::json;
 
-use crate::{expiry::Validity, hub::Hub, reflect::Label};
+use crate::{expiry::Validity, hub::Hub, reflect::Label, store_care::Condition};
 
 /// /status as JSON text.
 #[must_use]
@@ -53,6 +53,8 @@ pub fn render(hub: &Hub) -> String {
         .collect();
     let store = hub.store.health();
     let store = json!({
+        "state": Condition::of(&store).as_str(),
+        "busyMilliseconds": number(store.busy.as_millis()),
         "lagMilliseconds": number(store.lag.as_millis()),
         "lastError": store.last_error.map(|error| error.to_string()),
         "diskFull": store.full,
@@ -110,6 +112,9 @@ pub fn refresh_gauges(hub: &Hub) {
     hub.metrics.objects.set(number(objects));
     hub.metrics.overlaid_pods.set(number(hub.overlay.pods()));
     hub.metrics.object_bytes.set(number(bytes));
+    hub.metrics.store_unhealthy.set(i64::from(Condition::of(&store) != Condition::Good));
+    hub.metrics.store_memory_only.set(i64::from(store.memory_only));
+    hub.metrics.store_commits.set(number(store.commits));
     hub.metrics.store_lag_milliseconds.set(number(store.lag.as_millis()));
     hub.metrics.store_bytes.set(number(store.bytes_on_disk));
     let end = |pair: &ReloadingResolver| {

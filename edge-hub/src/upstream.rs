@@ -447,7 +447,11 @@ impl Upstream {
             Credential::Bearer(_) => (*self.tls.bearer).clone(),
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let (_, Dialled { stream, .. }) = self.connect(&Arc::new(config), Way::Current).await?;
+        let (_, Dialled { stream, socket }) = self.connect(&Arc::new(config), Way::Current).await?;
+        // HTTP/1.1 has no pings: the socket itself finds a flow that died while nobody types.
+        if let Err(error) = dial::keep_alive(&socket) {
+            tracing::debug!(%error, "no keep-alive on the connection of an upgrade");
+        }
         let server = &self.servers[self.preferred.load(Ordering::Relaxed) % self.servers.len()];
         Ok((stream, server.authority.clone()))
     }

@@ -2,10 +2,8 @@
 
 mod stores;
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use edge_hub::store::{BlobClass, Refill};
+use edge_hub::store::{Attempt, BlobClass, Refill, Store};
 use edge_hub_core::collection::Change;
 use stores::{
     History, State, blob, envelope, noise, object, open, recovered, spec, state_of, tombstone, watermark,
@@ -171,16 +169,25 @@ fn a_directory_is_waited_for_until_its_owner_is_gone() {
     store.apply(&spec("pods"), vec![watermark(3)]);
     let options = stores::options(directory.path());
     let (tell, told) = std::sync::mpsc::channel();
-    let waits = options.clone();
-    let next = std::thread::spawn(move || {
-        edge_hub::store::Store::open_after(&waits, Duration::from_secs(60), || tell.send(()).unwrap())
-    });
-    told.recv().expect("it waits, and says so once");
+    let scratch = directory.path().join("scratch");
+    let (next, mut attempts) = Store::start(scratch, move || {
+        // Nobody listens any more once it is open.
+        let _ = tell.send(());
+        Ok(options.clone())
+    })
+    .unwrap();
+    for _attempt in 0..3 {
+        told.recv().expect("it is tried again");
+    }
+    assert!(next.health().memory_only && attempts.try_recv().is_err(), "that is no failure yet");
+    next.put(blob(BlobClass::Token, "meanwhile"), Bytes::from_static(b"kept"));
+    assert!(next.flush().wait().is_err(), "who asks is told so at once");
     store.close().unwrap();
     drop(store);
-    let (next, found) = next.join().unwrap().expect("the directory is free");
+    let Some(Attempt::Open(found)) = attempts.blocking_recv() else { panic!("the directory is free") };
     assert!(recovered(&found, &spec("pods")).complete);
-    let refused = edge_hub::store::Store::open_after(&options, Duration::ZERO, || {});
-    assert!(matches!(refused, Err(edge_hub::store::StoreError::Locked(_))), "patience ends");
+    next.close().unwrap();
     drop(next);
+    let (_store, found) = open(directory.path());
+    assert_eq!(found.blobs.len(), 1, "what came before the directory did is on disk");
 }

@@ -26,6 +26,8 @@ pub enum End {
     NoHello,
     /// The ends have no version in common; the text says which there are.
     Version(String),
+    /// The other end wants no link with this one, for this reason.
+    Refused(String),
     /// The other end broke the wire's rules.
     Protocol(String),
     /// A drain is over.
@@ -42,6 +44,7 @@ impl End {
             Self::Silent => "silence",
             Self::NoHello => "no_hello",
             Self::Version(_) => "version",
+            Self::Refused(_) => "refused",
             Self::Protocol(_) => "protocol",
             Self::Drained => "drained",
             Self::Broken(_) => "broken",
@@ -55,6 +58,7 @@ impl fmt::Display for End {
             Self::Silent => write!(f, "not a byte came in {:?}", SILENCE + LAST_CHANCE),
             Self::NoHello => write!(f, "no hello came in {HELLO_LIMIT:?}; does a tunnel listen there?"),
             Self::Version(text) => f.write_str(text),
+            Self::Refused(text) => write!(f, "refused by the other end: {text}"),
             Self::Protocol(text) => write!(f, "the other end broke the protocol: {text}"),
             Self::Drained => f.write_str("drained"),
             Self::Broken(text) => write!(f, "the connection broke: {text}"),
@@ -251,7 +255,7 @@ impl Link {
 
     fn peer_drains(&mut self, now: Duration, drain: &Drain) {
         if self.version.is_none() {
-            return self.close(End::Version(printable(&drain.reason)));
+            return self.close(End::Refused(printable(&drain.reason)));
         }
         if !self.peer_drains {
             self.peer_drains = true;

@@ -11,41 +11,18 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use cloud_tunnel_core::connect::{self, HeadError, MAX_HEAD_BYTES, Target};
 use cloud_tunnel_core::route::Refusal;
-use proto_daemon::shutdown::{Phase, Shutdown};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::clock::Clock;
+use super::{ACCEPT_PAUSE, ANSWER_LIMIT, Door, HEAD_LIMIT, MOST_STRANGERS};
 use crate::link::socket::Socket;
 use crate::link::strangers::{Stranger, Strangers};
 use crate::link::stream;
-use crate::link::table::Links;
-use crate::metrics::{Metrics, Way};
+use crate::metrics::Way;
 
 /// The name of this door in metrics.
 const DOOR: &str = "http_connect";
-/// How long a client may take for its head.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
-/// How long a refusal may take to be taken.
-const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// How long the head stays alone when the client sends nothing.
 const ALONE: Duration = Duration::from_millis(50);
-/// Clients that have not sent their head.
-const MOST_STRANGERS: usize = 512;
-/// Pause after a failed accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// What every connection of the door needs.
-#[derive(Debug)]
-pub struct Door {
-    /// Where dials go.
-    pub links: Arc<Links>,
-    /// The clock.
-    pub clock: Clock,
-    /// The counters.
-    pub metrics: Metrics,
-    /// The end of the process.
-    pub shutdown: Shutdown,
-}
 
 /// Takes connections until the process stops: while it drains each dial is answered with 503.
 pub async fn serve(door: Arc<Door>, listener: UnixListener) {
@@ -108,14 +85,6 @@ impl Door {
             () = carried => {}
             () = self.shutdown.stopped() => {}
         }
-    }
-
-    async fn reach(&self, target: &Target) -> Result<crate::link::table::Dialled, Refusal> {
-        if self.shutdown.phase() != Phase::Running {
-            let host = &target.host;
-            return Err(Refusal::new(503, format!("no link to {host}: tunnel-server is stopping")));
-        }
-        self.links.dial(target).await
     }
 }
 

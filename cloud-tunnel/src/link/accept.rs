@@ -7,9 +7,13 @@ use bytes::Bytes;
 use cloud_tunnel_core::link::{End, HELLO_LIMIT};
 use h2::client;
 use http::{Method, Request, StatusCode};
-use proto::tunnel::{CONNECTION_WINDOW, LINK_PATH, MAX_FRAME_BYTES, MAX_STREAMS, STREAM_WINDOW, printable};
+use proto::tunnel::control::Body;
+use proto::tunnel::{
+    CONNECTION_WINDOW, Control, Drain, LINK_PATH, MAX_FRAME_BYTES, MAX_STREAMS, STREAM_WINDOW, printable,
+};
 use proto_daemon::shutdown::Shutdown;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use super::control::{self, Ends, Event};
@@ -100,11 +104,8 @@ async fn link(
     let (stream, heard) = Listening::new(stream, acceptor.clock);
     let tls = tokio::time::timeout(CONNECT_LIMIT, acceptor.tls.accept(stream)).await;
     let tls = tls.map_err(|_| "no TLS handshake in 5 s")?.map_err(|error| error.to_string())?;
-    let agent = peer::node_of(tls.get_ref().1.peer_certificates())?;
-    if !acceptor.links.pool().has(&agent) {
-        let pool = &acceptor.links.pool().name;
-        return Err(format!("{agent} is no node of pool {pool}; add it to pool.nodes if it should be"));
-    }
+    let agent = peer::node_of(tls.get_ref().1.peer_certificates());
+    let standing = agent.and_then(|agent| Ok((acceptor.links.enter(&agent)?, agent)));
     let handshake = client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -126,21 +127,34 @@ async fn link(
     let (send, recv) = tokio::time::timeout(HELLO_LIMIT, open_control(requests.clone()))
         .await
         .map_err(|_| "no answer to the control stream in 5 s")??;
-    let id = acceptor.links.next_id();
+    let (standing, agent) = match standing {
+        Ok(standing) => standing,
+        Err(reason) => {
+            // A peer that does not take it has its time and no more.
+            let _ = tokio::time::timeout(FLUSH_LIMIT, refuse(send, recv, &reason)).await;
+            drop(requests);
+            let _ = tokio::time::timeout(FLUSH_LIMIT, &mut connection).await;
+            return Err(reason);
+        }
+    };
+    let id = standing.id;
     let streams = Streams::new(
         usize::try_from(MAX_STREAMS).unwrap_or(usize::MAX),
         acceptor.clock,
         acceptor.metrics.clone(),
     );
     let mut up = Registered { acceptor, id, agent: &agent, address, stranger: Some(stranger), was_up: false };
+    let superseded = Arc::new(Notify::new());
     let drain = async {
-        acceptor.shutdown.draining().await;
-        "tunnel-server is stopping"
+        tokio::select! {
+            () = acceptor.shutdown.draining() => "tunnel-server is stopping",
+            () = superseded.notified() => "newer links of the same node took its place",
+        }
     };
     let own = control::hello(format!("{}/{id}", acceptor.links.pool().name), &acceptor.links.pool().name);
     let _hold = acceptor.shutdown.hold();
     let end = control::run(own, Ends { send, recv, ping, heard }, &streams, acceptor.clock, drain, |event| {
-        up.tell(event, &streams, &requests);
+        up.tell(event, &streams, &requests, &superseded);
     })
     .await;
     let was_up = up.was_up;
@@ -157,6 +171,17 @@ async fn link(
         return Ok(());
     }
     Err(end.to_string())
+}
+
+/// Says why there will be no link: the certificate is good, and an operator reads the agent's `/readyz` first.
+async fn refuse(mut send: h2::SendStream<Bytes>, mut recv: h2::RecvStream, reason: &str) {
+    let drain = Control::new(Body::Drain(Drain { seconds: 0, reason: printable(reason) }));
+    // A peer that has left needs no word.
+    let _ = send.send_data(drain.to_frame().into(), true);
+    // Its end of the stream says that it has read the reason: a reset, which a drop would send, could overtake that.
+    while let Some(Ok(bytes)) = recv.data().await {
+        let _ = recv.flow_control().release_capacity(bytes.len());
+    }
 }
 
 async fn open_control(
@@ -192,7 +217,13 @@ struct Registered<'a> {
 }
 
 impl Registered<'_> {
-    fn tell(&mut self, event: Event, streams: &Arc<Streams>, requests: &client::SendRequest<Bytes>) {
+    fn tell(
+        &mut self,
+        event: Event,
+        streams: &Arc<Streams>,
+        requests: &client::SendRequest<Bytes>,
+        superseded: &Arc<Notify>,
+    ) {
         match event {
             Event::Up { version, peer } => {
                 self.stranger = None;
@@ -205,6 +236,7 @@ impl Registered<'_> {
                     agent: self.agent.to_owned(),
                     address: self.address.to_owned(),
                     since: self.acceptor.clock.now(),
+                    superseded: Arc::clone(superseded),
                     streams: Arc::clone(streams),
                     requests: requests.clone(),
                 });

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -132,7 +133,7 @@ impl Dialler {
             attempt = if now.saturating_sub(began) > STOOD { 0 } else { attempt + 1 };
             turn += 1;
             self.set(LinkState::Down { since: now, reason: reason.clone() });
-            let wait = Backoff::RECONNECT
+            let wait = Backoff::LINK
                 .delay(u32::try_from(attempt).unwrap_or(u32::MAX).saturating_sub(1), clock::random());
             tracing::warn!(server = server.address, reason, ?wait, "no link; dialling again");
             tokio::select! {
@@ -226,9 +227,13 @@ impl Dialler {
         let control = control::run(own, ends, &streams, self.clock, drain, |event| {
             self.tell(event, address, over);
         });
+        let mut control = pin!(control);
         let end = tokio::select! {
-            end = control => end,
-            error = accept(&mut connection, &self.edge, &streams) => End::Broken(error),
+            end = &mut control => end,
+            // What came on the control stream before the connection ended says more than its end.
+            error = accept(&mut connection, &self.edge, &streams) => {
+                tokio::time::timeout(FLUSH_LIMIT, control).await.unwrap_or(End::Broken(error))
+            }
         };
         if end == End::Silent {
             breaker.break_off();

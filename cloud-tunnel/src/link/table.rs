@@ -14,12 +14,18 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{Method, Request, StatusCode};
 use proto::tunnel::{HEADER_CLASS, HEADER_NODE, HEADER_REASON, MAX_STREAMS, printable};
 
+use tokio::sync::Notify;
+
 use super::stream::{Streams, Ticket};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 
 /// How long the edge may take to dial.
 pub const EDGE_LIMIT: Duration = Duration::from_secs(4);
+/// Links of one certificate that take streams: two at once are the overlap of a hand-over, and harmless.
+const MOST_LINKS_UP: usize = 2;
+/// Links of one certificate in all, with those that drain or have not said hello.
+const MOST_LINKS: usize = 4;
 /// How long the answer may then be under way: with [`EDGE_LIMIT`] less than the 5 s in which every dial is answered.
 const WAY_BACK: Duration = Duration::from_millis(500);
 
@@ -34,6 +40,8 @@ pub struct LinkHandle {
     pub address: String,
     /// When it came up.
     pub since: Duration,
+    /// Told when newer links of the same node take its place.
+    pub superseded: Arc<Notify>,
     /// Its streams.
     pub streams: Arc<Streams>,
     /// Opens streams.
@@ -53,6 +61,8 @@ pub struct Links {
 struct State {
     registry: Registry,
     handles: BTreeMap<LinkId, Arc<LinkHandle>>,
+    /// How many links each node's certificate has, whatever their state.
+    of_node: BTreeMap<String, usize>,
     next: LinkId,
 }
 
@@ -71,7 +81,12 @@ impl Links {
     /// No link yet.
     #[must_use]
     pub fn new(pool: Pool, clock: Clock, metrics: Metrics) -> Arc<Self> {
-        let state = State { registry: Registry::new(clock.now()), handles: BTreeMap::new(), next: 0 };
+        let state = State {
+            registry: Registry::new(clock.now()),
+            handles: BTreeMap::new(),
+            of_node: BTreeMap::new(),
+            next: 0,
+        };
         Arc::new(Self { pool, clock, metrics, state: Mutex::new(state) })
     }
 
@@ -85,18 +100,33 @@ impl Links {
         &self.pool
     }
 
-    /// A number for a new link.
-    pub fn next_id(&self) -> LinkId {
+    /// A place and a number for a new link of `agent`'s certificate.
+    ///
+    /// # Errors
+    /// Why it gets none: the reason that the agent is told.
+    pub fn enter(self: &Arc<Self>, agent: &str) -> Result<Standing, String> {
+        if !self.pool.has(agent) {
+            let pool = &self.pool.name;
+            return Err(format!("{agent} is no node of pool {pool}; add it to pool.nodes if it should be"));
+        }
         let mut state = self.lock();
+        let links = state.of_node.entry(agent.to_owned()).or_default();
+        if *links >= MOST_LINKS {
+            return Err(format!("{agent} has {links} links already; is its certificate used twice?"));
+        }
+        *links += 1;
         state.next += 1;
-        state.next
+        Ok(Standing { links: Arc::clone(self), agent: agent.to_owned(), id: state.next })
     }
 
-    /// `link` takes new streams from here on, before all others.
+    /// `link` takes new streams from here on, before all others. The oldest of more than two of its node drain.
     pub fn up(&self, link: LinkHandle) {
         let mut state = self.lock();
         state.registry.up(self.clock.now(), link.id);
+        let agent = link.agent.clone();
         state.handles.insert(link.id, Arc::new(link));
+        let of_agent = state.handles.values().rev().filter(|handle| handle.agent == agent);
+        of_agent.skip(MOST_LINKS_UP).for_each(|handle| handle.superseded.notify_one());
         self.count(&state);
     }
 
@@ -150,6 +180,27 @@ impl Links {
     }
 }
 
+/// A link's place among those of its node's certificate, from the TLS handshake to the end of the connection.
+#[derive(Debug)]
+pub struct Standing {
+    links: Arc<Links>,
+    agent: String,
+    /// The link's number.
+    pub id: LinkId,
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        let mut state = self.links.lock();
+        if let Some(links) = state.of_node.get_mut(&self.agent) {
+            *links -= 1;
+            if *links == 0 {
+                state.of_node.remove(&self.agent);
+            }
+        }
+    }
+}
+
 type Opened = Result<(SendStream<Bytes>, RecvStream), Refusal>;
 
 async fn open(link: &LinkHandle, node: &str, target: &Target) -> Result<Opened, h2::Error> {
@@ -182,5 +233,27 @@ impl Drop for CancelOnDrop {
         if let Some(send) = &mut self.0 {
             send.send_reset(Reason::CANCEL);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_has_a_bounded_number_of_links_and_a_link_that_ends_makes_room() {
+        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default(), "hangzhou");
+        let pool = Pool::new("hangzhou", ["node-1".to_owned(), "node-2".to_owned()]);
+        let links = Links::new(pool, Clock::start(), metrics);
+        let mut standing: Vec<_> =
+            (0..MOST_LINKS).map(|_| links.enter("node-1").expect("there is room")).collect();
+        let refused = links.enter("node-1").expect_err("one too many");
+        assert_eq!(refused, "node-1 has 4 links already; is its certificate used twice?");
+        let other = links.enter("node-2").expect("another node has room of its own");
+        assert!(links.enter("node-9").expect_err("a stranger").contains("no node of pool hangzhou"));
+        standing.pop();
+        let again = links.enter("node-1").expect("a link that ended made room");
+        drop((standing, other, again));
+        assert!(links.lock().of_node.is_empty());
     }
 }

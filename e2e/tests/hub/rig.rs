@@ -249,6 +249,11 @@ impl Rig {
         std::fs::remove_dir_all(self.folder.path().join("state")).expect("it had a state");
     }
 
+    /// Where the hub keeps what outlives it.
+    pub(crate) fn state_folder(&self) -> std::path::PathBuf {
+        self.folder.path().join("state")
+    }
+
     /// Cut the way to every API server and wait until the hub says that it is cut off.
     pub(crate) async fn cut(&self, state: LinkState) {
         self.cloud.set_all_links(state).await;
@@ -262,16 +267,26 @@ impl Rig {
 
     /// What the hub tells its operator; null while its socket is not there.
     pub(crate) async fn status(&self) -> Value {
-        let Ok(socket) = tokio::net::UnixStream::connect(self.folder.path().join("admin.sock")).await else {
-            return Value::Null;
-        };
+        match self.admin("/status").await {
+            Some(body) => serde_json::from_slice(&body).expect("JSON"),
+            None => Value::Null,
+        }
+    }
+
+    /// What the hub counts.
+    pub(crate) async fn metrics(&self) -> String {
+        let body = self.admin("/metrics").await.expect("the hub runs");
+        String::from_utf8(body.to_vec()).expect("text")
+    }
+
+    async fn admin(&self, path: &str) -> Option<Bytes> {
+        let socket = tokio::net::UnixStream::connect(self.folder.path().join("admin.sock")).await.ok()?;
         let (mut sender, driver) =
             hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.expect("HTTP over the socket");
         tokio::spawn(driver);
-        let request = http::Request::get("/status").header("host", "hub").body(Empty::<Bytes>::new());
+        let request = http::Request::get(path).header("host", "hub").body(Empty::<Bytes>::new());
         let answer = sender.send_request(request.expect("a request")).await.expect("an answer");
-        let body = answer.into_body().collect().await.expect("a body").to_bytes();
-        serde_json::from_slice(&body).expect("JSON")
+        Some(answer.into_body().collect().await.expect("a body").to_bytes())
     }
 
     pub(crate) async fn heal(&self) {

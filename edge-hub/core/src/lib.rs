@@ -25,6 +25,7 @@ pub mod review;
 pub mod source;
 pub mod spool;
 pub mod standing;
+pub mod table;
 pub mod token;
 pub mod view;
 

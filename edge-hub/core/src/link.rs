@@ -47,6 +47,41 @@ impl LinkState {
     }
 }
 
+/// Whether this process was there to hear an answer to a probe. Its one thread may have been busy when the answer came; the
+/// timer of the probe, which is looked at first, has then run out before the answer is read.
+#[derive(Debug)]
+pub struct Attendance {
+    last: Duration,
+    /// When the last absence ended.
+    returned: Option<Duration>,
+}
+
+impl Attendance {
+    /// How often [`Self::note`] is to be called.
+    pub const TICK: Duration = Duration::from_millis(250);
+
+    /// Begins at `now`, on the monotonic clock.
+    #[must_use]
+    pub fn new(now: Duration) -> Self {
+        Self { last: now, returned: None }
+    }
+
+    /// The prober runs. It was away if it should have run long before.
+    pub fn note(&mut self, now: Duration) {
+        if now.saturating_sub(self.last) >= Self::TICK * 2 {
+            self.returned = Some(now);
+        }
+        self.last = now;
+    }
+
+    /// A probe has just run out: whether it may have been answered while nobody looked. It is then no proof of a cut; an
+    /// attempt to connect tells.
+    pub fn excuses(&mut self, now: Duration) -> bool {
+        self.note(now);
+        self.returned.is_some_and(|returned| now.saturating_sub(returned) < PROBE_TIMEOUT)
+    }
+}
+
 /// The judge over one hub's link to its API servers.
 #[derive(Debug)]
 pub struct LinkDetector {
@@ -118,6 +153,34 @@ mod tests {
     use super::*;
 
     const NOW: Now = Now { monotonic: Duration::from_secs(5), unix: Duration::from_secs(1000) };
+
+    #[test]
+    fn a_probe_that_ran_out_while_the_process_was_busy_proves_nothing() {
+        let at = Duration::from_millis;
+        let ticks = |attendance: &mut Attendance, from: u64, upto: u64| {
+            (from..=upto).step_by(250).for_each(|tick| attendance.note(at(tick)));
+        };
+        // There all the time, somewhat late as timers are.
+        let mut attendance = Attendance::new(at(0));
+        ticks(&mut attendance, 250, 3000);
+        assert!(!attendance.excuses(at(3000 + 499)));
+        // Away for 1.5 s until the very moment when the probe's timer was looked at.
+        let mut attendance = Attendance::new(at(0));
+        ticks(&mut attendance, 250, 1000);
+        assert!(attendance.excuses(at(2500)));
+        // Away earlier in the time of the same probe, and there since.
+        ticks(&mut attendance, 2750, 3750);
+        assert!(attendance.excuses(at(3800)));
+        // Of a probe that was sent after it had come back the silence is the link's.
+        ticks(&mut attendance, 4000, 4000);
+        assert!(!attendance.excuses(at(4100)));
+        // Nor does it make a cut of a connection that could be made anew.
+        let mut detector = LinkDetector::new(Duration::ZERO);
+        detector.handle_connected();
+        let now = Now { monotonic: at(2500), unix: at(2500) };
+        assert!(!detector.handle_lost(now, false));
+        assert!(detector.handle_unreachable(now));
+    }
 
     #[test]
     fn a_lost_probe_is_a_cut_told_once() {

@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use edge_hub_core::link::{LinkDetector, LinkState, PROOF, TRY_OWN};
+use edge_hub_core::link::{Attendance, LinkDetector, LinkState, PROOF, TRY_OWN};
 
 use super::Hub;
 use crate::{
     clock::random,
-    upstream::{Proven, Route},
+    upstream::{ProbedConnection, Proven, Route},
 };
 
 /// Shortest time between two probed connections.
@@ -36,7 +36,7 @@ impl Hub {
                         self.declare_connected(&mut detector, route);
                         tokio::select! {
                             () = self.shutdown.draining() => return,
-                            lost = connection.probe_lost() => break lost,
+                            lost = self.is_silent(&mut connection) => break lost,
                             proven = self.prove_own_link(route) => {
                                 connection = self.upstream.adopt(proven);
                             }
@@ -59,6 +59,26 @@ impl Hub {
                         () = tokio::time::sleep(detector.retry_delay(random())) => {}
                     }
                 }
+            }
+        }
+    }
+
+    /// Waits for the end of the probed connection. True when an answer to a probe was missing, though this process was
+    /// there to hear it.
+    async fn is_silent(&self, connection: &mut ProbedConnection) -> bool {
+        let monotonic = || self.clock.now().monotonic;
+        let mut attendance = Attendance::new(monotonic());
+        let mut lost = std::pin::pin!(connection.probe_lost());
+        loop {
+            tokio::select! {
+                lost = &mut lost => {
+                    let is_excused = lost && attendance.excuses(monotonic());
+                    if is_excused {
+                        tracing::info!("a probe ran out while this process was busy; another connection will tell");
+                    }
+                    return lost && !is_excused;
+                }
+                () = tokio::time::sleep(Attendance::TICK) => attendance.note(monotonic()),
             }
         }
     }

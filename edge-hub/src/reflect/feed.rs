@@ -182,7 +182,7 @@ impl Driver {
             return Err("it sent more than limits.listMib or a million objects".to_owned());
         }
         for raw in snapshot.objects {
-            let object = object_from(self.cell.spec.format, raw);
+            let object = object_from(self.cell.spec.format, raw, self.hub.clock.now());
             self.gathered.objects.push(object.map_err(|_| "it sent what is no object".to_owned())?);
         }
         if !snapshot.last {
@@ -229,7 +229,7 @@ impl Driver {
                 Kind::Deleted => EventType::Deleted,
                 Kind::Unknown => return Err("it sent a change of an unknown kind".to_owned()),
             };
-            let object = object_from(self.cell.spec.format, change.object);
+            let object = object_from(self.cell.spec.format, change.object, self.hub.clock.now());
             events.push((kind, object.map_err(|_| "it sent what is no object".to_owned())?));
         }
         self.hub.prepare_versions(&self.cell).await;

@@ -2,22 +2,71 @@
 
 use bytes::Bytes;
 use edge_hub_core::{
+    clock::Now,
     collection::{Envelope, Object},
     reflector::Failure,
+    table,
 };
 use proto_kube::{
-    list::ListHead,
+    inflate::Inflate,
+    list::{ListHead, split_list},
     media_type::Format,
     object::{TypeMeta, scan},
     watch::WatchEvent,
 };
 
-pub(super) fn object_from(format: Format, raw: Bytes) -> Result<Object, Failure> {
+/// Packed bytes of a page from which it is read on a thread of its own: some 10 ms of work, during which the one thread
+/// of the hub would neither serve nor answer a probe.
+const LARGE_PAGE: usize = 128 * 1024;
+
+/// One page of a list.
+pub(super) struct Page {
+    pub(super) head: ListHead,
+    pub(super) objects: Vec<Object>,
+}
+
+/// Unpacks and takes apart one page; off the thread that serves when it is large.
+///
+/// # Errors
+/// The body is damaged, too large, or no list of objects.
+pub(super) async fn read_page(
+    format: Format,
+    inflate: Inflate,
+    packed: Bytes,
+    limit: usize,
+    now: Now,
+) -> Result<Page, PageError> {
+    if packed.len() < LARGE_PAGE {
+        return take_apart(format, inflate, packed, limit, now);
+    }
+    let read = tokio::task::spawn_blocking(move || take_apart(format, inflate, packed, limit, now));
+    read.await.unwrap_or_else(|ended| Err(PageError(ended.to_string())))
+}
+
+/// Why a page cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct PageError(String);
+
+fn take_apart(
+    format: Format,
+    mut inflate: Inflate,
+    packed: Bytes,
+    limit: usize,
+    now: Now,
+) -> Result<Page, PageError> {
+    let body = inflate.whole(packed, limit).map_err(|error| PageError(error.to_string()))?;
+    let (head, items) = split_list(format, &body).map_err(|error| PageError(error.to_string()))?;
+    let objects = items.into_iter().map(|raw| object_from(format, raw, now)).collect::<Result<_, _>>();
+    Ok(Page { head, objects: objects.map_err(|_| PageError("an item has no key or version".into()))? })
+}
+
+pub(super) fn object_from(format: Format, raw: Bytes, now: Now) -> Result<Object, Failure> {
     let meta = scan(format, &raw).map_err(|_| Failure::BadAnswer)?;
     let key = meta.key();
     let uid = meta.uid.into_owned().into_boxed_str();
     let resource_version = meta.resource_version.parse().map_err(|_| Failure::BadAnswer)?;
-    Ok(Object { key, uid, resource_version, raw })
+    Ok(Object { key, uid, resource_version, raw: table::stamped(format, raw, now.unix) })
 }
 
 pub(super) fn envelope_of_list(head: &ListHead) -> Envelope {

@@ -1,10 +1,16 @@
 //! Which formats a client takes, and from which collections each can be made.
 
-use edge_hub_core::projection::Projection;
+use std::sync::Arc;
+
+use edge_hub_core::{
+    collection::{Envelope, Listing, Object, Selection},
+    projection::Projection,
+    table,
+};
 use http::header;
 use proto_kube::{
     gvr::GroupVersionResource,
-    list_options::IncludeObject,
+    list_options::{IncludeObject, ListOptions},
     media_type::{Acceptable, Encoding, Form, Format},
     request_info::ResourceRequest,
     status::Status,
@@ -12,6 +18,16 @@ use proto_kube::{
 
 use super::Call;
 use crate::cell::Cell;
+
+/// What a LIST or WATCH wants to see of a collection.
+pub(super) fn selection(request: &ResourceRequest, options: &ListOptions) -> Selection {
+    Selection {
+        namespace: request.namespace.clone(),
+        name: None,
+        labels: options.labels.clone(),
+        fields: options.fields.clone(),
+    }
+}
 
 impl Call {
     /// The client's formats that can be cached, most wanted first.
@@ -49,6 +65,23 @@ impl Call {
                 .map(move |held| (shown, held))
         });
         pairs.collect()
+    }
+
+    /// These objects with what tells a time as of now: cells of tables do.
+    pub(super) fn as_of_now(&self, cell: &Cell, envelope: &Envelope, mut listing: Listing) -> Listing {
+        if cell.spec.format.form == Form::Table {
+            for object in &mut listing.objects {
+                *object = Arc::new(self.told_now(cell, envelope, object));
+            }
+        }
+        listing
+    }
+
+    /// As [`Call::as_of_now`], of one object.
+    pub(super) fn told_now(&self, cell: &Cell, envelope: &Envelope, object: &Object) -> Object {
+        let (spec, now) = (&cell.spec, self.hub.clock.now().unix);
+        let raw = table::shown(&spec.gvr, spec.format, envelope.columns.as_deref(), &object.raw, now);
+        Object { raw, ..object.clone() }
     }
 
     /// The way from what this collection holds to `shown`. Where there is none, the kind is newer than this program,

@@ -31,7 +31,27 @@ const BODY_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Under what a single object's answer is kept.
 pub(super) fn single_key(uri: &Uri, format: Format) -> String {
-    single_path_key(uri.path(), format)
+    single_path_key(&canonical_path(uri), format)
+}
+
+/// The path as the hub itself writes it, however the client spelled it: what is kept under one spelling must not outlive
+/// what is forgotten under another.
+fn canonical_path(uri: &Uri) -> String {
+    match RequestInfo::parse("GET", uri.path(), None) {
+        Ok(RequestInfo::Resource(request)) => {
+            let (namespace, name) = (request.namespace.as_deref(), request.name.as_deref());
+            request.gvr.path(namespace, name, request.subresource.as_deref())
+        }
+        _ => uri.path().to_owned(),
+    }
+}
+
+/// Whether the API server may leave the head of its answer open for as long as there is nothing to say: a log that is
+/// followed.
+fn may_be_silent(uri: &Uri) -> bool {
+    uri.path().ends_with("/log")
+        && matches!(RequestInfo::parse("GET", uri.path(), None),
+            Ok(RequestInfo::Resource(request)) if request.subresource.as_deref() == Some("log"))
 }
 
 fn single_path_key(path: &str, format: Format) -> String {
@@ -86,8 +106,7 @@ impl Call {
             headers.remove(header::EXPECT);
         }
         let request = builder.body(full(self.body.clone())).map_err(UpstreamError::Request)?;
-        let streams = self.head.uri.path().ends_with("/log") || self.head.uri.path().contains("/proxy");
-        let patience = if streams { STREAM_HEAD_TIMEOUT } else { HEAD_TIMEOUT };
+        let patience = if may_be_silent(&self.head.uri) { STREAM_HEAD_TIMEOUT } else { HEAD_TIMEOUT };
         self.hub.metrics.forwarded.inc();
         let outcome = self.hub.upstream.send(&self.credential, request, patience).await;
         if let Err(error) = &outcome {
@@ -228,7 +247,7 @@ impl Call {
                     return Box::pin(self.list_or_watch(request)).await;
                 }
                 if request.verb == Verb::Delete && response.status().is_success() {
-                    forget_single(&self.hub, self.head.uri.path());
+                    forget_single(&self.hub, &canonical_path(&self.head.uri));
                 }
                 self.relay_filtered(&request, response).await
             }
@@ -292,7 +311,7 @@ impl Call {
         self.learn(&resource_access(request), status);
         if status != StatusCode::OK {
             if status == StatusCode::NOT_FOUND {
-                forget_single(&self.hub, self.head.uri.path());
+                forget_single(&self.hub, &canonical_path(&self.head.uri));
             }
             return self.relay(response);
         }
@@ -457,4 +476,37 @@ pub(super) fn cut_off(why: &str) -> Status {
 /// The cloud did not answer one request.
 pub(super) fn lost(error: &UpstreamError) -> Status {
     Status::service_unavailable(format!("the cloud did not answer: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_kept_and_forgotten_under_one_path_however_it_is_spelled() {
+        let plain = "/api/v1/namespaces/default/configmaps/kube-root-ca.crt";
+        for spelled in [
+            plain,
+            "/api/v1/namespaces/default/configmaps/kube%2Droot-ca.crt",
+            "/api/v1/namespaces/def%61ult/configmaps/kube-root-ca.crt",
+        ] {
+            assert_eq!(canonical_path(&Uri::from_static(spelled)), plain);
+        }
+        let scale = "/apis/apps/v1/namespaces/default/deployments/web/scale";
+        assert_eq!(canonical_path(&Uri::from_static(scale)), scale);
+        assert_eq!(canonical_path(&Uri::from_static("/version")), "/version");
+    }
+
+    #[test]
+    fn a_log_may_be_silent_and_an_object_with_such_a_name_may_not() {
+        let pods = "/api/v1/namespaces/default/pods/web";
+        for (path, silent) in [
+            (format!("{pods}/log"), true),
+            (pods.to_owned(), false),
+            ("/api/v1/namespaces/default/configmaps/log".to_owned(), false),
+            ("/api/v1/namespaces/default/configmaps/proxy-x".to_owned(), false),
+        ] {
+            assert_eq!(may_be_silent(&path.parse().unwrap()), silent, "{path}");
+        }
+    }
 }

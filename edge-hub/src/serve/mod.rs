@@ -184,9 +184,22 @@ fn note(principal: &Principal, head: &Parts) {
 }
 
 impl Call {
+    /// An answer from the cache is counted when it is given: a look into a collection need not become one.
+    fn counted(&self, response: Response<Body>) -> Response<Body> {
+        if response.status().is_success() {
+            self.hub.metrics.served_from_cache.inc();
+        }
+        response
+    }
+
     async fn route(mut self, info: RequestInfo) -> Response<Body> {
         if is_impersonating(&self.head.headers) {
             // Whose rights these are only the API server can tell, so nothing of it is ever kept.
+            return self.forward_uncached(&info).await;
+        }
+        if let RequestInfo::Resource(request) = &info
+            && crate::aggregated::answers(&self.hub, &request.gvr).await
+        {
             return self.forward_uncached(&info).await;
         }
         if filtered::is_shown(&info, &self.chain) {

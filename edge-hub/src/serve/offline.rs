@@ -149,9 +149,9 @@ impl Call {
                 self.hub.metrics.spooled_events.inc();
                 self.hub.remember_credential(&self.principal, &self.credential);
                 self.hub.save_records(BlobClass::Event, event.changes);
-                let ticket = self.hub.store.flush();
-                let durable = tokio::task::spawn_blocking(move || ticket.wait_timeout(DURABLE_TIMEOUT)).await;
-                if !matches!(durable, Ok(Ok(()))) {
+                let durable = self.hub.store.flush().durable_within(DURABLE_TIMEOUT).await;
+                // A store that cannot be opened is no reason to lose events, which memory keeps as long as the process.
+                if durable.is_err() && !self.hub.store.health().memory_only {
                     return answer::refuse(&forward::cut_off("the event could not be written to disk"));
                 }
                 made(StatusCode::CREATED, event.encoding, event.body)

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use edge_hub_core::{
-    collection::{CollectionSpec, Lookup, Refusal, Selection},
+    collection::{CollectionSpec, Lookup, Refusal},
     documents::Document,
     offline::{Held, Holding},
     projection::Projection,
@@ -19,7 +19,7 @@ use proto_kube::{
     status::Status,
 };
 
-use super::{Call, answer, resource_access, standing::Candidate, stream::WatchBody};
+use super::{Call, answer, formats::selection, resource_access, standing::Candidate, stream::WatchBody};
 use crate::{
     cell::{Cell, Phase},
     clock::random,
@@ -48,15 +48,6 @@ pub(super) enum Found {
     Forward,
     /// A refusal of our own.
     Refused(Status),
-}
-
-fn selection(request: &ResourceRequest, options: &ListOptions) -> Selection {
-    Selection {
-        namespace: request.namespace.clone(),
-        name: None,
-        labels: options.labels.clone(),
-        fields: options.fields.clone(),
-    }
 }
 
 pub(super) fn spec(request: &ResourceRequest, options: &ListOptions, format: Format) -> CollectionSpec {
@@ -210,6 +201,7 @@ impl Call {
             }
             Ok((listing, envelope, age)) => {
                 self.hub.metrics.served_from_cache.inc();
+                let listing = self.as_of_now(&ready.cell, &envelope, listing);
                 answer::list(ready.projection, &envelope, listing, self.staleness(age))
             }
             Err(_) if connected => self.forward_resource(request).await,
@@ -323,7 +315,7 @@ impl Call {
         let live = cells.into_iter().filter(|cell| cell.with(|inner| inner.phase == Phase::Live));
         for cell in live {
             if let (Holding::Present, Some(response)) = self.look_up(&cell, &key, format) {
-                return Some(response);
+                return Some(self.counted(response));
             }
         }
         None
@@ -343,8 +335,8 @@ impl Call {
             };
             match found {
                 Lookup::Found(object) => {
-                    self.hub.metrics.served_from_cache.inc();
                     let staleness = self.staleness(collection.staleness(now));
+                    let object = self.told_now(cell, collection.envelope(), &object);
                     let response = answer::object(projection, collection.envelope(), &object, staleness);
                     (Holding::Present, Some(response))
                 }
@@ -375,7 +367,7 @@ impl Call {
             let access = self.access_offline(&exact, Some(cell));
             let held = Held { access, object, followed: standing.followed, ..Held::default() };
             match (self.decide_offline(&info, &held), response) {
-                (Ok(_), Some(response)) => return response,
+                (Ok(_), Some(response)) => return self.counted(response),
                 (Ok(_), None) => {}
                 (Err(status), _) => refused = refused.or(Some(status)),
             }

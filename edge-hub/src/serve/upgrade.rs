@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use edge_hub_core::link::LinkState;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use proto_kube::status::Status;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 
 use super::{answer, forward, hop, slot, slot::Slot};
 use crate::{
@@ -30,7 +35,7 @@ pub(super) async fn pass(
     let on_client = hyper::upgrade::on(&mut request);
     match exchange(hub, credential, &request).await {
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            join(response, on_client, slot)
+            join(hub, response, on_client, slot)
         }
         Ok(response) => {
             let (mut head, body) = response.into_parts();
@@ -82,22 +87,68 @@ async fn exchange(
 }
 
 fn join(
+    hub: &Arc<Hub>,
     mut response: Response<Incoming>,
     on_client: hyper::upgrade::OnUpgrade,
     slot: Slot,
 ) -> Response<Body> {
     let on_server = hyper::upgrade::on(&mut response);
+    let link = hub.link.subscribe();
     tokio::spawn(async move {
         let _held = slot;
         let (client, server) = match tokio::try_join!(on_client, on_server) {
             Ok(both) => both,
             Err(error) => return tracing::debug!(%error, "an upgrade was agreed but did not happen"),
         };
-        let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-        if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut server).await {
-            tracing::debug!(%error, "an upgraded stream broke");
-        }
+        carry(TokioIo::new(client), TokioIo::new(server), link).await;
     });
     let (head, _) = response.into_parts();
     Response::from_parts(head, empty())
+}
+
+/// Carries bytes both ways until both sides have ended, or the link is cut.
+async fn carry(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    mut server: impl AsyncRead + AsyncWrite + Unpin,
+    mut link: watch::Receiver<LinkState>,
+) {
+    tokio::select! {
+        copied = tokio::io::copy_bidirectional(&mut client, &mut server) => {
+            if let Err(error) = copied {
+                tracing::debug!(%error, "an upgraded stream broke");
+            }
+        }
+        // Its own connection would find out minutes later; whoever sits at it should know now.
+        _ = link.wait_for(|link| !link.is_connected()) => tracing::debug!("an upgraded stream ends with the link"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_upgraded_stream_carries_both_ways_and_ends_with_the_link() {
+        let ((mut user, client), (mut kubelet, server)) = (duplex(64), duplex(64));
+        let link = watch::Sender::new(LinkState::Connected);
+        let carried = tokio::spawn(carry(client, server, link.subscribe()));
+        let mut read = [0; 2];
+        user.write_all(b"ls").await.unwrap();
+        kubelet.read_exact(&mut read).await.unwrap();
+        kubelet.write_all(&read).await.unwrap();
+        user.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"ls");
+        // Another way to the cloud is no end of it.
+        link.send_replace(LinkState::Relayed { via: 0 });
+        user.write_all(b"ps").await.unwrap();
+        kubelet.read_exact(&mut read).await.unwrap();
+        link.send_replace(LinkState::Cut { since_unix: Duration::ZERO });
+        carried.await.unwrap();
+        assert_eq!(user.read(&mut read).await.unwrap(), 0, "the user's end is closed");
+        assert_eq!(kubelet.read(&mut read).await.unwrap(), 0, "and the kubelet's");
+    }
 }

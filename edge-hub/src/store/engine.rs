@@ -45,8 +45,8 @@ impl EngineError {
     pub fn from_io(error: &std::io::Error) -> Self {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
         match error.kind() {
-            StorageFull | QuotaExceeded => Self::Full(error.to_string()),
-            _ => Self::Broken(error.to_string()),
+            StorageFull | QuotaExceeded => Self::Full(super::told(error)),
+            _ => Self::Broken(super::told(error)),
         }
     }
 }

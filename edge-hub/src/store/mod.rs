@@ -35,6 +35,7 @@ mod reserve;
 mod scan;
 mod seal;
 mod sled_engine;
+mod start;
 mod writer;
 
 use std::{
@@ -52,6 +53,7 @@ use engine::EngineOpener;
 pub use key::{AtRestKey, KeyError};
 use queue::Shared;
 pub use sled_engine::open_sled;
+pub use start::{Attempt, Unopened};
 
 /// What a blob is, which decides who may be dropped first when the disk is full.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -236,8 +238,16 @@ pub enum StoreError {
     Closed,
 }
 
+/// An error of the system with the name that its manuals know it by: `Read-only file system (EROFS)`.
+fn told(error: &std::io::Error) -> String {
+    match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+        Some(errno) => format!("{} ({errno:?})", errno.desc()),
+        None => error.to_string(),
+    }
+}
+
 impl StoreError {
-    fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
     }
@@ -248,7 +258,9 @@ impl StoreError {
 pub struct StoreHealth {
     /// Age of the oldest change that is not durable yet; zero when all is.
     pub lag: Duration,
-    /// How long the writer has been inside one disk operation; a watchdog ends the process beyond 5 s.
+    /// The directory could not be opened yet: everything is in memory alone, and opening it is tried again.
+    pub memory_only: bool,
+    /// How long the writer has been inside one disk operation, opening included.
     pub busy: Duration,
     /// The last failure that has not been followed by a success.
     pub last_error: Option<String>,
@@ -303,32 +315,6 @@ impl Store {
             .spawn(move || writer.run())
             .map_err(StoreError::io("start the thread of", "store"))?;
         Ok((Self { shared, thread: Mutex::new(Some(thread)) }, recovered))
-    }
-
-    /// [`Store::open`], but where another process holds the directory it is given `patience` to end: one that was killed
-    /// may still be writing. `waiting` is called once, when that begins.
-    ///
-    /// # Errors
-    /// As [`Store::open`]; `Locked` after `patience`.
-    pub fn open_after(
-        options: &StoreOptions,
-        patience: Duration,
-        waiting: impl FnOnce(),
-    ) -> Result<(Self, Recovered), StoreError> {
-        const POLL: Duration = Duration::from_millis(50);
-        let started = Instant::now();
-        let mut waiting = Some(waiting);
-        loop {
-            match Self::open(options.clone()) {
-                Err(StoreError::Locked(_)) if started.elapsed() < patience => {
-                    if let Some(tell) = waiting.take() {
-                        tell();
-                    }
-                    std::thread::sleep(POLL);
-                }
-                other => return other,
-            }
-        }
     }
 
     /// Takes changes of one collection, in order. Never blocks on the disk and never fails.
@@ -418,6 +404,14 @@ impl FlushTicket {
     /// `NotDurable` when an attempt failed (it is repeated in the background), `Closed`.
     pub fn wait(self) -> Result<(), StoreError> {
         self.shared.wait(self.sequence, self.failures, None)
+    }
+
+    /// As `wait_timeout`, for a task: it holds no thread while the disk takes its time.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub async fn durable_within(self, limit: Duration) -> Result<(), StoreError> {
+        self.shared.wait_as_task(self.sequence, self.failures, limit).await
     }
 
     /// As `wait`, but gives up after `timeout` with `NotDurable`.

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use edge_hub_core::collection::{Change, CollectionSpec, Object, Tombstone, Watermark};
+use tokio::sync::Notify;
 
 use super::{BlobClass, BlobKey, FlushTicket, Refill, StoreError, StoreHealth, index::SlotKey, record::Slot};
 
@@ -159,12 +160,35 @@ struct State {
     refill: Refill,
 }
 
+impl State {
+    /// What is known of a flush; `None` while it is under way.
+    fn outcome(&self, sequence: u64, failures: u64) -> Option<Result<(), StoreError>> {
+        let because = |else_: &str| {
+            let why = self.health.last_error.clone().unwrap_or_else(|| else_.to_owned());
+            Some(Err(StoreError::NotDurable(why)))
+        };
+        match () {
+            () if self.durable >= sequence => Some(Ok(())),
+            () if self.failures > failures => because("an attempt failed"),
+            () if self.closing == Closing::Closed => Some(Err(StoreError::Closed)),
+            () if self.health.memory_only => because("the store is not open"),
+            () => None,
+        }
+    }
+}
+
+fn late() -> StoreError {
+    StoreError::NotDurable("the disk did not answer in time".into())
+}
+
 /// The meeting place of callers and writer.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     state: Mutex<State>,
     work: Condvar,
     done: Condvar,
+    /// The same as `done`, for tasks.
+    done_for_tasks: Notify,
 }
 
 impl Shared {
@@ -257,25 +281,42 @@ impl Shared {
     ) -> Result<(), StoreError> {
         let mut state = self.lock();
         loop {
-            if state.durable >= sequence {
-                return Ok(());
-            }
-            if state.failures > failures {
-                let why = state.health.last_error.clone().unwrap_or_else(|| "an attempt failed".into());
-                return Err(StoreError::NotDurable(why));
-            }
-            if state.closing == Closing::Closed {
-                return Err(StoreError::Closed);
+            if let Some(outcome) = state.outcome(sequence, failures) {
+                return outcome;
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             state = match left {
                 None => self.done.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => {
-                    return Err(StoreError::NotDurable("the disk did not answer in time".into()));
-                }
+                Some(Duration::ZERO) => return Err(late()),
                 Some(left) => self.done.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
+    }
+
+    /// As `wait`, without a thread.
+    pub(super) async fn wait_as_task(
+        &self,
+        sequence: u64,
+        failures: u64,
+        limit: Duration,
+    ) -> Result<(), StoreError> {
+        let waiting = async {
+            loop {
+                // Listening begins before the look, so that nothing is missed between them.
+                let mut done = std::pin::pin!(self.done_for_tasks.notified());
+                done.as_mut().enable();
+                if let Some(outcome) = self.lock().outcome(sequence, failures) {
+                    return outcome;
+                }
+                done.await;
+            }
+        };
+        tokio::time::timeout(limit, waiting).await.unwrap_or_else(|_elapsed| Err(late()))
+    }
+
+    fn tell_done(&self) {
+        self.done.notify_all();
+        self.done_for_tasks.notify_waiters();
     }
 
     pub(super) fn health(&self) -> StoreHealth {
@@ -315,7 +356,7 @@ impl Shared {
                 if state.kick {
                     state.kick = false;
                     state.durable = state.enqueued;
-                    self.done.notify_all();
+                    self.tell_done();
                 }
                 if closing {
                     return Work::Close;
@@ -352,7 +393,7 @@ impl Shared {
         state.durable = state.durable.max(sequence);
         state.in_flight = None;
         state.health.commits += 1;
-        self.done.notify_all();
+        self.tell_done();
     }
 
     /// Writer: a group could not be made durable and waits again, below what came after it.
@@ -370,7 +411,16 @@ impl Shared {
         state.in_flight = None;
         state.failures += 1;
         state.health.last_error = Some(why);
-        self.done.notify_all();
+        self.tell_done();
+    }
+
+    /// Before there is a writer: whether it is asked to end within `limit`.
+    pub(super) fn is_closed_within(&self, limit: Duration) -> bool {
+        let state = self.lock();
+        let is_open = |state: &mut State| state.closing == Closing::No;
+        let (state, _) =
+            self.work.wait_timeout_while(state, limit, is_open).unwrap_or_else(PoisonError::into_inner);
+        state.closing != Closing::No
     }
 
     /// Writer: whether it has been asked to end.
@@ -413,7 +463,7 @@ impl Shared {
     /// Writer: it has ended.
     pub(super) fn closed(&self) {
         self.lock().closing = Closing::Closed;
-        self.done.notify_all();
+        self.tell_done();
     }
 }
 
@@ -519,6 +569,29 @@ mod tests {
         shared.committed(group.sequence);
         ticket.wait().unwrap();
         assert!(shared.health().lag.is_zero());
+    }
+
+    #[tokio::test]
+    async fn a_task_waits_for_the_disk_without_a_thread() {
+        let shared = Arc::new(Shared::default());
+        shared.apply(&spec(), vec![Change::Put(object("a", 1))]);
+        let (ticket, second, late) = (shared.flush(), shared.flush(), shared.flush());
+        assert!(matches!(
+            late.durable_within(Duration::from_millis(1)).await,
+            Err(StoreError::NotDurable(_))
+        ));
+        let group = taken(&shared);
+        let limit = Duration::from_secs(60);
+        let (first, second, ()) =
+            tokio::join!(ticket.durable_within(limit), second.durable_within(limit), async {
+                shared.committed(group.sequence);
+            });
+        first.unwrap();
+        second.unwrap();
+        shared.note(|health| health.memory_only = true);
+        shared.apply(&spec(), vec![Change::Put(object("a", 2))]);
+        let unopened = shared.flush().durable_within(limit).await;
+        assert!(matches!(unopened, Err(StoreError::NotDurable(why)) if why == "the store is not open"));
     }
 
     #[test]

@@ -540,7 +540,7 @@ fn copy(from: &dyn Engine, to: &mut dyn Engine) -> Result<(), EngineError> {
 }
 
 /// Bytes of all files below a folder.
-fn size_of(folder: &Path) -> u64 {
+pub(super) fn size_of(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .map(|entry| match entry.metadata() {

@@ -14,6 +14,7 @@ use std::{
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use proto_daemon::api_server::ApiServer;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -113,6 +114,15 @@ pub(super) async fn relayed(
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let (upgraded, socket) = coordinator.relay(&format!("{host}:{}", server.port())).await?;
     secure(server, config, Socket::Relayed(Box::new(TokioIo::new(upgraded))), socket).await
+}
+
+/// The other end of an idle connection is asked after 30 s, and the connection ends when three questions were not answered.
+pub(super) fn keep_alive(socket: &std::net::TcpStream) -> io::Result<()> {
+    let asked = TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    SockRef::from(socket).set_tcp_keepalive(&asked)
 }
 
 async fn secure(

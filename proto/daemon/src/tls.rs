@@ -8,7 +8,9 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::HandshakeSignatureValid;
@@ -174,11 +176,12 @@ impl Stamp {
 }
 
 /// A certificate and key that follow their files: each handshake looks whether they changed and, if so, reads them
-/// again. A pair that is half replaced, unreadable or wrong is not taken; the last good one stays in use.
+/// again; after [`Self::follow`] a thread of its own does, so that neither a handshake nor a request waits for a disk. A pair that is half replaced, unreadable or wrong is not taken; the last good one stays in use.
 pub struct ReloadingResolver {
     files: CertificateFiles,
     current: RwLock<Arc<CertifiedKey>>,
     seen: Mutex<Seen>,
+    is_followed: AtomicBool,
 }
 
 struct Seen {
@@ -197,13 +200,37 @@ impl ReloadingResolver {
         // Stamps before content: what changes in between is then read once more, never missed.
         let taken = Stamp::of_pair(&files);
         let current = RwLock::new(Arc::new(certified_key(&files)?));
-        Ok(Arc::new(Self { files, current, seen: Mutex::new(Seen { taken, refused: None }) }))
+        Ok(Arc::new(Self {
+            files,
+            current,
+            seen: Mutex::new(Seen { taken, refused: None }),
+            is_followed: AtomicBool::new(false),
+        }))
     }
 
-    /// The pair in use, read again first if its files changed.
+    /// From now on a thread looks at the files, once in `every`, for as long as somebody holds this.
+    ///
+    /// # Errors
+    /// No thread could be started; then each handshake goes on to look.
+    pub fn follow(self: &Arc<Self>, every: Duration) -> std::io::Result<()> {
+        let followed = Arc::downgrade(self);
+        std::thread::Builder::new().name("certificates".into()).spawn(move || {
+            while let Some(resolver) = followed.upgrade() {
+                resolver.refresh();
+                drop(resolver);
+                std::thread::sleep(every);
+            }
+        })?;
+        self.is_followed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The pair in use; unless it is followed, read again first if its files changed.
     #[must_use]
     pub fn current(&self) -> Arc<CertifiedKey> {
-        self.refresh();
+        if !self.is_followed.load(Ordering::Relaxed) {
+            self.refresh();
+        }
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -527,6 +554,20 @@ mod tests {
         let server = server_config(resolver, None).expect("settings");
         let (end, _) = handshake(client, server).expect("a handshake");
         assert_eq!(end.peer_certificates(), Some(&[leaf(&second.0)][..]));
+    }
+
+    #[test]
+    fn a_pair_that_is_followed_is_renewed_without_a_look_at_the_files_by_who_asks() {
+        let (authority, folder) = (Authority::new(), Folder::new());
+        let (first, second) = (authority.issue(), authority.issue());
+        let resolver = ReloadingResolver::new(folder.put_pair(&first)).expect("a pair");
+        resolver.is_followed.store(true, Ordering::Relaxed);
+        folder.put_pair(&second);
+        assert_eq!(resolver.current().cert[0], leaf(&first.0), "whoever follows it has not looked yet");
+        resolver.follow(Duration::from_millis(1)).expect("a thread");
+        while resolver.current().cert[0] != leaf(&second.0) {
+            std::thread::yield_now();
+        }
     }
 
     #[test]

@@ -132,6 +132,14 @@ pub(crate) fn row_object(row: &[u8]) -> Result<&[u8], ScanError> {
     object.ok_or(ScanError::Missing("object"))
 }
 
+/// The text of the metadata of the object inside a table's row.
+///
+/// # Errors
+/// When the row is malformed, or holds no object with metadata.
+pub fn row_metadata(row: &[u8]) -> Result<&[u8], ScanError> {
+    json::member(row_object(row)?, "metadata")?.ok_or(ScanError::Missing("metadata"))
+}
+
 /// Reads the object's identity.
 ///
 /// # Errors

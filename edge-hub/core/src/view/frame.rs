@@ -1,17 +1,25 @@
 //! From an event to the bytes of one stream, in the collection's own format or in one that is made of it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use proto_kube::gvr::GroupVersionResource;
 use proto_kube::media_type::{Form, Format};
 use proto_kube::status::Status;
 use proto_kube::watch::{EventType, encode_bookmark, encode_error, encode_event};
 
+use crate::clock::Now;
 use crate::collection::{Collection, CollectionSpec, Envelope, RingEvent, Uncovered};
 use crate::projection::{Projection, ProjectionError};
+use crate::table;
 
 /// Encodes the events of one stream.
 #[derive(Debug)]
 pub(crate) struct Encoder {
     projection: Projection,
+    gvr: GroupVersionResource,
+    /// By the wall clock; a table's cells tell times as of then.
+    now: Duration,
     /// A table's columns have yet to be sent; they go with the first event only.
     columns_due: bool,
 }
@@ -21,7 +29,17 @@ impl Encoder {
     /// When the collection's objects cannot be shown in this format.
     pub(crate) fn new(spec: &CollectionSpec, shown: Format) -> Result<Self, Uncovered> {
         let projection = Projection::new(spec.format, shown)?;
-        Ok(Self { projection, columns_due: shown.form == Form::Table })
+        let (gvr, now) = (spec.gvr.clone(), Duration::ZERO);
+        Ok(Self { projection, gvr, now, columns_due: shown.form == Form::Table })
+    }
+
+    /// What is encoded from here on is told at this moment.
+    pub(crate) fn set_now(&mut self, now: Now) {
+        self.now = now.unix;
+    }
+
+    fn row(&self, envelope: &Envelope, raw: &Bytes) -> Bytes {
+        table::shown(&self.gvr, self.projection.shown(), envelope.columns.as_deref(), raw, self.now)
     }
 
     /// An event of the ring that needs no change for this stream; encoded once for all streams of its format.
@@ -35,9 +53,10 @@ impl Encoder {
             return self.encode(envelope, event.event_type, &event.object.raw);
         }
         let derived = (!self.projection.is_natural()).then(|| self.projection.shown());
-        collection
-            .ring()
-            .frame(event, derived, || encode(&self.projection, envelope, event.event_type, &event.object.raw))
+        collection.ring().frame(event, derived, || {
+            let raw = self.row(envelope, &event.object.raw);
+            encode(&self.projection, envelope, event.event_type, &raw)
+        })
     }
 
     /// Any other event.
@@ -47,6 +66,7 @@ impl Encoder {
         event_type: EventType,
         raw: &Bytes,
     ) -> Result<Bytes, ProjectionError> {
+        let raw = &self.row(envelope, raw);
         if std::mem::take(&mut self.columns_due) {
             let columns = envelope.columns.as_deref();
             return Ok(encode_event(self.projection.shown(), event_type, &envelope.type_meta, raw, columns));

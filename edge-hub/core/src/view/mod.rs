@@ -195,6 +195,7 @@ impl WatchView {
         if self.ended {
             return Step::End;
         }
+        self.encoder.set_now(now);
         if self.generation != collection.generation() {
             let refusal = Refusal::Expired { requested: self.position, oldest: collection.horizon() };
             return self.break_off(&refusal.into());
