@@ -2,6 +2,7 @@
 
 mod answer;
 mod filtered;
+mod find;
 mod follow;
 mod formats;
 mod forward;
