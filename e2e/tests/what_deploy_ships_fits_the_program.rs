@@ -153,22 +153,26 @@ fn documents(name: &str) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn nodes_may_read_the_keys_of_tokens_and_the_pools_and_nothing_else() {
+fn nodes_may_read_the_keys_of_tokens_which_kinds_are_aggregated_and_the_pools_and_nothing_else() {
     let rights = rights();
     let of_kind = |kind: &str| rights.iter().filter(|object| object["kind"] == kind).collect::<Vec<_>>();
     let (roles, bindings) = (of_kind("ClusterRole"), of_kind("ClusterRoleBinding"));
-    assert_eq!((roles.len(), bindings.len(), rights.len()), (1, 2, 3));
+    assert_eq!((roles.len(), bindings.len(), rights.len()), (2, 3, 5));
     let bound: Vec<_> = bindings.iter().map(|binding| &binding["roleRef"]["name"]).collect();
-    assert_eq!(bound, ["system:service-account-issuer-discovery", "eyot:node-pool-reader"]);
+    let [apiservices, pools] = ["eyot:node-apiservice-reader", "eyot:node-pool-reader"];
+    assert_eq!(bound, ["system:service-account-issuer-discovery", apiservices, pools]);
     for binding in bindings {
         let subjects = binding["subjects"].as_array().expect("a list");
         assert_eq!(subjects.len(), 1);
         assert_eq!((&subjects[0]["kind"], &subjects[0]["name"]), (&"Group".into(), &"system:nodes".into()));
     }
-    assert_eq!(roles[0]["metadata"]["name"], "eyot:node-pool-reader");
+    assert_eq!([&roles[0], &roles[1]].map(|role| &role["metadata"]["name"]), [apiservices, pools]);
+    let services = serde_json::json!([{ "apiGroups": ["apiregistration.k8s.io"],
+        "resources": ["apiservices"], "verbs": ["list"] }]);
+    assert_eq!(roles[0]["rules"], services);
     let pools = serde_json::json!([{ "apiGroups": ["apps.openyurt.io"],
         "resources": ["nodepools", "nodebuckets"], "verbs": ["get", "list", "watch"] }]);
-    assert_eq!(roles[0]["rules"], pools);
+    assert_eq!(roles[1]["rules"], pools);
 }
 
 /// What every unit of the tunnel keeps to: its folders are those of the configuration, it starts again where that helps.

@@ -109,6 +109,8 @@ pub struct Hub {
     pub metrics: Metrics,
     /// This node's own identity.
     pub node: Principal,
+    /// Kinds of which each user may be shown something else.
+    pub aggregated: crate::aggregated::Aggregated,
     /// Running, draining, stopped.
     pub shutdown: Shutdown,
 }
@@ -168,6 +170,7 @@ impl Hub {
             lease: Mutex::new(LeaseKeeper::new(&config.file.node_name)),
             spool: Mutex::new(EventSpool::new(SpoolLimits::default())),
             lent: Mutex::default(),
+            aggregated: crate::aggregated::Aggregated::default(),
             filters: Filters::new(&config),
             list_room: crate::serve::Room::new(config.file.limits.list_mib),
             overlay: Overlay::new(&config.file.node_name),

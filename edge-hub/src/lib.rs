@@ -1,6 +1,7 @@
 //! The edge hub: the node's Kubernetes API. A caching list-watch server in front of kube-apiserver that goes on
 //! answering, with real watch events, when the cloud is cut off.
 
+pub mod aggregated;
 pub mod at_rest;
 pub mod authenticate;
 pub mod cell;

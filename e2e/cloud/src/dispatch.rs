@@ -107,7 +107,10 @@ impl Cloud {
                 if let Ok(options) = &options {
                     options.fields.check(&target.gvr)?;
                 }
-                let options = options?;
+                let mut options = options?;
+                if self.shows_by_user(&target.gvr) {
+                    options.labels = options.labels.and("user", &principal.user);
+                }
                 if options.send_initial_events.is_some() && !self.serves_watch_list() {
                     let why = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
                     let cause = Cause::forbidden("sendInitialEvents", why);

@@ -37,6 +37,13 @@ impl LabelSelector {
         parser.selector().map(|terms| Self { terms }).map_err(Status::bad_request)
     }
 
+    /// The same, and this label with this value.
+    #[must_use]
+    pub(crate) fn and(mut self, key: &str, value: &str) -> Self {
+        self.terms.push(Term { key: key.into(), test: Test::In(vec![value.into()]) });
+        self
+    }
+
     /// True when there is no term.
     #[must_use]
     pub fn is_empty(&self) -> bool {

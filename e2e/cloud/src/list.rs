@@ -34,7 +34,10 @@ pub(crate) fn get(
         Some(_) => cloud.store().snapshot(&kind.gvr, visible).and_then(|s| s.get(&key).cloned()),
         None => cloud.store().get(&kind.gvr, &key).cloned(),
     };
-    let object = object.ok_or_else(|| Status::not_found(&kind.gvr, name))?;
+    // A GET has no selector but what an aggregated server adds.
+    let object = object
+        .filter(|object| options.labels.matches(object))
+        .ok_or_else(|| Status::not_found(&kind.gvr, name))?;
     format.check_single(kind)?;
     Ok(Response {
         status: 200,

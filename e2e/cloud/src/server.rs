@@ -1,5 +1,6 @@
 //! The model cloud: what it holds, and what a test may do to it past the wire.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub struct Cloud {
     bookmarks_asked: u64,
     watch_list: bool,
     gzip_watch_list: bool,
+    /// Kinds that an aggregated server answers, which shows each user what carries its name.
+    by_user: BTreeSet<Gvr>,
     serial: u64,
 }
 
@@ -58,6 +61,7 @@ impl Cloud {
             bookmarks_asked: 0,
             watch_list: true,
             gzip_watch_list: false,
+            by_user: BTreeSet::new(),
             serial: 0,
         };
         for name in ["default", "kube-node-lease", "kube-public", "kube-system"] {
@@ -149,6 +153,15 @@ impl Cloud {
     /// Compress WatchList streams, one gzip member for each flush, as 1.37 does.
     pub fn set_gzip_watch_list(&mut self, on: bool) {
         self.gzip_watch_list = on;
+    }
+
+    /// An aggregated API server shows each user the objects of this kind whose label `user` is its name.
+    pub fn show_by_user(&mut self, gvr: &Gvr) {
+        self.by_user.insert(gvr.clone());
+    }
+
+    pub(crate) fn shows_by_user(&self, gvr: &Gvr) -> bool {
+        self.by_user.contains(gvr)
     }
 
     /// A bearer token that is no JWT.

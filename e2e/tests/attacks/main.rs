@@ -18,16 +18,21 @@
 //! | 14 smuggling | `who_misspells` |
 //! | 15 modes and listeners; 16 canaries on disk, in the log, on pages; 18 old TLS | `who_has_the_disk_or_the_network`; `edge-hub/tests/store_shows_nothing_in_plain_text` |
 //! | 17 a copied disk | `edge-hub/tests/store_keeps_its_hands_off_with_a_wrong_key` |
+//! | 20, 22, 25 a right that was taken away; 23 a Secret of a pod that is gone | `hub/rights_are_what_the_cloud_last_said`, `hub/a_node_keeps_no_secret_that_no_pod_of_its_own_names` |
 //! | 21 the pod is gone; 62 a forced cut, then an ended token | `hub/while_cut_only_what_is_true_is_answered` |
+//! | 40, 59 connections and guesses; 46 one guess made often | `hub/no_client_takes_what_others_need` |
+//! | 49, 61 YAML that unfolds | `hub/no_version_of_the_hubs_own_reaches_the_cloud` |
 //! | 50 random requests | `who_misspells`; `real/nobody_reads_more_than_the_server_allows` |
 //! | 51 heads and bombs | `who_has_no_credential`; `real/bad_clients_do_no_harm` |
 //! | 53 lists without a right while cut | `who_wants_what_others_may_read` |
+//! | 58 an aggregated server that shows each user its own | `who_asks_an_aggregated_server` |
 
 #[path = "../hub/rig.rs"]
 #[allow(dead_code, reason = "the attackers use their part of it")]
 mod rig;
 
 mod attacker;
+mod who_asks_an_aggregated_server;
 mod who_forges_a_token;
 mod who_has_no_credential;
 mod who_has_the_disk_or_the_network;

@@ -218,8 +218,8 @@ fn nothing_is_smuggled_past_the_question_who_asks() {
     });
 }
 
-/// Requests of the random test; the seed tells them all.
-const REQUESTS: usize = 600;
+/// Requests of the random test, online and cut each; `EYOT_REQUESTS` says otherwise. The seed tells them all.
+const REQUESTS: usize = 2500;
 const SEED: u64 = 50;
 
 fn draw(random: &mut Random) -> (&'static str, String) {
@@ -293,12 +293,14 @@ fn random_requests_show_nothing_and_break_nothing() {
         let (rig, _) = scene().await;
         let clients =
             [rig.pod(), rig.kubelet(), rig.nobody()].map(e2e::cloud::client::Client::over_one_connection);
+        let requests =
+            std::env::var("EYOT_REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(REQUESTS);
         for cut in [false, true] {
             if cut {
                 rig.cut(LinkState::Refused).await;
             }
             let mut random = Random::new(SEED + u64::from(cut));
-            for chunk in 0..REQUESTS / 50 {
+            for chunk in 0..requests / 50 {
                 let mut asked = JoinSet::new();
                 for _ in 0..50 {
                     let (method, path) = draw(&mut random);

@@ -196,6 +196,11 @@ impl Call {
             // Whose rights these are only the API server can tell, so nothing of it is ever kept.
             return self.forward_uncached(&info).await;
         }
+        if let RequestInfo::Resource(request) = &info
+            && crate::aggregated::answers(&self.hub, &request.gvr).await
+        {
+            return self.forward_uncached(&info).await;
+        }
         if filtered::is_shown(&info, &self.chain) {
             if let Err(status) = self.ask_for_what_can_be_filtered(&info) {
                 return answer::refuse(&status);
