@@ -33,6 +33,18 @@ pub enum Form {
     PartialMetadataList,
 }
 
+/// What a Table row carries of its object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowObject {
+    /// Its metadata.
+    #[default]
+    Metadata,
+    /// All of it.
+    Object,
+    /// Nothing.
+    Nothing,
+}
+
 /// The media type of Kubernetes protobuf.
 pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// What the server can write, as it lists it.
