@@ -60,6 +60,8 @@ pub struct Inner {
     pub refusals: u64,
     /// Of a pool's collection: the coordinator that feeds it.
     pub fed_by: Option<Box<str>>,
+    /// A wider collection of the same kind stands and this one follows it, without a watch of its own.
+    pub absorbed: bool,
     /// Of a pool's collection: nobody feeds it, and no client here may fetch all of it; others stand in its place.
     pub given_up: bool,
 }
@@ -92,6 +94,8 @@ pub struct Cell {
     inner: Mutex<Inner>,
     /// Wakes the reflector: a new sponsor, a new reader.
     pub attention: Notify,
+    /// Tells the reflector that a wider collection stands that it may follow.
+    pub wider: Notify,
     /// Tells the reflector that what is held may be of another history than the server's.
     pub doubted: Notify,
     progress: watch::Sender<u64>,
@@ -115,6 +119,7 @@ impl Cell {
             seed: None,
             refusals: 0,
             fed_by: None,
+            absorbed: false,
             given_up: false,
         };
         Arc::new(Self {
@@ -122,6 +127,7 @@ impl Cell {
             pinned,
             inner: Mutex::new(inner),
             attention: Notify::new(),
+            wider: Notify::new(),
             doubted: Notify::new(),
             progress: watch::Sender::new(0),
             has_reflector: AtomicBool::new(false),

@@ -28,6 +28,7 @@ use proto_kube::{
 };
 use tokio::sync::watch;
 
+mod absorb;
 mod pooled;
 mod probe;
 mod restore;
@@ -287,13 +288,18 @@ impl Hub {
     pub fn covering(&self, spec: &CollectionSpec) -> Vec<Arc<Cell>> {
         let of_pool = self.pool_cell(spec);
         let cells = lock(&self.cells);
+        // What follows a wider one comes after it.
         let exact = cells.get(spec).cloned();
+        let (follower, exact) = match exact {
+            Some(cell) if cell.with(|inner| inner.absorbed) => (Some(cell), None),
+            exact => (None, exact),
+        };
         let wider = cells
             .values()
             .filter(|cell| cell.spec.gvr == spec.gvr && cell.spec != *spec && cell.spec.covers(spec))
             .cloned();
         let is_other = |cell: &Arc<Cell>| of_pool.as_ref().is_none_or(|pool| !Arc::ptr_eq(pool, cell));
-        let others = exact.into_iter().chain(wider).filter(is_other);
+        let others = exact.into_iter().chain(wider).chain(follower).filter(is_other);
         of_pool.clone().into_iter().chain(others).collect()
     }
 

@@ -21,7 +21,9 @@ use proto_kube::{
 };
 
 mod feed;
+mod follow;
 mod label;
+mod pause;
 mod wire;
 
 pub use self::label::Label;
@@ -42,9 +44,6 @@ const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
 const MAX_OBJECTS: usize = 1_000_000;
 /// A refusal's body that is kept for the clients.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
-/// Reflectors spread their first requests after a heal over this long; pinned collections do not wait, nor does one that
-/// a new client waits for.
-const HEAL_SPREAD: Duration = Duration::from_secs(2);
 /// How often a quiet watch looks whether anybody still needs it.
 const IDLE_CHECK: Duration = Duration::from_secs(15);
 
@@ -56,6 +55,7 @@ pub async fn run(hub: Arc<Hub>, cell: Arc<Cell>) {
         gathered: Gathered::default(),
         definition: DefinitionDoubt::new(&cell.spec.gvr, held > 0),
         keeper: SourceKeeper::new(hub.clock.now().monotonic, held > 0, random()),
+        alone: false,
         hub,
         cell,
     };
@@ -66,7 +66,8 @@ pub async fn run(hub: Arc<Hub>, cell: Arc<Cell>) {
             () = draining.draining() => return,
             () = attention.stopped() => return,
             () = driver.turn() => {}
-            () = attention.doubted.notified() => driver.reflector.doubt(),
+            () = attention.doubted.notified() => driver.doubt(),
+            () = attention.wider.notified() => {}
             // A new sponsor may end a pause; it must not cut a request short.
             () = attention.attention.notified(), if driver.pauses() => driver.reflector.nudge(),
         }
@@ -87,6 +88,9 @@ struct Driver {
     gathered: Gathered,
     /// Of a pool's collection: when it may go on by this node's own link.
     keeper: SourceKeeper,
+    /// What is held may be of another history than the server's: it is for this collection to find out, which follows nobody
+    /// meanwhile.
+    alone: bool,
     /// Of a custom kind: whether what the server shows of its objects may have changed.
     definition: DefinitionDoubt,
 }
@@ -96,16 +100,29 @@ impl Driver {
         matches!(self.reflector.next(self.hub.clock.now(), 0), Next::Wait(_) | Next::Parked)
     }
 
+    fn doubt(&mut self) {
+        self.end_following();
+        self.alone = true;
+        self.reflector.doubt();
+    }
+
     /// One request or one pause.
     async fn turn(&mut self) {
         let idle = self.hub.config.file.idle_watch;
         if self.cell.is_idle(self.hub.clock.now().monotonic, idle) {
+            self.end_following();
             self.cell.change(|inner| inner.phase = Phase::Retired);
             return self.cell.attention.notified().await;
         }
         match self.hub.pool.clone().filter(|pool| pool.specs().contains(&self.cell.spec)) {
             Some(pool) => self.pool_turn(&pool).await,
-            None => self.cloud_turn().await,
+            None => match self.hub.wider_than(&self.cell).filter(|_| !self.alone) {
+                Some(wider) => self.follow_wider(&wider).await,
+                None => {
+                    self.end_following();
+                    self.cloud_turn().await;
+                }
+            },
         }
     }
 
@@ -141,48 +158,6 @@ impl Driver {
                     self.fail(&failure);
                 }
             }
-        }
-    }
-
-    /// Returns whether there was anything to wait for.
-    async fn wait_for_link(&mut self) -> bool {
-        let mut link = self.hub.link.subscribe();
-        if link.borrow_and_update().is_connected() {
-            return false;
-        }
-        // While cut a collection keeps its phase: what it holds is served with its age.
-        while !link.borrow_and_update().is_connected() {
-            if link.changed().await.is_err() {
-                return std::future::pending().await;
-            }
-        }
-        self.reflector.nudge();
-        if !self.cell.pinned {
-            let spread = u64::try_from(HEAL_SPREAD.as_millis()).unwrap_or(0).max(1);
-            let turn = tokio::time::sleep(Duration::from_millis(random() % spread));
-            // Who comes anew, as a kubelet that boots, waits for this collection now; who was here all along does not.
-            tokio::select! {
-                () = turn => {}
-                () = self.cell.attention.notified() => {}
-            }
-        }
-        true
-    }
-
-    /// The link stands, and nobody pays: after a restart the credentials of those who did are gone. Whoever reads here
-    /// by a narrower right must not wait for ever on what will never move; it comes again, and gets a collection that
-    /// it may pay for itself.
-    async fn await_sponsor(&self) {
-        self.cell.change(|inner| {
-            inner.refusals += 1;
-            inner.given_up = inner.has_readers();
-        });
-        let mut link = self.hub.link.subscribe();
-        let cut = link.wait_for(|link| !link.is_connected());
-        tokio::select! {
-            () = self.cell.attention.notified() => {}
-            // After the next heal those who came while cut are told the same.
-            _ = cut => {}
         }
     }
 
@@ -383,13 +358,15 @@ impl Driver {
         Ok(())
     }
 
-    fn enter_live(&self) {
+    fn enter_live(&mut self) {
+        self.alone = false;
         let now = self.hub.clock.now();
         self.cell.change(|inner| {
             inner.phase = Phase::Live;
             inner.given_up = false;
             inner.collection.touch(now);
         });
+        self.hub.offer_to_narrower(&self.cell);
     }
 
     /// The next bytes of a watch; `None` at its clean end or when nobody needs it any more.

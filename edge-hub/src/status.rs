@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use edge_hub_core::link::LinkState;
+use edge_hub_core::{clock::Now, link::LinkState};
 use proto_daemon::tls::ReloadingResolver;
 use serde_json::json;
 
-use crate::{expiry::Validity, hub::Hub, reflect::Label, store_care::Condition};
+use crate::{cell::Cell, expiry::Validity, hub::Hub, reflect::Label, store_care::Condition};
 
 /// /status as JSON text.
 #[must_use]
@@ -23,31 +23,7 @@ pub fn render(hub: &Hub) -> String {
             "lastContactSecondsAgo": now.unix.saturating_sub(since_unix).as_secs(),
         }),
     };
-    let collections: Vec<_> = hub
-        .cells()
-        .iter()
-        .map(|cell| {
-            cell.with(|inner| {
-                let footprint = inner.collection.footprint();
-                let mut shown = json!({
-                    "collection": Label(&cell.spec).to_string(),
-                    "phase": phase(&inner.phase),
-                    "complete": inner.collection.is_complete(),
-                    "objects": inner.collection.len(),
-                    "bytes": footprint.object_bytes,
-                    "ringEvents": footprint.ring_events,
-                    "tombstones": footprint.tombstones,
-                    "resourceVersion": inner.collection.resource_version().to_string(),
-                    "stalenessSeconds": inner.collection.staleness(now).map(|age| age.as_secs()),
-                });
-                if hub.pool_specs().contains(&cell.spec) {
-                    // The coordinator that feeds it; null while it goes on by this node's own link.
-                    shown["fedBy"] = json!(inner.fed_by);
-                }
-                shown
-            })
-        })
-        .collect();
+    let collections: Vec<_> = hub.cells().iter().map(|cell| collection(hub, cell, now)).collect();
     let store = hub.store.health();
     let store = json!({
         "state": Condition::of(&store).as_str(),
@@ -82,6 +58,31 @@ pub fn render(hub: &Hub) -> String {
         "overlaidPods": hub.overlay.pods(),
     })
     .to_string()
+}
+
+fn collection(hub: &Hub, cell: &Cell, now: Now) -> serde_json::Value {
+    cell.with(|inner| {
+        let footprint = inner.collection.footprint();
+        let mut shown = json!({
+            "collection": Label(&cell.spec).to_string(),
+            "phase": phase(&inner.phase),
+            "complete": inner.collection.is_complete(),
+            "objects": inner.collection.len(),
+            "bytes": footprint.object_bytes,
+            "ringEvents": footprint.ring_events,
+            "tombstones": footprint.tombstones,
+            "resourceVersion": inner.collection.resource_version().to_string(),
+            "stalenessSeconds": inner.collection.staleness(now).map(|age| age.as_secs()),
+        });
+        if inner.absorbed {
+            shown["followsWider"] = json!(true);
+        }
+        if hub.pool_specs().contains(&cell.spec) {
+            // The coordinator that feeds it; null while it goes on by this node's own link.
+            shown["fedBy"] = json!(inner.fed_by);
+        }
+        shown
+    })
 }
 
 fn certificate(unix: Duration, certificate: &ReloadingResolver) -> serde_json::Value {

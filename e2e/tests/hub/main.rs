@@ -17,6 +17,7 @@ mod a_restored_cluster_is_shown_as_it_is_now;
 mod a_stalled_or_departing_server_is_left;
 mod an_expired_certificate_of_the_node_holds_while_cut_only;
 mod an_older_replica_never_turns_clients_back;
+mod clients_of_a_kind_share_one_watch;
 mod each_request_reaches_the_cloud_as_its_own_client;
 mod endpoints_follow_the_kubelet_while_cut;
 mod no_client_takes_what_others_need;

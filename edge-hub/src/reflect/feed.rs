@@ -51,7 +51,11 @@ impl Driver {
         let mut attempt = 0;
         loop {
             match search(&self.hub, pool, &self.cell).await {
-                Ok(open) => return self.follow(open).await,
+                Ok(open) => {
+                    if self.follow(open).await {
+                        return;
+                    }
+                }
                 Err(Closed { filling: Some(filled) }) => self.keeper.handle_filling(self.now(), filled),
                 Err(Closed { filling: None }) => {}
             }
@@ -87,6 +91,10 @@ impl Driver {
         tracing::info!(collection = %Label(&self.cell.spec), held, "no coordinator; going on by the own link");
         self.reflector = Reflector::new(self.hub.config.protocol(), held);
         self.gathered = Gathered::default();
+        if self.alone {
+            // A doubt that came meanwhile was of this version, too.
+            self.reflector.doubt();
+        }
         let back = returned(Arc::clone(&self.hub), Arc::clone(pool), Arc::clone(&self.cell));
         let mut back = std::pin::pin!(back);
         let cell = Arc::clone(&self.cell);
@@ -102,7 +110,8 @@ impl Driver {
         self.follow(open).await;
     }
 
-    async fn follow(&mut self, open: Open) {
+    /// Returns whether the feed delivered anything. One that did not moves no date: it is looked for as before.
+    async fn follow(&mut self, open: Open) -> bool {
         let Open { node, mut stream, envelope } = open;
         tracing::info!(collection = %Label(&self.cell.spec), by = %node, "fed by a coordinator");
         self.gathered = Gathered::default();
@@ -115,13 +124,18 @@ impl Driver {
                 inner.phase = Phase::Live;
             }
         });
-        let mut rolled_back = false;
+        let (mut rolled_back, mut delivered) = (false, false);
         let why = loop {
             let frame = match tokio::time::timeout(SILENT_FEED, stream.message()).await {
                 Err(_) => break "it fell silent".to_owned(),
                 Ok(Err(status)) => break status.message().to_owned(),
                 Ok(Ok(None)) => break "it ended the stream".to_owned(),
                 Ok(Ok(Some(frame))) => frame,
+            };
+            let is_whole = match &frame.said {
+                Some(Said::Snapshot(snapshot)) => snapshot.last,
+                Some(Said::Changes(_) | Said::Progress(_)) => true,
+                _ => false,
             };
             let taken = match frame.said {
                 // Of a newer version, or said before.
@@ -139,12 +153,20 @@ impl Driver {
             if let Err(why) = taken {
                 break why;
             }
+            if is_whole && !delivered && self.holds_state() {
+                delivered = true;
+                // Also where the feed goes on at the version that is held, and sends no state.
+                self.hub.drop_narrower(&self.cell);
+            }
         };
         tracing::info!(collection = %Label(&self.cell.spec), by = %node, why, "the coordinator is lost");
         self.gathered = Gathered::default();
         self.cell.change(|inner| inner.fed_by = None);
-        let holds = self.holds_state();
-        self.keeper.handle_lost(self.now(), holds, random());
+        if delivered {
+            let holds = self.holds_state();
+            self.keeper.handle_lost(self.now(), holds, random());
+        }
+        delivered
     }
 
     async fn take_part(
@@ -172,7 +194,6 @@ impl Driver {
         let changes = self.take_state(snapshot.version, envelope.clone(), objects, is_reset)?;
         self.save(changes);
         self.enter_live();
-        self.hub.drop_narrower(&self.cell);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 mod answer;
 mod filtered;
+mod find;
 mod formats;
 mod forward;
 mod hop;

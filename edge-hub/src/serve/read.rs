@@ -12,7 +12,7 @@ use edge_hub_core::{
 use http::Response;
 use proto_kube::{
     list_options::{GetOptions, ListOptions, VersionMatch},
-    media_type::{Encoding, Format},
+    media_type::Format,
     object::ObjectKey,
     request_info::{RequestInfo, ResourceRequest, Verb},
     selector::{FieldSelector, LabelSelector},
@@ -21,30 +21,28 @@ use proto_kube::{
 
 use super::{Call, answer, formats::selection, resource_access, standing::Candidate, stream::WatchBody};
 use crate::{
-    cell::{Cell, Inner, Phase},
+    cell::{Cell, Phase},
     clock::random,
     hub::{collection_access, lock},
     upstream::Body,
 };
 
-/// How long a first read waits for its collection before it is told to come again.
-const FIRST_SYNC: Duration = Duration::from_secs(8);
 /// How long kube-apiserver waits for a resource version that it has not reached.
-const CATCH_UP: Duration = Duration::from_secs(3);
+pub(super) const CATCH_UP: Duration = Duration::from_secs(3);
 /// Watches that a client gave no time-out for, in seconds; kube-apiserver takes between one and two of these.
 const WATCH_SECONDS: u64 = 1800;
 /// Collections of a single name that a GET may start.
 const NAMED_COLLECTIONS: usize = 256;
 
 /// A collection that a request may be answered from.
-struct Ready {
-    cell: Arc<Cell>,
-    projection: Projection,
+pub(super) struct Ready {
+    pub(super) cell: Arc<Cell>,
+    pub(super) projection: Projection,
     /// The collection was fetched for this very request, after it came.
-    fetched_for_this: bool,
+    pub(super) fetched_for_this: bool,
 }
 
-enum Found {
+pub(super) enum Found {
     Ready(Ready),
     /// Nothing that may be used: let the cloud answer.
     Forward,
@@ -100,154 +98,6 @@ impl Call {
         }
     }
 
-    /// Online: a live collection, or a new one that is fetched as this very principal.
-    async fn find_online(
-        &self,
-        request: &ResourceRequest,
-        options: &ListOptions,
-        version: Option<u64>,
-        mut shown: Format,
-    ) -> Found {
-        if options.continue_token.is_some() {
-            return Found::Forward;
-        }
-        loop {
-            let wanted = spec(request, options, self.hub.held_for(&request.gvr, shown));
-            if self.is_the_clouds(&wanted, request.verb) {
-                return Found::Forward;
-            }
-            let usable = self.hub.pool_cell(&wanted).or_else(|| {
-                let live = |inner: &mut Inner| inner.collection.is_complete() && inner.phase == Phase::Live;
-                let covering = self.hub.covering(&wanted);
-                covering.into_iter().find(|cell| cell.spec == wanted || cell.with(live))
-            });
-            let now = self.hub.clock.now().monotonic;
-            let (cell, is_new) = match usable {
-                Some(cell) => (cell, false),
-                None => match self.hub.cell_or_new(&wanted) {
-                    Some(cell) => (cell, true),
-                    None => return Found::Forward,
-                },
-            };
-            let was_complete = cell.with(|inner| inner.collection.is_complete());
-            if was_complete {
-                if !self.prove(&wanted, request.verb).await {
-                    return Found::Forward;
-                }
-                self.support(&cell, &wanted);
-                if !self.wait_live(&cell).await {
-                    return Found::Forward;
-                }
-                match self.project(&cell, shown) {
-                    Some(projection) => {
-                        return Found::Ready(Ready { cell, projection, fetched_for_this: false });
-                    }
-                    None => continue,
-                }
-            }
-            if is_new && request.verb == Verb::Watch {
-                cell.with(|inner| inner.seed = self.hub.overlay.seed(&request.gvr, version));
-            }
-            cell.sponsor(&self.principal, self.credential.clone(), now);
-            match self.wait_complete(&cell).await {
-                // Complete comes a moment before Live: what is complete is served.
-                Phase::Syncing
-                    if self.hub.is_connected() && !cell.with(|inner| inner.collection.is_complete()) =>
-                {
-                    return Found::Refused(Refusal::Incomplete.status());
-                }
-                Phase::JsonOnly if wanted.format.encoding != Encoding::Json => {
-                    self.hub.forget_refused(&cell);
-                    shown.encoding = Encoding::Json;
-                }
-                Phase::Live | Phase::Retired | Phase::Syncing
-                    if cell.with(|inner| inner.collection.is_complete()) =>
-                {
-                    if !self.prove(&wanted, request.verb).await {
-                        return Found::Forward;
-                    }
-                    if let Some(projection) = self.project(&cell, shown) {
-                        return Found::Ready(Ready { cell, projection, fetched_for_this: is_new });
-                    }
-                }
-                _ => {
-                    self.hub.forget_refused(&cell);
-                    return Found::Forward;
-                }
-            }
-        }
-    }
-
-    /// Whether only the cloud can answer: it is known to refuse, or nothing of it can be kept. Without a right to watch
-    /// nothing can be kept either, and to try again would cost a request each time.
-    fn is_the_clouds(&self, wanted: &CollectionSpec, verb: Verb) -> bool {
-        let is_denied = |verb| self.may(&collection_access(wanted, verb)) == Some(false);
-        is_denied(verb) || is_denied(Verb::Watch) || self.hub.is_uncacheable(wanted)
-    }
-
-    /// Counts as a reader; pays for the upstream watch only where it may read all of it.
-    fn support(&self, cell: &Arc<Cell>, wanted: &CollectionSpec) {
-        let now = self.hub.clock.now().monotonic;
-        if cell.spec == *wanted || self.may_read_all_of(cell) {
-            cell.sponsor(&self.principal, self.credential.clone(), now);
-        } else {
-            cell.touch(now);
-            self.offer(cell);
-        }
-    }
-
-    /// A collection whose watch was retired or lost is caught up first; what it held may be old. False when the
-    /// server refuses the watch: then the client's own request has to tell.
-    async fn wait_live(&self, cell: &Arc<Cell>) -> bool {
-        let mut progress = cell.subscribe();
-        let settled = async {
-            loop {
-                match cell.with(|inner| inner.phase.clone()) {
-                    Phase::Live => return true,
-                    Phase::Refused(..) => return false,
-                    _ if !self.hub.is_connected() => return true,
-                    _ => {}
-                }
-                if progress.changed().await.is_err() {
-                    return true;
-                }
-            }
-        };
-        // A server that does not answer in time is no reason to refuse what may be served stale.
-        tokio::time::timeout(CATCH_UP, settled).await.unwrap_or(true)
-    }
-
-    /// Waits until the collection is complete or the server refused it. Returns the phase.
-    async fn wait_complete(&self, cell: &Arc<Cell>) -> Phase {
-        let mut progress = cell.subscribe();
-        let settled = async {
-            loop {
-                let (phase, complete) =
-                    cell.with(|inner| (inner.phase.clone(), inner.collection.is_complete()));
-                if complete || matches!(phase, Phase::Refused(..) | Phase::JsonOnly) {
-                    return phase;
-                }
-                if progress.changed().await.is_err() {
-                    return phase;
-                }
-            }
-        };
-        match tokio::time::timeout(FIRST_SYNC, settled).await {
-            Ok(phase) => phase,
-            Err(_) => Phase::Syncing,
-        }
-    }
-
-    /// Whether this principal may read this collection: by what the cloud said before, or by asking it now.
-    async fn prove(&self, wanted: &CollectionSpec, verb: Verb) -> bool {
-        let exact = collection_access(wanted, verb);
-        match self.may(&exact) {
-            Some(allowed) => allowed,
-            // Who may list need not be allowed to watch, so nothing is concluded from another verb.
-            None => self.hub.ask_access(&self.principal, &exact).await.unwrap_or(false),
-        }
-    }
-
     /// Who may list or watch a whole collection may see each object of it.
     pub(super) fn may_read_all_of(&self, cell: &Cell) -> bool {
         [Verb::List, Verb::Watch]
@@ -289,8 +139,10 @@ impl Call {
             return Found::Refused(status);
         }
         // Somebody asked: fetch it as soon as the cloud is back.
-        if let Some((_, held)) = self.holdings(&request.gvr, formats).first()
-            && let Some(cell) = self.hub.cell_or_new(&spec(request, options, *held))
+        let wanted =
+            self.holdings(&request.gvr, formats).first().map(|(_, held)| spec(request, options, *held));
+        if let Some(wanted) = wanted.map(|wanted| self.whole(&wanted).unwrap_or(wanted))
+            && let Some(cell) = self.hub.cell_or_new(&wanted)
         {
             cell.sponsor(&self.principal, self.credential.clone(), now);
         }

@@ -10,7 +10,8 @@ use proto_kube::object::ObjectKey;
 use proto_kube::watch::EventType;
 
 use super::diff::{Index, Step, with_version};
-use super::{Change, Collection, Object, Tombstone};
+use super::spec::Filter;
+use super::{Change, Collection, CollectionSpec, Envelope, Object, Selection, Tombstone};
 use crate::clock::Now;
 use crate::overlay::{Amendments, OwnVersions};
 
@@ -189,6 +190,19 @@ impl Collection {
         let mut index = self.index.clone();
         index.extend(self.overlaid.truths.iter().map(|(key, object)| (key.clone(), Arc::clone(object))));
         Cow::Owned(index)
+    }
+
+    /// What upstream says of a narrower collection of the same kind and format: its version, the envelope and the objects.
+    /// `None` while this collection is not complete or does not cover that one.
+    #[must_use]
+    pub fn upstream_part(&self, narrower: &CollectionSpec) -> Option<(u64, Envelope, Vec<Object>)> {
+        if !self.complete || !self.spec.covers(narrower) {
+            return None;
+        }
+        let filter = Filter::new(&self.spec, &Selection::own(narrower)).ok()?;
+        let index = self.upstream_index();
+        let objects = index.values().filter(|object| filter.matches(object));
+        Some((self.upstream_version, self.envelope.clone(), objects.map(|o| Object::clone(o)).collect()))
     }
 
     /// Upstream's version rose. Clients are told that one, unless they have seen a later one or it is the hub's own.

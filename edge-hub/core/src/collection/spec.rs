@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use proto_kube::gvr::GroupVersionResource;
 use proto_kube::media_type::{Encoding, Format};
 use proto_kube::object::{ObjectKey, field, label};
-use proto_kube::selector::{FieldSelector, LabelSelector};
+use proto_kube::selector::{FieldOperator, FieldSelector, LabelOperator, LabelRequirement, LabelSelector};
 
 use super::object::Object;
 
@@ -55,6 +55,22 @@ impl CollectionSpec {
     pub fn covers(&self, other: &Self) -> bool {
         let all = Selection::own(other);
         self.gvr == other.gvr && self.format == other.format && self.uncovered(&all).is_none()
+    }
+
+    /// The collection without selectors that answers for this one, whose selectors only leave objects out (`!k`, `k!=v`,
+    /// `notin`, `spec.clusterIP!=None`): it holds little more, and serves everybody. `None` where there is no selector, one
+    /// that picks few, or one on a field that cannot be read from the objects as they are held.
+    #[must_use]
+    pub fn without_exclusions(&self) -> Option<Self> {
+        let excludes = |wanted: &LabelRequirement| {
+            use LabelOperator::{DoesNotExist, NotEquals, NotIn};
+            matches!(wanted.operator(), DoesNotExist | NotEquals | NotIn)
+        };
+        let only = self.labels.requirements().iter().all(excludes)
+            && self.fields.requirements().iter().all(|wanted| wanted.operator == FieldOperator::Ne);
+        let whole =
+            Self { labels: LabelSelector::default(), fields: FieldSelector::default(), ..self.clone() };
+        (only && whole != *self && whole.covers(self)).then_some(whole)
     }
 
     /// The first reason why this collection cannot serve `selection`; `None` when it can.
