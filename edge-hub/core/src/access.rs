@@ -410,17 +410,6 @@ impl AccessMemory {
         self.insert(principal, key, allowed, Source::Request(now))
     }
 
-    /// The API server itself just answered 2xx (or 404 after authorization) to this principal, with its own
-    /// credential: as good as a review.
-    pub fn own_success(&mut self, now: Now, principal: &Principal, key: &AccessKey) -> Vec<RecordChange> {
-        self.learn(now, principal, key, true)
-    }
-
-    /// The API server itself just answered 403 to this principal.
-    pub fn own_refusal(&mut self, now: Now, principal: &Principal, key: &AccessKey) -> Vec<RecordChange> {
-        self.learn(now, principal, key, false)
-    }
-
     /// Every entry as a record, for a store that begins anew.
     pub fn records(&self) -> Vec<RecordChange> {
         let entries = self.principals.iter().flat_map(|(principal, of)| {
@@ -633,7 +622,7 @@ mod tests {
         memory.learn(at(0), &jo(), &pods(), true);
         assert_eq!(memory.check(at(60), Reach::Online, &jo(), &pods()), Access::Allowed);
         assert_eq!(memory.check(at(61), Reach::Online, &jo(), &pods()), Access::Unknown);
-        memory.own_refusal(at(700), &jo(), &pods());
+        memory.learn(at(700), &jo(), &pods(), false);
         assert_eq!(memory.check(at(730), Reach::Online, &jo(), &pods()), Access::Denied);
         assert_eq!(memory.check(at(731), Reach::Online, &jo(), &pods()), Access::Unknown);
     }
@@ -645,7 +634,7 @@ mod tests {
         let elsewhere = key("/api/v1/namespaces/other/pods/engine-0", "", "");
         memory.learn(at(0), &jo(), &one, true);
         memory.learn(at(0), &jo(), &elsewhere, true);
-        let changes = memory.own_refusal(at(1), &jo(), &pods());
+        let changes = memory.learn(at(1), &jo(), &pods(), false);
         assert!(changes.contains(&RecordChange::Remove { key: store_key(&jo(), &one) }));
         for reach in [Reach::Online, Reach::Cut] {
             assert_eq!(memory.check(at(2), reach, &jo(), &one), Access::Unknown);
@@ -656,7 +645,7 @@ mod tests {
         memory.renew(at(3), &jo(), &one, true);
         assert_eq!(memory.check(at(4), Reach::Cut, &jo(), &one), Access::Allowed);
         // A selector that is refused says nothing of the rest.
-        memory.own_refusal(at(5), &jo(), &key("/api/v1/namespaces/media/pods", "", "spec.nodeName=a"));
+        memory.learn(at(5), &jo(), &key("/api/v1/namespaces/media/pods", "", "spec.nodeName=a"), false);
         assert_eq!(memory.check(at(6), Reach::Cut, &jo(), &one), Access::Allowed);
     }
 
@@ -707,9 +696,9 @@ mod tests {
     fn while_cut_a_word_that_stood_holds_for_ever() {
         let mut memory = memory();
         let year = 365 * 24 * 3600;
-        memory.own_success(at(0), &jo(), &pods());
+        memory.learn(at(0), &jo(), &pods(), true);
         assert_eq!(memory.check(at(year), Reach::Cut, &jo(), &pods()), Access::Allowed);
-        memory.own_refusal(at(1), &jo(), &pods());
+        memory.learn(at(1), &jo(), &pods(), false);
         assert_eq!(memory.check(at(year), Reach::Cut, &jo(), &pods()), Access::Denied);
         let nodes = key("/api/v1/nodes", "", "");
         assert_eq!(memory.check(at(year), Reach::Cut, &jo(), &nodes), Access::Unknown);

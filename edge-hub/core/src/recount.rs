@@ -10,7 +10,6 @@ use proto_kube::media_type::Encoding;
 use proto_kube::{json, wire};
 
 use crate::body::{BodyError, Document, Path, format_time};
-use crate::spool::MAX_EVENT_BYTES;
 
 const MESSAGE: Path = Path { json: &["message"], wire: &[4] };
 const LAST_TIMESTAMP: Path = Path { json: &["lastTimestamp"], wire: &[7] };
@@ -18,12 +17,17 @@ const LAST_TIMESTAMP: Path = Path { json: &["lastTimestamp"], wire: &[7] };
 const COUNT: u32 = 8;
 
 /// The merge patch that tells the count of the core/v1 event in `body`; `None` for one that happened once, or of another
-/// kind, or that cannot be read.
-pub fn merge_patch(gvr: &GroupVersionResource, encoding: Encoding, body: &[u8]) -> Option<Bytes> {
+/// kind, or that cannot be read or is longer than `limit` bytes.
+pub fn merge_patch(
+    gvr: &GroupVersionResource,
+    encoding: Encoding,
+    body: &[u8],
+    limit: usize,
+) -> Option<Bytes> {
     if (&*gvr.group, &*gvr.version) != ("", "v1") {
         return None;
     }
-    let document = Document::parse(encoding, body, 2 * MAX_EVENT_BYTES, "v1", "Event").ok()?;
+    let document = Document::parse(encoding, body, limit, "v1", "Event").ok()?;
     let count = count(encoding, document.content()).ok()?.filter(|count| *count > 1)?;
     let mut patch = format!("{{\"count\":{count}").into_bytes();
     if let Some(time) = document.time(LAST_TIMESTAMP).ok()?.and_then(format_time) {
@@ -62,7 +66,8 @@ mod tests {
     }
 
     fn patch_of(encoding: Encoding, body: &[u8]) -> Option<Value> {
-        merge_patch(&events(), encoding, body).map(|patch| serde_json::from_slice(&patch).expect("JSON"))
+        merge_patch(&events(), encoding, body, 64 << 10)
+            .map(|patch| serde_json::from_slice(&patch).expect("JSON"))
     }
 
     #[test]
@@ -86,7 +91,7 @@ mod tests {
             assert_eq!(patch_of(Encoding::Json, body.to_string().as_bytes()), None, "{body}");
         }
         let series = GroupVersionResource::new("events.k8s.io", "v1", "events");
-        assert_eq!(merge_patch(&series, Encoding::Json, br#"{"count":3}"#), None);
+        assert_eq!(merge_patch(&series, Encoding::Json, br#"{"count":3}"#, 64 << 10), None);
     }
 
     proptest! {
@@ -94,7 +99,7 @@ mod tests {
         fn no_bytes_break_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             for body in [&bytes, &envelope("v1", "Event", &bytes)] {
                 for encoding in [Encoding::Json, Encoding::Protobuf] {
-                    if let Some(patch) = merge_patch(&events(), encoding, body) {
+                    if let Some(patch) = merge_patch(&events(), encoding, body, 64 << 10) {
                         prop_assert!(serde_json::from_slice::<Value>(&patch).is_ok());
                     }
                 }

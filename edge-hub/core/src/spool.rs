@@ -360,7 +360,7 @@ impl EventSpool {
             encoding: head.encoding,
             body: body.clone(),
             object_path: head.gvr.path(Some(&head.namespace), Some(&head.name), None),
-            recount: recount::merge_patch(&head.gvr, head.encoding, body),
+            recount: recount::merge_patch(&head.gvr, head.encoding, body, 2 * MAX_EVENT_BYTES),
         })
     }
 

@@ -29,6 +29,14 @@ impl Op {
     }
 }
 
+/// An error of the system with the name that its manuals know it by: `Read-only file system (EROFS)`.
+pub(super) fn told(error: &std::io::Error) -> String {
+    match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+        Some(errno) => format!("{} ({errno:?})", errno.desc()),
+        None => error.to_string(),
+    }
+}
+
 /// Why an engine could not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -45,8 +53,8 @@ impl EngineError {
     pub fn from_io(error: &std::io::Error) -> Self {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
         match error.kind() {
-            StorageFull | QuotaExceeded => Self::Full(super::told(error)),
-            _ => Self::Broken(super::told(error)),
+            StorageFull | QuotaExceeded => Self::Full(told(error)),
+            _ => Self::Broken(told(error)),
         }
     }
 }

@@ -7,14 +7,14 @@ use edge_hub_core::collection::CollectionSpec;
 use ring::aead::LessSafeKey;
 
 use super::{
-    BlobClass,
     engine::Op,
     queue::{Group, Pending, PendingCollection},
     record::{
-        self, Codec, CollectionId, Digest, Generation, Manifest, Name, Slot, delete_ops, key_of_blob,
+        self, Codec, CollectionId, Digest, Generation, Manifest, Name, delete_ops, key_of_blob,
         key_of_bucket, key_of_generation, key_of_manifest, key_of_object, put_ops,
     },
     seal::{self, SealError},
+    types::BlobClass,
 };
 
 /// One record on disk.
@@ -325,6 +325,3 @@ impl Index {
         self.manifest_length = delta.manifest_length;
     }
 }
-
-/// The slot of a live object or of a tombstone, as used in a group.
-pub(super) type SlotKey = (proto_kube::object::ObjectKey, Slot);

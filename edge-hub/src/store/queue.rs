@@ -11,7 +11,10 @@ use bytes::Bytes;
 use edge_hub_core::collection::{Change, CollectionSpec, Object, Tombstone, Watermark};
 use tokio::sync::Notify;
 
-use super::{BlobClass, BlobKey, FlushTicket, Refill, StoreError, StoreHealth, index::SlotKey, record::Slot};
+use super::{
+    record::{Slot, SlotKey},
+    types::{BlobClass, BlobKey, Refill, StoreError, StoreHealth},
+};
 
 /// Longest time a change waits for others to share its fsync.
 const GATHER: Duration = Duration::from_millis(10);
@@ -464,6 +467,41 @@ impl Shared {
     pub(super) fn closed(&self) {
         self.lock().closing = Closing::Closed;
         self.tell_done();
+    }
+}
+
+/// A promise that what was handed in before is durable.
+#[derive(Debug)]
+#[must_use = "a flush is only known to have happened once its ticket was waited for"]
+pub struct FlushTicket {
+    shared: Arc<Shared>,
+    sequence: u64,
+    failures: u64,
+}
+
+impl FlushTicket {
+    /// Blocks until it is kept. Changes held back by a relist without a watermark are not waited for.
+    ///
+    /// # Errors
+    /// `NotDurable` when an attempt failed (it is repeated in the background), `Closed`.
+    pub fn wait(self) -> Result<(), StoreError> {
+        self.shared.wait(self.sequence, self.failures, None)
+    }
+
+    /// As `wait_timeout`, for a task: it holds no thread while the disk takes its time.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub async fn durable_within(self, limit: Duration) -> Result<(), StoreError> {
+        self.shared.wait_as_task(self.sequence, self.failures, limit).await
+    }
+
+    /// As `wait`, but gives up after `timeout` with `NotDurable`.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn wait_timeout(self, timeout: Duration) -> Result<(), StoreError> {
+        self.shared.wait(self.sequence, self.failures, Some(Instant::now() + timeout))
     }
 }
 

@@ -18,9 +18,10 @@ use ring::{aead::LessSafeKey, hmac};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AtRestKey, BlobClass, BlobKey,
     engine::Op,
+    key::AtRestKey,
     seal::{self, SealError},
+    types::{BlobClass, BlobKey},
 };
 
 /// Longest value given to the engine.
@@ -37,6 +38,9 @@ pub(super) const BLOB: u8 = b'b';
 pub(super) type CollectionId = [u8; 8];
 /// The hashed name of an object or a blob.
 pub(super) type Name = [u8; 16];
+
+/// The slot of a live object or of a tombstone, as used in a group.
+pub(super) type SlotKey = (proto_kube::object::ObjectKey, Slot);
 
 /// Which of the two records of an object key.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

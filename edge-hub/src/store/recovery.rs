@@ -14,14 +14,14 @@ use std::{
 use ring::{aead::LessSafeKey, hmac};
 
 use super::{
-    AtRestKey, Recovered, StoreError, StoreOptions,
     engine::{Engine, EngineError, EngineOpener, Op},
     frames::{self, FrameWriter, Frames},
     index::Index,
-    key::sync_parent,
+    key::{AtRestKey, sync_parent},
     record::{self, Codec, MANIFEST, META, key_of_meta},
     reserve::Reserve,
     scan::{Scan, scan},
+    types::{Recovered, StoreError, StoreOptions},
 };
 
 /// File and folder names of a store.

@@ -7,13 +7,13 @@ use edge_hub_core::collection::{Object, Tombstone};
 use ring::aead::LessSafeKey;
 
 use super::{
-    BlobClass, BlobKey, Recovered, RecoveredCollection,
     engine::{Engine, EngineError, Op},
     index::{CollectionIndex, Entry, Index},
     record::{
         self, BLOB, BUCKET, Codec, CollectionId, Digest, GENERATION, MANIFEST, OBJECT, Slot, Stored,
         delete_ops,
     },
+    types::{BlobClass, BlobKey, Recovered, RecoveredCollection},
 };
 
 /// What a scan of an engine found.

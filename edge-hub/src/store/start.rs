@@ -12,10 +12,12 @@ use std::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{
-    KeyError, Recovered, Store, StoreError, StoreOptions,
+    Store,
+    engine::told,
+    key::KeyError,
     queue::Shared,
     recovery::{self, Paths, journal},
-    told,
+    types::{Recovered, StoreError, StoreOptions},
     writer::{Writer, size_of},
 };
 

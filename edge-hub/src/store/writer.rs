@@ -16,7 +16,6 @@ use std::{
 use edge_hub_core::collection::CollectionSpec;
 
 use super::{
-    BlobClass, StoreOptions,
     engine::{Engine, EngineError, Op},
     frames::{FRAME, FrameWriter, Frames},
     index::{Delta, Index},
@@ -29,6 +28,7 @@ use super::{
     },
     reserve::Reserve,
     seal::SealError,
+    types::{BlobClass, StoreOptions},
 };
 
 /// Journal bytes after which the engine is made durable.

@@ -96,11 +96,6 @@ impl<T> Masked<T> {
     pub fn expose(&self) -> &T {
         &self.0
     }
-
-    /// The secret itself, by value.
-    pub fn into_exposed(self) -> T {
-        self.0
-    }
 }
 
 impl<T> From<T> for Masked<T> {

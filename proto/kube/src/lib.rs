@@ -16,6 +16,7 @@ pub mod media_type;
 pub mod object;
 pub mod reflector;
 pub mod request_info;
+mod resource_request;
 pub mod selector;
 pub mod status;
 pub mod transcode;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use crate::request_info::{ResourceRequest, Verb};
+use crate::resource_request::{ResourceRequest, Verb};
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status::{Status, StatusCause, quote};
 

@@ -4,11 +4,11 @@ use std::{fs, io, time::Instant};
 
 use super::{GUARD, Writer};
 use crate::store::{
-    BlobClass,
     engine::{EngineError, Op},
     frames::FrameWriter,
     record::{BLOB, BUCKET, CollectionId, OBJECT, key_of_generation},
     recovery::{guarded, rebuilding, snapshot_key},
+    types::BlobClass,
 };
 
 impl Writer {
