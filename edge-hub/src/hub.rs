@@ -249,8 +249,8 @@ impl Hub {
     pub async fn await_verdict(&self) -> bool {
         let mut link = self.link.subscribe();
         let cut = link.wait_for(|link| !link.is_connected());
-        // Nobody answers within the bound: the link stands, and only that connection died.
-        tokio::time::timeout(PROBE_INTERVAL + PROBE_TIMEOUT, cut).await.is_ok()
+        // Nobody answers within the bound, a probe and a new connection: the link stands, and only that connection died.
+        tokio::time::timeout(PROBE_INTERVAL + 2 * PROBE_TIMEOUT, cut).await.is_ok()
     }
 
     /// The collection of exactly this spec, made and started if there is room for it.

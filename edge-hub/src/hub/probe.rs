@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use edge_hub_core::link::{Attendance, LinkDetector, LinkState, PROOF, TRY_OWN};
+use edge_hub_core::link::{Attendance, LinkDetector, LinkState, PROBE_TIMEOUT, PROOF, TRY_OWN};
 
 use super::Hub;
 use crate::{
@@ -22,9 +22,16 @@ impl Hub {
         };
         let mut detector = LinkDetector::new(since);
         loop {
+            // While the link is taken to stand somebody may be waiting for the verdict.
+            let patience = if detector.state().is_connected() { PROBE_TIMEOUT } else { Duration::MAX };
             let attempt = tokio::select! {
                 () = self.shutdown.draining() => return,
-                attempt = self.upstream.connect_probed() => attempt,
+                attempt = tokio::time::timeout(patience, self.upstream.connect_probed()) => attempt,
+            };
+            let attempt = match attempt {
+                Ok(Ok(connection)) => Ok(connection),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("a new connection did not come about either".to_owned()),
             };
             match attempt {
                 Ok(mut connection) => {
@@ -51,7 +58,7 @@ impl Hub {
                 Err(error) => {
                     let now = self.clock.now();
                     if detector.handle_unreachable(now) {
-                        self.declare_cut(&detector, &error.to_string());
+                        self.declare_cut(&detector, &error);
                     }
                     tracing::debug!(%error, "no way to the cloud");
                     tokio::select! {
