@@ -354,11 +354,13 @@ mod tests {
                         let gone = budget.put(&key, &users[who], size);
                         let former = users.iter().position(|user| before.owner(&key) == Some(user));
                         let owner = former.filter(|_| who != 0).unwrap_or(who);
-                        let largest = users[1..].iter().map(|user| before.held_by(user)).max();
+                        let mut others = before.clone();
+                        others.remove(&key);
+                        let largest = users[1..].iter().map(|user| others.held_by(user)).max();
                         for victim in gone.iter().filter(|victim| **victim != key) {
                             let of = before.owner(victim).expect("it was kept");
                             prop_assert!(*of != users[0] || owner == 0, "the node makes room for itself alone");
-                            let is_largest = Some(before.held_by(of)) == largest;
+                            let is_largest = Some(others.held_by(of)) == largest;
                             // Later victims are of whoever is the largest by then.
                             prop_assert!(gone.len() > 1 || is_largest || *of == users[owner]);
                         }
