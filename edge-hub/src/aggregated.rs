@@ -94,7 +94,14 @@ pub async fn answers(hub: &Hub, gvr: &GroupVersionResource) -> bool {
 
 #[derive(Deserialize)]
 struct List {
-    items: Vec<Item>,
+    /// kube-apiserver writes `null` where there is none.
+    items: Option<Vec<Item>>,
+}
+
+impl List {
+    fn names(self) -> BTreeSet<Box<str>> {
+        self.items.into_iter().flatten().map(|item| item.metadata.name).collect()
+    }
 }
 
 #[derive(Deserialize)]
@@ -126,10 +133,28 @@ async fn ask(hub: &Hub) -> Answer {
         return Answer::Nothing;
     };
     match serde_json::from_slice::<List>(&body) {
-        Ok(list) => Answer::Names(list.items.into_iter().map(|item| item.metadata.name).collect()),
+        Ok(list) => Answer::Names(list.names()),
         Err(error) => {
             tracing::warn!(%error, "the list of APIServices cannot be read");
             Answer::Nothing
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_none_is_read_in_each_way_that_servers_write_it() {
+        for (text, names) in [
+            (r#"{"kind":"PartialObjectMetadataList","items":null}"#, vec![]),
+            (r#"{"items":[]}"#, vec![]),
+            ("{}", vec![]),
+            (r#"{"items":[{"metadata":{"name":"v1beta1.metrics.k8s.io"}}]}"#, vec!["v1beta1.metrics.k8s.io"]),
+        ] {
+            let list: List = serde_json::from_str(text).expect("a list");
+            assert_eq!(list.names().iter().map(AsRef::as_ref).collect::<Vec<&str>>(), names, "{text}");
         }
     }
 }
