@@ -48,6 +48,10 @@ fn only_selectors_that_exclude_are_left_out() {
     ] {
         assert_eq!(narrowed(labels, fields).without_exclusions(), None, "{labels} {fields}");
     }
+    for resource in ["secrets", "events"] {
+        let gvr = GroupVersionResource::new("", "v1", resource);
+        assert_eq!(CollectionSpec { gvr, ..narrowed("!k", "") }.without_exclusions(), None, "{resource}");
+    }
     let services = CollectionSpec {
         gvr: GroupVersionResource::new("", "v1", "services"),
         fields: FieldSelector::parse("spec.clusterIP!=None").expect("valid"),

@@ -59,9 +59,14 @@ impl CollectionSpec {
 
     /// The collection without selectors that answers for this one, whose selectors only leave objects out (`!k`, `k!=v`,
     /// `notin`, `spec.clusterIP!=None`): it holds little more, and serves everybody. `None` where there is no selector, one
-    /// that picks few, or one on a field that cannot be read from the objects as they are held.
+    /// that picks few, or one on a field that cannot be read from the objects as they are held; and of Secrets and Events,
+    /// where what is left out is the most and the largest (`type!=helm.sh/release.v1`, `type!=Normal`), and no Secret comes
+    /// to a node that nobody there asked for.
     #[must_use]
     pub fn without_exclusions(&self) -> Option<Self> {
+        if matches!(&*self.gvr.resource, "secrets" | "events") {
+            return None;
+        }
         let excludes = |wanted: &LabelRequirement| {
             use LabelOperator::{DoesNotExist, NotEquals, NotIn};
             matches!(wanted.operator(), DoesNotExist | NotEquals | NotIn)
