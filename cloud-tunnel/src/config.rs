@@ -59,14 +59,11 @@ pub struct DoorsFile {
     /// Unix socket of the protocol `HTTPConnect`, which kube-apiserver's EgressSelectorConfiguration names.
     #[serde(default = "default_http_connect")]
     pub http_connect: PathBuf,
-    /// Unix socket of the protocol `GRPC`, konnectivity's; absent means no such door.
-    #[serde(default)]
-    pub grpc: Option<PathBuf>,
 }
 
 impl Default for DoorsFile {
     fn default() -> Self {
-        Self { http_connect: default_http_connect(), grpc: None }
+        Self { http_connect: default_http_connect() }
     }
 }
 
@@ -178,15 +175,8 @@ impl ServerConfig {
         names("pool.nodes", file.pool.nodes.iter().map(String::as_str))?;
         absolute("doors.httpConnect", &file.doors.http_connect)?;
         absolute("adminSocket", &file.admin_socket)?;
-        let mut sockets = BTreeSet::from([file.doors.http_connect.as_path()]);
-        if let Some(grpc) = &file.doors.grpc {
-            absolute("doors.grpc", grpc)?;
-            if !sockets.insert(grpc) {
-                return Err(refuse("doors.grpc", "is doors.httpConnect, too; give it a path of its own"));
-            }
-        }
-        if !sockets.insert(&file.admin_socket) {
-            return Err(refuse("adminSocket", "is a door's socket, too; give it a path of its own"));
+        if file.admin_socket == file.doors.http_connect {
+            return Err(refuse("adminSocket", "is the door's socket, too; give it a path of its own"));
         }
         log(&file.log)?;
         let pool = Pool::new(file.pool.name.clone(), file.pool.nodes.iter().cloned());

@@ -193,8 +193,7 @@ fn unit_fits(program: &str, sockets: &[&Path]) {
 fn both_ends_of_the_tunnel_are_shipped_and_fit_each_other() {
     let server = ServerConfig::load(&shipped("tunnel-server.yaml")).expect("the example is valid");
     let agent = AgentConfig::load(&shipped("tunnel-agent.yaml")).expect("the example is valid");
-    let grpc = server.file.doors.grpc.as_ref().expect("the example opens both doors");
-    unit_fits("tunnel-server", &[&server.file.admin_socket, &server.file.doors.http_connect, grpc]);
+    unit_fits("tunnel-server", &[&server.file.admin_socket, &server.file.doors.http_connect]);
     unit_fits("tunnel-agent", &[&agent.file.admin_socket]);
     assert!(server.pool.has(&agent.file.node_name), "the agent's certificate is one of the pool's");
     assert!(agent.file.nodes.iter().all(|node| server.pool.has(&node.name)));
@@ -212,20 +211,15 @@ fn both_ends_of_the_tunnel_are_shipped_and_fit_each_other() {
 }
 
 #[test]
-fn the_egress_selectors_name_the_servers_doors() {
+fn the_egress_selector_names_the_servers_door() {
+    let path = shipped("egress-selector-configuration.yaml");
+    let egress: serde_json::Value = proto_daemon::config::load(&path).expect("a YAML document");
     let server = ServerConfig::load(&shipped("tunnel-server.yaml")).expect("the example is valid");
-    let doors = server.file.doors;
-    for (file, protocol, socket) in [
-        ("egress-selector-configuration.yaml", "HTTPConnect", Some(doors.http_connect)),
-        ("egress-selector-configuration-grpc.yaml", "GRPC", doors.grpc),
-    ] {
-        let egress: serde_json::Value = proto_daemon::config::load(&shipped(file)).expect("a YAML document");
-        let selection = &egress["egressSelections"][0];
-        assert_eq!(selection["name"], "cluster");
-        assert_eq!(selection["connection"]["proxyProtocol"], protocol);
-        let door = selection["connection"]["transport"]["uds"]["udsName"].as_str().map(Path::new);
-        assert_eq!(door, socket.as_deref());
-    }
+    let selection = &egress["egressSelections"][0];
+    assert_eq!(selection["name"], "cluster");
+    assert_eq!(selection["connection"]["proxyProtocol"], "HTTPConnect");
+    let door = selection["connection"]["transport"]["uds"]["udsName"].as_str().map(Path::new);
+    assert_eq!(door, Some(server.file.doors.http_connect.as_path()));
     // A kube-apiserver in a container has the folder mounted: it must be the same one after a restart of the server.
     assert_eq!(unit_of("tunnel-server.service")["RuntimeDirectoryPreserve"], "yes");
 }

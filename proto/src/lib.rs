@@ -3,7 +3,6 @@
 pub mod backoff;
 pub mod coordinator;
 pub mod jwt;
-pub mod konnectivity;
 pub mod member;
 pub mod names;
 pub mod tunnel;

@@ -6,6 +6,5 @@ pub mod budget;
 pub mod class;
 pub mod connect;
 pub mod link;
-pub mod packet;
 pub mod registry;
 pub mod route;

@@ -1,10 +1,8 @@
-//! The doors by which API servers come in.
+//! The door by which API servers come in.
 
 pub mod connect;
-pub mod grpc;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use cloud_tunnel_core::connect::Target;
@@ -35,8 +33,6 @@ pub struct Door {
     pub metrics: Metrics,
     /// The end of the process.
     pub shutdown: Shutdown,
-    /// The number of the newest connection of the gRPC door.
-    pub connections: AtomicI64,
 }
 
 impl Door {
@@ -47,10 +43,5 @@ impl Door {
             return Err(Refusal::new(503, format!("no link to {host}: tunnel-server is stopping")));
         }
         self.links.dial(target).await
-    }
-
-    /// A number for a connection, never 0.
-    fn number(&self) -> i64 {
-        self.connections.fetch_add(1, Ordering::Relaxed) + 1
     }
 }

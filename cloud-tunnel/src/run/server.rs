@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use super::RunError;
 use crate::clock::{self, Clock};
 use crate::config::ServerConfig;
-use crate::front::{Door, connect, grpc};
+use crate::front::{Door, connect};
 use crate::link::accept::{self, Acceptor};
 use crate::link::control::DRAIN_GRACE;
 use crate::link::table::Links;
@@ -69,8 +68,6 @@ async fn run(
     let admin = Arc::clone(&status) as Arc<dyn AdminState>;
     let _admin = admin::serve(&config.file.admin_socket, admin).map_err(failed("adminSocket"))?;
     let (http_connect, _file) = door(&config.file.doors.http_connect).map_err(failed("doors.httpConnect"))?;
-    let by_grpc = config.file.doors.grpc.as_deref().map(door).transpose();
-    let by_grpc = by_grpc.map_err(failed("doors.grpc"))?;
     let acceptor = Arc::new(Acceptor {
         tls,
         links: Arc::clone(&links),
@@ -87,13 +84,8 @@ async fn run(
     for listener in listeners {
         tokio::spawn(accept::serve(Arc::clone(&acceptor), listener));
     }
-    let connections = AtomicI64::new(0);
-    let door = Arc::new(Door { links, clock, metrics, shutdown: shutdown.clone(), connections });
-    tokio::spawn(connect::serve(Arc::clone(&door), http_connect));
-    let _grpc_file = by_grpc.map(|(listener, file)| {
-        tokio::spawn(grpc::serve(door, listener));
-        file
-    });
+    let door = Arc::new(Door { links, clock, metrics, shutdown: shutdown.clone() });
+    tokio::spawn(connect::serve(door, http_connect));
     let _ = status.open.set(());
     tracing::info!(pool = config.file.pool.name, nodes = config.file.pool.nodes.len(), "serving");
     super::drained(&shutdown).await;

@@ -8,7 +8,6 @@ mod a_drain_lets_open_streams_end;
 mod aborted_dials_leave_nothing_behind;
 mod bytes_ends_and_aborts_are_passed_on;
 mod killed_ends_are_noticed_and_come_back;
-mod konnectivity_clients_dial_by_packets;
 mod settings_are_checked_before_anything_starts;
 mod stalled_readers_are_alone;
 mod strangers_get_nowhere;

@@ -118,7 +118,7 @@ impl Rig {
             "serving": { "certificate": self.path("server.crt"), "key": self.path("server.key") },
             "clientCA": self.path("ca.crt"),
             "pool": { "name": "hangzhou", "nodes": ["node-1", "node-2"] },
-            "doors": { "httpConnect": self.path("door.sock"), "grpc": self.path("grpc.sock") },
+            "doors": { "httpConnect": self.path("door.sock") },
             "adminSocket": self.path("server.sock"),
         })
     }
