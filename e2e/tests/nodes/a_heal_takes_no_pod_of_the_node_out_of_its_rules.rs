@@ -24,6 +24,8 @@ fn a_heal_takes_no_pod_of_the_node_out_of_its_rules() {
         let before = address_of(&stage, &web).expect("it has an address");
         let sends_to = |address| stage.kube_proxy_sends_to(NODE, address).expect("nft answers");
         stage.promised(LIMIT, "kube-proxy knows the pod", || sends_to(before));
+        // A node that has just joined has more to tell.
+        stage.promised(LIMIT, "the kubelet has told all that it knows", || stage.has_told_all(NODE));
         stage.cut(&Nodes::from(NODE)).expect("cut");
         let mut now = before;
         if moves {

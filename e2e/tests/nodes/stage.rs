@@ -151,6 +151,14 @@ impl Stage {
         self.promised(LIMIT, "the lab settles", || self.is_settled());
     }
 
+    /// Whether the cloud knows of the pods of `node` what its kubelet does: a cut finds no status on its way.
+    pub(crate) fn has_told_all(&self, node: &str) -> bool {
+        let Ok(known) = self.kubelet_get(node, "/pods") else { return false };
+        let known: serde_json::Value = serde_json::from_str(&known).expect("a PodList");
+        let told = self.cloud_json(&format!("get pods -A --field-selector=spec.nodeName={node}"));
+        statuses(&known) == statuses(&told)
+    }
+
     /// GETs from the kubelet's own port with the administrator's token; the error is what was complained about.
     pub(crate) fn kubelet_get(&self, node: &str, path: &str) -> Result<String, String> {
         finish(self.kubelet_kubectl(node).expect("kubectl").args(["get", "--raw", path]))
@@ -219,4 +227,25 @@ fn finish(command: &mut Command) -> Result<String, String> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+}
+
+/// Of each pod that is no static one, what its kubelet says of it: phase, addresses, conditions, which containers are ready.
+fn statuses(pods: &serde_json::Value) -> std::collections::BTreeMap<String, serde_json::Value> {
+    let pods = pods["items"].as_array().expect("a list");
+    let own = pods.iter().filter(|pod| pod["metadata"]["annotations"]["kubernetes.io/config.hash"].is_null());
+    let status = |pod: &serde_json::Value| {
+        let status = &pod["status"];
+        let each = |list: &str, keys: [&str; 2]| -> Vec<serde_json::Value> {
+            let list = status[list].as_array().cloned().unwrap_or_default();
+            list.iter().map(|entry| serde_json::json!([entry[keys[0]], entry[keys[1]]])).collect()
+        };
+        serde_json::json!([
+            status["phase"],
+            status["podIPs"],
+            each("conditions", ["type", "status"]),
+            each("containerStatuses", ["name", "ready"]),
+        ])
+    };
+    let uid = |pod: &serde_json::Value| pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    own.map(|pod| (uid(pod), status(pod))).collect()
 }
