@@ -6,7 +6,7 @@
 //! kube-apiserver serves and for CustomResourceDefinitions; the others are aggregated. Their names are asked for when a
 //! kind is read that this program does not know as Kubernetes' own, so a node that reads no other never asks.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use edge_hub_core::definition::is_built_in;
 use http::{Request, StatusCode, header};
@@ -15,7 +15,8 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use crate::{
-    hub::Hub,
+    collections::Collections,
+    site::Site,
     upstream::{Credential, empty, read_all},
 };
 
@@ -32,8 +33,11 @@ const RETRY: Duration = Duration::from_secs(2);
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// What is known of aggregated API servers. Who comes while it is asked for waits for the same answer.
-#[derive(Debug, Default)]
-pub struct Aggregated(Mutex<Known>);
+pub struct Aggregated {
+    site: Arc<Site>,
+    collections: Arc<Collections>,
+    known: Mutex<Known>,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -58,37 +62,46 @@ enum Answer {
     Nothing,
 }
 
-/// Whether what is shown of this kind may depend on who asks. Before that is known, nothing is shared either.
-pub async fn answers(hub: &Hub, gvr: &GroupVersionResource) -> bool {
-    if is_built_in(gvr) {
-        return false;
+impl Aggregated {
+    /// Knows of none yet.
+    #[must_use]
+    pub fn new(site: &Arc<Site>, collections: &Arc<Collections>) -> Self {
+        let known = Mutex::default();
+        Self { site: Arc::clone(site), collections: Arc::clone(collections), known }
     }
-    let mut known = hub.aggregated.0.lock().await;
-    let now = hub.clock.now().monotonic;
-    if hub.is_connected() && now >= known.settled_until {
-        let answer = ask(hub).await;
-        let pause = if matches!(answer, Answer::Nothing) { RETRY } else { BELIEVED };
-        known.settled_until = hub.clock.now().monotonic + pause;
-        match answer {
-            Answer::Names(services) => known.services = Some(services),
-            Answer::Refused if known.services.is_none() => {
-                tracing::warn!(
-                    "this node may not list APIServices (deploy/rbac.yaml): what an aggregated API server shows to \
-                     one user is taken for what it shows to all who may list it"
-                );
-                known.services = Some(BTreeSet::new());
+
+    /// Whether what is shown of this kind may depend on who asks. Before that is known, nothing is shared either.
+    pub async fn answers(&self, gvr: &GroupVersionResource) -> bool {
+        if is_built_in(gvr) {
+            return false;
+        }
+        let mut known = self.known.lock().await;
+        let now = self.site.clock.now().monotonic;
+        if self.site.is_connected() && now >= known.settled_until {
+            let answer = ask(&self.site).await;
+            let pause = if matches!(answer, Answer::Nothing) { RETRY } else { BELIEVED };
+            known.settled_until = self.site.clock.now().monotonic + pause;
+            match answer {
+                Answer::Names(services) => known.services = Some(services),
+                Answer::Refused if known.services.is_none() => {
+                    tracing::warn!(
+                        "this node may not list APIServices (deploy/rbac.yaml): what an aggregated API server shows to \
+                         one user is taken for what it shows to all who may list it"
+                    );
+                    known.services = Some(BTreeSet::new());
+                }
+                Answer::Refused | Answer::Nothing => {}
             }
-            Answer::Refused | Answer::Nothing => {}
+            // What was kept before its API server was registered, or by an earlier release.
+            for cell in self.collections.cells().into_iter().filter(|cell| known.holds(&cell.spec.gvr)) {
+                self.collections.remove(&cell);
+            }
         }
-        // What was kept before its API server was registered, or by an earlier release.
-        for cell in hub.cells().into_iter().filter(|cell| known.holds(&cell.spec.gvr)) {
-            hub.remove(&cell);
+        match known.services {
+            Some(_) => known.holds(gvr),
+            // While cut, what there is was kept because it was known once to be everybody's.
+            None => self.site.is_connected(),
         }
-    }
-    match known.services {
-        Some(_) => known.holds(gvr),
-        // While cut, what there is was kept because it was known once to be everybody's.
-        None => hub.is_connected(),
     }
 }
 
@@ -115,13 +128,13 @@ struct Metadata {
 }
 
 /// One question with the node's own credential.
-async fn ask(hub: &Hub) -> Answer {
+async fn ask(site: &Site) -> Answer {
     let request = Request::get(PATH)
         .header(header::ACCEPT, ACCEPT)
         .header(header::USER_AGENT, crate::USER_AGENT)
         .body(empty());
     let Ok(request) = request else { return Answer::Nothing };
-    let Ok(response) = hub.upstream.send(&Credential::Node, request, ASK_TIMEOUT).await else {
+    let Ok(response) = site.upstream.send(&Credential::Node, request, ASK_TIMEOUT).await else {
         return Answer::Nothing;
     };
     match response.status() {

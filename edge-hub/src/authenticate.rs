@@ -6,53 +6,47 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bytes::Bytes;
 use edge_hub_core::{
-    access::AccessKey,
     authentication::{
         AcceptedTokens, BoundObjects, OfflinePolicy, Presence, PresentedToken, SignatureVerdict, TokenHash,
         decide_offline, is_bootstrap_token, pod_of_this_node_is_gone,
     },
     claims,
-    clock::Now,
     collection::Lookup,
     identity::{Details, Principal},
     link::LinkState,
     record::RecordChange,
-    review::{
-        AcceptedToken, TokenVerdict, access_verdict, subject_access_review, token_review, token_verdict,
-    },
+    review::{AcceptedToken, TokenVerdict, token_review, token_verdict},
     token::ExpiredToken,
 };
 use http::{HeaderMap, Request, StatusCode, header};
 use proto::jwt::{KeySet, MAX_TOKEN_BYTES};
 use proto_kube::{object::ObjectKey, status::Status};
 use rustls::server::danger::ClientCertVerifier;
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::CertificateDer;
 use serde::Deserialize;
-use x509_parser::certificate::X509Certificate;
 
 use crate::{
+    collections::Collections,
     expiry::Validity,
-    hub::{Hub, lock},
+    peer::Peer,
+    reviews::{self, MAX_REVIEW_BYTES, REVIEW_TIMEOUT, Unanswered},
     signature,
+    site::Site,
     store::BlobClass,
+    sync::lock,
     token_reviews::TokenReviews,
-    upstream::{Credential, empty, full, read_all},
+    upstream::{Credential, empty, read_all},
 };
 
 /// Accepted tokens that are remembered.
 const ACCEPTED_TOKENS: usize = 4096;
-/// How long a review may take.
-const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
-const MAX_REVIEW_BYTES: usize = 256 * 1024;
+const TOKEN_REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 /// When a kubelet that wants to join asks again. After ten times it says why in its log, and begins anew.
 const JOINING_RETRY_SECONDS: u32 = 2;
 /// How often the issuer's keys are read again.
@@ -65,71 +59,6 @@ const CONFIGURATION: &str = "openid-configuration";
 const JWKS_PATH: &str = "/openid/v1/jwks";
 const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
 
-/// What the TLS handshake told of a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// No client certificate.
-    Anonymous,
-    /// This node's own certificate, which holds within its time: a connection may outlast that, and the clock change.
-    Node(Validity),
-    /// A certificate of somebody else; its subject's common name.
-    Foreign(String),
-    /// A certificate that does not hold, and why.
-    Invalid(String),
-}
-
-impl Peer {
-    /// Judges the chain that a client showed; the handshake proved no more than that it owns the leaf's key.
-    fn of(
-        certificates: Option<&[CertificateDer<'_>]>,
-        node: &Principal,
-        verifier: &dyn ClientCertVerifier,
-        now: Now,
-    ) -> Self {
-        let Some((leaf, chain)) = certificates.and_then(<[_]>::split_first) else { return Self::Anonymous };
-        let verify = |unix| verifier.verify_client_cert(leaf, chain, UnixTime::since_unix_epoch(unix));
-        let verified = verify(now.unix);
-        let parsed = x509_parser::parse_x509_certificate(leaf);
-        let certificate = match (parsed, &verified) {
-            (Ok((_, certificate)), _) => certificate,
-            (Err(_), Ok(_)) => return Self::Foreign("unreadable".to_owned()),
-            (Err(_), Err(error)) => return Self::Invalid(error.to_string()),
-        };
-        let validity = Validity::of(&certificate);
-        let out_of_date = match verified {
-            Ok(_) => None,
-            // Wrong with it is the moment alone, and that of its own time, not of its authority's.
-            Err(error) => match its_own_time(&error, &certificate).map(verify) {
-                Some(Ok(_)) if !validity.holds(now.unix) => Some(error.to_string()),
-                _ => return Self::Invalid(error.to_string()),
-            },
-        };
-        let subject = certificate.subject();
-        let name = subject.iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
-        let organizations =
-            subject.iter_organization().filter_map(|name| name.as_str().ok().map(str::to_owned));
-        let groups = organizations.chain([String::from("system:authenticated")]);
-        match (Principal::new(name, groups) == *node, out_of_date) {
-            (true, _) => Self::Node(validity),
-            (false, None) => Self::Foreign(name.to_owned()),
-            (false, Some(why)) => Self::Invalid(why),
-        }
-    }
-}
-
-/// A moment at which the certificate is in force, if all that is wrong with it may be the moment.
-fn its_own_time(error: &rustls::Error, certificate: &X509Certificate<'_>) -> Option<Duration> {
-    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
-    let rustls::Error::InvalidCertificate(error) = error else { return None };
-    let validity = certificate.validity();
-    let seconds = match error {
-        Expired | ExpiredContext { .. } => validity.not_after.timestamp(),
-        NotValidYet | NotValidYetContext { .. } => validity.not_before.timestamp(),
-        _ => return None,
-    };
-    u64::try_from(seconds).ok().map(Duration::from_secs)
-}
-
 #[derive(Default)]
 struct IssuerKeys {
     keys: Option<KeySet>,
@@ -140,40 +69,29 @@ struct IssuerKeys {
 
 /// The memories behind authentication.
 pub struct Authenticator {
+    site: Arc<Site>,
+    collections: Arc<Collections>,
     verifier: Arc<dyn ClientCertVerifier>,
     reviews: TokenReviews,
     accepted: Mutex<AcceptedTokens>,
     issuer: Mutex<IssuerKeys>,
-    in_flight: Mutex<BTreeMap<Principal, InFlight>>,
-}
-
-/// The requests of one principal that have not been answered to their end.
-#[derive(Clone, Debug, Default)]
-pub struct InFlight {
-    /// Those that end by themselves.
-    pub short: Arc<AtomicUsize>,
-    /// Watches, logs and upgrades.
-    pub streams: Arc<AtomicUsize>,
-}
-
-impl InFlight {
-    fn is_held(&self) -> bool {
-        [&self.short, &self.streams]
-            .into_iter()
-            .any(|count| Arc::strong_count(count) > 1 || count.load(Ordering::Relaxed) > 0)
-    }
 }
 
 impl Authenticator {
     /// Remembers nobody yet. `verifier` knows whose client certificates count.
     #[must_use]
-    pub fn new(verifier: Arc<dyn ClientCertVerifier>) -> Self {
+    pub fn new(
+        site: &Arc<Site>,
+        collections: &Arc<Collections>,
+        verifier: Arc<dyn ClientCertVerifier>,
+    ) -> Self {
         Self {
+            site: Arc::clone(site),
+            collections: Arc::clone(collections),
             verifier,
             reviews: TokenReviews::default(),
             accepted: Mutex::new(AcceptedTokens::new(ACCEPTED_TOKENS)),
             issuer: Mutex::default(),
-            in_flight: Mutex::default(),
         }
     }
 }
@@ -216,15 +134,6 @@ impl Authenticator {
         }));
         records
     }
-
-    /// The counters of a principal's requests in flight. Counters that nobody holds are dropped.
-    pub fn in_flight(&self, principal: &Principal) -> InFlight {
-        let mut counters = lock(&self.in_flight);
-        if counters.len() > 1024 {
-            counters.retain(|_, count| count.is_held());
-        }
-        counters.entry(principal.clone()).or_default().clone()
-    }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<Result<&str, Status>> {
@@ -253,11 +162,11 @@ fn joining_must_wait() -> Status {
     Status::service_unavailable(text).with_retry_after(JOINING_RETRY_SECONDS)
 }
 
-impl Hub {
+impl Authenticator {
     /// Who stands behind a connection.
     #[must_use]
     pub fn peer(&self, certificates: Option<&[CertificateDer<'_>]>) -> Peer {
-        Peer::of(certificates, &self.node, &*self.authenticator.verifier, self.clock.now())
+        Peer::of(certificates, &self.site.node, &*self.verifier, self.site.clock.now())
     }
 
     /// Who asks, and as whom the request may leave the hub.
@@ -289,10 +198,10 @@ impl Hub {
     /// This node by its certificate, where that holds now. A long cut outlives certificates, and a node may boot with a
     /// wrong clock.
     fn node_in_time(&self, validity: Validity) -> Result<(Principal, Credential), Status> {
-        let now = self.clock.now().unix;
-        let serves_expired = self.config.file.offline.expired_token == ExpiredToken::Serve;
-        if validity.holds(now) || serves_expired && validity.is_excused(*self.link.borrow(), now) {
-            return Ok((self.node.clone(), Credential::Node));
+        let now = self.site.clock.now().unix;
+        let serves_expired = self.site.config.file.offline.expired_token == ExpiredToken::Serve;
+        if validity.holds(now) || serves_expired && validity.is_excused(*self.site.link.borrow(), now) {
+            return Ok((self.site.node.clone(), Credential::Node));
         }
         let why = if now < validity.from_unix { "is not in force yet" } else { "has expired" };
         Err(unauthorized(&format!("this node's client certificate does not hold: it {why}")))
@@ -300,14 +209,14 @@ impl Hub {
 
     async fn token_principal(&self, token: &str, headers: &HeaderMap) -> Result<Principal, Status> {
         let hash = hash_of(token);
-        let now = self.clock.now();
-        let fresh = lock(&self.authenticator.accepted).fresh(now, hash).cloned();
+        let now = self.site.clock.now();
+        let fresh = lock(&self.accepted).fresh(now, hash).cloned();
         let is_of_gone_pod = fresh.is_some() && self.is_of_gone_pod(token);
         if let Some(principal) = fresh.filter(|_| !is_of_gone_pod) {
             return Ok(principal);
         }
-        if self.is_connected() {
-            let (reviews, is_plausible) = (&self.authenticator.reviews, self.is_plausible(token, hash));
+        if self.site.is_connected() {
+            let (reviews, is_plausible) = (&self.reviews, self.is_plausible(token, hash));
             if reviews.is_refused(now, hash) {
                 return Err(Status::unauthorized());
             }
@@ -315,11 +224,11 @@ impl Hub {
             let same_token = reviews.of(hash);
             let _alone = same_token.lock().await;
             // The same token may have been asked about while this request waited.
-            let fresh = lock(&self.authenticator.accepted).fresh(self.clock.now(), hash).cloned();
+            let fresh = lock(&self.accepted).fresh(self.site.clock.now(), hash).cloned();
             if let Some(principal) = fresh.filter(|_| !is_of_gone_pod) {
                 return Ok(principal);
             }
-            if reviews.is_refused(self.clock.now(), hash) {
+            if reviews.is_refused(self.site.clock.now(), hash) {
                 return Err(Status::unauthorized());
             }
             let _turn = reviews.turn(is_plausible).await;
@@ -329,16 +238,16 @@ impl Hub {
                     return Ok(principal);
                 }
                 Ok(TokenVerdict::Refused) => {
-                    let changes = lock(&self.authenticator.accepted).refuse(hash);
-                    self.save_records(BlobClass::Key, changes);
+                    let changes = lock(&self.accepted).refuse(hash);
+                    self.site.save_records(BlobClass::Key, changes);
                     // One that the issuer signed may be of a pod that the server has not seen yet.
                     if !is_plausible {
-                        reviews.refuse(self.clock.now(), hash);
+                        reviews.refuse(self.site.clock.now(), hash);
                     }
                     return Err(Status::unauthorized());
                 }
                 // The link died under the review, or the server cannot answer: judge as if cut.
-                Err(()) => {}
+                Err(Unanswered) => {}
             }
         }
         self.token_principal_offline(token, hash)
@@ -346,12 +255,12 @@ impl Hub {
 
     /// Whether something speaks for this token already: it was accepted before, or the issuer signed it.
     fn is_plausible(&self, token: &str, hash: TokenHash) -> bool {
-        if lock(&self.authenticator.accepted).held(hash).is_some() {
+        if lock(&self.accepted).held(hash).is_some() {
             return true;
         }
-        let issuer = lock(&self.authenticator.issuer);
+        let issuer = lock(&self.issuer);
         let keys = issuer.keys.as_ref();
-        let now = self.clock.now().unix.as_secs();
+        let now = self.site.clock.now().unix.as_secs();
         keys.zip(claims::parse(token).ok()).is_some_and(|(keys, jwt)| {
             // Anybody may have found one that has ended.
             jwt.claims.exp.is_none_or(|end| now <= end) && signature::holds(&jwt, keys)
@@ -373,8 +282,8 @@ impl Hub {
                 self.accept_token(token, hash, principal, details);
             }
             TokenVerdict::Refused => {
-                let changes = lock(&self.authenticator.accepted).refuse(hash);
-                self.save_records(BlobClass::Key, changes);
+                let changes = lock(&self.accepted).refuse(hash);
+                self.site.save_records(BlobClass::Key, changes);
             }
         }
     }
@@ -387,18 +296,18 @@ impl Hub {
     pub fn remembered_token(&self, token: &str) -> Result<(Principal, Details, Option<Duration>), Status> {
         let hash = hash_of(token);
         let principal = self.token_principal_offline(token, hash)?;
-        let mut accepted = lock(&self.authenticator.accepted);
+        let mut accepted = lock(&self.accepted);
         let held = accepted.held(hash).filter(|held| held.principal == principal);
         let details = held.map(|held| held.details.clone()).unwrap_or_default();
-        Ok((principal, details, accepted.age(self.clock.now(), hash)))
+        Ok((principal, details, accepted.age(self.site.clock.now(), hash)))
     }
 
     fn accept_token(&self, token: &str, hash: TokenHash, principal: &Principal, details: &Details) {
         let expires_seconds = claims::parse(token).ok().and_then(|jwt| jwt.claims.exp);
         let details = if details.is_short() { details.clone() } else { Details::default() };
         let accepted = AcceptedToken { principal: principal.clone(), details, expires_seconds };
-        let changes = lock(&self.authenticator.accepted).accept(self.clock.now(), hash, accepted);
-        self.save_records(BlobClass::Key, changes);
+        let changes = lock(&self.accepted).accept(self.site.clock.now(), hash, accepted);
+        self.site.save_records(BlobClass::Key, changes);
     }
 
     fn token_principal_offline(&self, token: &str, hash: TokenHash) -> Result<Principal, Status> {
@@ -406,25 +315,25 @@ impl Hub {
             return Err(joining_must_wait());
         }
         let jwt = claims::parse(token).ok();
-        let accepted = lock(&self.authenticator.accepted).held(hash).cloned();
+        let accepted = lock(&self.accepted).held(hash).cloned();
         let (verdict, policy) = {
-            let issuer = lock(&self.authenticator.issuer);
+            let issuer = lock(&self.issuer);
             let verdict = jwt.as_ref().map(|jwt| match &issuer.keys {
                 None => SignatureVerdict::NoKeys,
                 Some(keys) if signature::holds(jwt, keys) => SignatureVerdict::Valid,
                 Some(_) => SignatureVerdict::Invalid,
             });
             // That an ended token goes on working is for a cut only, not for a review that failed.
-            let (expired_token, reachable_until) = match *self.link.borrow() {
+            let (expired_token, reachable_until) = match *self.site.link.borrow() {
                 LinkState::Connected | LinkState::Relayed { .. } => (ExpiredToken::Deny, Duration::ZERO),
-                LinkState::Cut { since_unix } => (self.config.file.offline.expired_token, since_unix),
+                LinkState::Cut { since_unix } => (self.site.config.file.offline.expired_token, since_unix),
             };
             let policy = OfflinePolicy {
                 expired_token,
                 reachable_until,
                 issuer: issuer.issuer.clone(),
                 audiences: [issuer.issuer.clone()].into(),
-                admit: self.config.file.offline.admit.iter().map(|user| user.as_str().into()).collect(),
+                admit: self.site.config.file.offline.admit.iter().map(|user| user.as_str().into()).collect(),
             };
             (verdict, policy)
         };
@@ -432,7 +341,7 @@ impl Hub {
             jwt: jwt.as_ref().zip(verdict).map(|(jwt, verdict)| (&jwt.claims, verdict)),
             accepted: accepted.as_ref(),
         };
-        let now = self.clock.now();
+        let now = self.site.clock.now();
         decide_offline(now, &presented, &OnThisNode(self), &policy).map_err(|refusal| {
             tracing::debug!(%refusal, "a token is not accepted while cut");
             let mut status = refusal.status();
@@ -441,57 +350,21 @@ impl Hub {
         })
     }
 
-    async fn review_token(&self, token: &str) -> Result<TokenVerdict, ()> {
-        let path = "/apis/authentication.k8s.io/v1/tokenreviews";
-        let answer = self.review(path, token_review(token, &[])).await?;
-        token_verdict(&answer).map_err(|error| tracing::warn!(%error, "TokenReview cannot be read"))
-    }
-
-    /// Asks the cloud whether `principal` may do `key`, and remembers the answer. `None`: nobody answered.
-    pub async fn ask_access(&self, principal: &Principal, key: &AccessKey) -> Option<bool> {
-        let allowed = self.review_access(principal, key).await?;
-        self.record_access(principal, key, allowed);
-        Some(allowed)
-    }
-
-    /// Asks the cloud whether `principal` may do `key`. `None`: nobody answered.
-    pub async fn review_access(&self, principal: &Principal, key: &AccessKey) -> Option<bool> {
-        let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-        let answer = self.review(path, subject_access_review(principal, key)).await.ok()?;
-        access_verdict(&answer)
-            .map_err(|error| tracing::warn!(%error, "SubjectAccessReview cannot be read"))
-            .ok()
-    }
-
-    /// One question with the node's own credential; it is the hub that asks, never a client.
-    async fn review(&self, path: &str, question: Vec<u8>) -> Result<Bytes, ()> {
-        let request = Request::post(path)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, crate::USER_AGENT)
-            .body(full(question))
-            .map_err(|_| ())?;
-        self.metrics.reviews.inc();
-        let response =
-            self.upstream.send(&Credential::Node, request, REVIEW_TIMEOUT).await.map_err(|error| {
-                tracing::debug!(%error, path, "a review was not answered");
-            })?;
-        let status = response.status();
-        let body = read_all(response.into_body(), MAX_REVIEW_BYTES, REVIEW_TIMEOUT).await.map_err(|_| ())?;
-        if status != StatusCode::CREATED && status != StatusCode::OK {
-            tracing::warn!(path, %status, "the API server refuses this node's review");
-            return Err(());
-        }
-        Ok(body)
+    async fn review_token(&self, token: &str) -> Result<TokenVerdict, Unanswered> {
+        let answer = reviews::ask(&self.site, TOKEN_REVIEWS, token_review(token, &[])).await?;
+        token_verdict(&answer).map_err(|error| {
+            tracing::warn!(%error, "TokenReview cannot be read");
+            Unanswered
+        })
     }
 
     /// Keeps the issuer's keys, so that tokens can be verified while cut.
     pub async fn keep_issuer_keys(self: Arc<Self>) {
-        let mut link = self.link.subscribe();
+        let mut link = self.site.link.subscribe();
         loop {
             while !link.borrow_and_update().is_connected() {
                 tokio::select! {
-                    () = self.shutdown.draining() => return,
+                    () = self.site.shutdown.draining() => return,
                     changed = link.changed() => if changed.is_err() { return },
                 }
             }
@@ -499,7 +372,7 @@ impl Hub {
             let issuer = self.read_issuer(DISCOVERY_PATH, CONFIGURATION).await;
             let pause = if keys && issuer { KEYS_EVERY } else { KEYS_RETRY };
             tokio::select! {
-                () = self.shutdown.draining() => return,
+                () = self.site.shutdown.draining() => return,
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -510,7 +383,7 @@ impl Hub {
         else {
             return false;
         };
-        let Ok(response) = self.upstream.send(&Credential::Node, request, REVIEW_TIMEOUT).await else {
+        let Ok(response) = self.site.upstream.send(&Credential::Node, request, REVIEW_TIMEOUT).await else {
             return false;
         };
         let status = response.status();
@@ -522,12 +395,12 @@ impl Hub {
         let Ok(body) = read_all(response.into_body(), MAX_REVIEW_BYTES, REVIEW_TIMEOUT).await else {
             return false;
         };
-        if !self.authenticator.take_document(name, &body) {
+        if !self.take_document(name, &body) {
             tracing::warn!(path, "the issuer's document cannot be read");
             return false;
         }
         let blob = crate::store::BlobKey { class: BlobClass::Key, key: name.as_bytes().into() };
-        self.store.put(blob, body);
+        self.site.store.put(blob, body);
         true
     }
 }
@@ -540,11 +413,12 @@ fn hash_of(token: &str) -> TokenHash {
 }
 
 /// What lives on this node, by the hub's own collections.
-struct OnThisNode<'a>(&'a Hub);
+struct OnThisNode<'a>(&'a Authenticator);
 
 impl OnThisNode<'_> {
     fn look(&self, spec: usize, key: &ObjectKey, uid: &str) -> Presence {
-        let Some(cell) = self.0.own_specs().get(spec).and_then(|spec| self.0.cell(spec)) else {
+        let Some(cell) = self.0.site.own_specs().get(spec).and_then(|spec| self.0.collections.cell(spec))
+        else {
             return Presence::Unknown;
         };
         cell.with(|inner| match inner.collection.get(key) {

@@ -8,7 +8,7 @@ use proto_daemon::tls::ReloadingResolver;
 use rustls::sign::CertifiedKey;
 use x509_parser::certificate::X509Certificate;
 
-use crate::hub::Hub;
+use crate::site::Site;
 
 /// A certificate that ends within this time is worth a warning, or within a fifth of its own time if that is shorter.
 const AHEAD: Duration = Duration::from_hours(7 * 24);
@@ -19,15 +19,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// How often a warning is repeated.
 const REPEAT: Duration = Duration::from_hours(24);
-
-/// The hub's own certificates; each follows its files.
-#[derive(Clone, Debug)]
-pub struct Certificates {
-    /// What clients see.
-    pub serving: Arc<ReloadingResolver>,
-    /// What the API server sees: this node's own.
-    pub credential: Arc<ReloadingResolver>,
-}
 
 /// The time in which a certificate is in force, on the wall clock; both ends belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,16 +120,16 @@ impl Watched {
 }
 
 /// Warns of the end of the hub's certificates until the hub drains.
-pub async fn run(hub: Arc<Hub>) {
+pub async fn run(site: Arc<Site>) {
     let mut watched = [
-        Watched::new("the certificate that clients see", &hub.certificates.serving),
-        Watched::new("this node's certificate, which the API server sees", &hub.certificates.credential),
+        Watched::new("the certificate that clients see", &site.certificates.serving),
+        Watched::new("this node's certificate, which the API server sees", &site.certificates.credential),
     ];
     loop {
-        let unix = hub.clock.now().unix;
+        let unix = site.clock.now().unix;
         let pause = watched.iter_mut().map(|each| each.look(unix)).min().unwrap_or(LOOK_EVERY);
         tokio::select! {
-            () = hub.shutdown.draining() => return,
+            () = site.shutdown.draining() => return,
             () = tokio::time::sleep(pause) => {}
         }
     }

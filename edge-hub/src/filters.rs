@@ -2,6 +2,7 @@
 
 mod keeper;
 mod kinds;
+mod record;
 
 use std::{
     collections::BTreeMap,
@@ -20,26 +21,18 @@ use edge_hub_core::{
 use proto_kube::gvr::GroupVersionResource;
 use tokio::sync::{Notify, watch};
 
-pub use keeper::run;
+pub use self::{keeper::run, record::inputs_key};
 
-use self::kinds::PoolKinds;
-use crate::{
-    cell::Cell,
-    config::Config,
-    hub::{Hub, lock},
-    reflect::Label,
-    store::{BlobClass, BlobKey},
-};
+use self::{kinds::PoolKinds, record::KINDS};
+use crate::{cell::Cell, collections::Collections, config::Config, site::Site, sync::lock};
 
 /// How long a request waits for the inputs of its filters before it is told to come again.
 const INPUTS_TIMEOUT: Duration = Duration::from_secs(8);
-/// Key of the record that says which of OpenYurt's kinds the cluster has.
-const KINDS: &str = "kinds";
-/// What begins the key of a collection's record.
-const INPUTS: &str = "inputs ";
 
 /// Who is shown what, and what that depends on.
 pub struct Filters {
+    site: Arc<Site>,
+    collections: Arc<Collections>,
     policy: Policy,
     /// Complete once everything that filters read was known; it stays so.
     inputs: watch::Sender<Arc<Inputs>>,
@@ -59,7 +52,8 @@ pub struct Filters {
 impl Filters {
     /// By configuration; nothing is known of the cluster.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(site: &Arc<Site>, collections: &Arc<Collections>) -> Self {
+        let config = &site.config;
         let (node, file) = (&*config.file.node_name, &config.file.filters);
         Self {
             policy: file.policy(node),
@@ -70,6 +64,8 @@ impl Filters {
             last_use: Mutex::new(None),
             attention: Notify::new(),
             kinds: Mutex::new(None),
+            collections: Arc::clone(collections),
+            site: Arc::clone(site),
         }
     }
 
@@ -91,8 +87,8 @@ impl Filters {
         *self.settled.borrow()
     }
 
-    fn touch(&self, now: Duration) {
-        *lock(&self.last_use) = Some(now);
+    fn touch(&self) {
+        *lock(&self.last_use) = Some(self.site.clock.now().monotonic);
         if !self.is_settled() {
             self.attention.notify_one();
         }
@@ -126,85 +122,82 @@ fn own_authority(config: &Config) -> Option<Box<str>> {
 }
 
 /// A stream that depends on the inputs, for as long as it is open.
-pub struct InUse(Arc<Hub>);
+pub struct InUse(Arc<Filters>);
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.0.filters.open.fetch_sub(1, Ordering::Relaxed);
-        self.0.filters.touch(self.0.clock.now().monotonic);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.touch();
     }
 }
 
-impl Hub {
+impl Filters {
     /// Waits until the inputs of these filters are as fresh as they can be. What is not known after that is said by
     /// the collection: 429, and never an answer without the filters.
-    pub async fn await_filter_inputs(&self, chain: &Chain) {
+    pub async fn await_inputs(&self, chain: &Chain) {
         if !chain.reads_sources() {
             return;
         }
-        self.filters.touch(self.clock.now().monotonic);
-        let mut settled = self.filters.settled.subscribe();
+        self.touch();
+        let mut settled = self.settled.subscribe();
         // Late inputs are no reason to refuse what may be shown by older ones.
         let _ = tokio::time::timeout(INPUTS_TIMEOUT, settled.wait_for(|settled| *settled)).await;
     }
 
     /// Counts an open stream behind these filters; `None` when it depends on nothing.
     #[must_use]
-    pub fn hold_filter_inputs(self: &Arc<Self>, chain: &Chain) -> Option<InUse> {
+    pub fn hold_inputs(self: &Arc<Self>, chain: &Chain) -> Option<InUse> {
         chain.reads_sources().then(|| {
-            self.filters.open.fetch_add(1, Ordering::Relaxed);
+            self.open.fetch_add(1, Ordering::Relaxed);
             InUse(Arc::clone(self))
         })
     }
 
     /// Tells a collection the inputs of now, its readers what that changes, and the store both.
-    pub fn give_filter_inputs(&self, cell: &Cell) {
+    pub fn give_inputs(&self, cell: &Cell) {
         let record = cell.with(|inner| {
-            let is_new = inner.collection.set_filter_inputs(&self.filters.inputs());
+            let is_new = inner.collection.set_filter_inputs(&self.inputs());
             is_new.then(|| inner.collection.filter_inputs_record())
         });
         let Some(record) = record else { return };
         cell.change(|_| ());
         match record {
-            Some(record) => self.store.put(inputs_key(cell), record.into()),
-            None => self.store.remove(inputs_key(cell)),
+            Some(record) => self.site.store.put(inputs_key(cell), record.into()),
+            None => self.site.store.remove(inputs_key(cell)),
         }
     }
 
     /// Everything of filters that the store holds.
     #[must_use]
-    pub fn filter_records(&self) -> Vec<(Vec<u8>, Bytes)> {
+    pub fn records(&self) -> Vec<(Vec<u8>, Bytes)> {
         let record = |cell: &Arc<Cell>| {
             let record = cell.with(|inner| inner.collection.filter_inputs_record())?;
             Some((inputs_key(cell).key.into_vec(), record.into()))
         };
-        let mut records: Vec<(Vec<u8>, Bytes)> = self.cells().iter().filter_map(record).collect();
-        if let Some(kinds) = &*lock(&self.filters.kinds) {
+        let mut records: Vec<(Vec<u8>, Bytes)> = self.collections.cells().iter().filter_map(record).collect();
+        if let Some(kinds) = &*lock(&self.kinds) {
             records.push((KINDS.as_bytes().to_vec(), encode(kinds)));
         }
         records
     }
 
     /// Takes back what a predecessor stored; its collections are there already. False for what nobody can use.
-    pub fn restore_filter(&self, key: &[u8], value: &[u8]) -> bool {
+    pub fn restore(&self, key: &[u8], value: &[u8]) -> bool {
         if key == KINDS.as_bytes() {
             let kinds = serde_json::from_slice(value).ok();
             let is_good = kinds.is_some();
-            *lock(&self.filters.kinds) = kinds;
+            *lock(&self.kinds) = kinds;
             return is_good;
         }
-        let held: BTreeMap<Vec<u8>, Arc<Cell>> =
-            self.cells().into_iter().map(|cell| (inputs_key(&cell).key.into_vec(), cell)).collect();
+        let held: BTreeMap<Vec<u8>, Arc<Cell>> = self
+            .collections
+            .cells()
+            .into_iter()
+            .map(|cell| (inputs_key(&cell).key.into_vec(), cell))
+            .collect();
         held.get(key)
             .is_some_and(|cell| cell.with(|inner| inner.collection.restore_filter_inputs(value).is_ok()))
     }
-}
-
-/// Where a collection's record lies.
-#[must_use]
-pub fn inputs_key(cell: &Cell) -> BlobKey {
-    let key = format!("{INPUTS}{}", Label(&cell.spec)).into_bytes().into_boxed_slice();
-    BlobKey { class: BlobClass::Filter, key }
 }
 
 fn encode(kinds: &PoolKinds) -> Bytes {

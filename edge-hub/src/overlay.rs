@@ -1,17 +1,13 @@
 //! The endpoint overlay in the shell: reads the kubelet's refused patches, keeps what follows on disk, and tells the
 //! collections of EndpointSlices. Nothing is told before the disk has what a later process must know of it.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+mod state;
 
-use bytes::Bytes;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
 use edge_hub_core::{
-    collection::{Collection, Lookup, Selection},
-    overlay::{Amendments, CloudPod, OwnVersions, PodMemory, concerns, publishes_unready},
-    record::RecordChange,
+    collection::{Lookup, Selection},
+    overlay::{Amendments, CloudPod, concerns, publishes_unready},
 };
 use proto_kube::{
     gvr::GroupVersionResource,
@@ -20,11 +16,8 @@ use proto_kube::{
     request_info::{ResourceRequest, Verb},
 };
 
-use crate::{
-    cell::Cell,
-    hub::{Hub, lock},
-    store::BlobClass,
-};
+pub use self::state::Overlay;
+use crate::{cell::Cell, collections::Collections, store::BlobClass, sync::lock};
 
 /// How long the disk may take; after that what is true is told all the same.
 const DURABLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,96 +26,17 @@ const ROOM: u64 = 1024;
 /// The patch that kubelets send.
 const STRATEGIC_MERGE: &str = "application/strategic-merge-patch+json";
 
-/// What the kubelet said, and what clients were told of it.
-pub struct Overlay {
-    memory: Mutex<PodMemory>,
-    versions: Arc<Mutex<OwnVersions>>,
-    amendments: Mutex<Arc<Amendments>>,
-    /// Held while the disk is waited for, so that nobody takes a reserve for durable that is on its way.
-    reserving: tokio::sync::Mutex<()>,
-    attention: tokio::sync::Notify,
-}
-
-impl Overlay {
-    /// Of this node; nothing was said yet.
-    #[must_use]
-    pub fn new(node: &str) -> Self {
-        let memory = PodMemory::new(node);
-        Self {
-            versions: Arc::default(),
-            amendments: Mutex::new(Arc::new(memory.amendments(BTreeSet::new()))),
-            memory: Mutex::new(memory),
-            reserving: tokio::sync::Mutex::default(),
-            attention: tokio::sync::Notify::new(),
-        }
-    }
-
-    /// Takes back what a predecessor stored. False for what nobody can use.
-    pub fn restore(&self, key: &[u8], value: &[u8]) -> bool {
-        if OwnVersions::is_key(key) {
-            return lock(&self.versions).restore(value).is_ok();
-        }
-        lock(&self.memory).restore(key, value).is_ok()
-    }
-
-    /// Everything that the store is to hold.
-    #[must_use]
-    pub fn records(&self) -> Vec<(Vec<u8>, Bytes)> {
-        let pods = lock(&self.memory).records();
-        let mut records: Vec<_> = pods.into_iter().map(|(key, value)| (key, Bytes::from(value))).collect();
-        let versions = lock(&self.versions);
-        if versions.last() > 0
-            && let RecordChange::Put { key, value } = versions.record()
-        {
-            records.push((key, value.into()));
-        }
-        records
-    }
-
-    /// Makes a new collection one of those that are amended, if its kind is.
-    pub fn join(&self, collection: &mut Collection, now: edge_hub_core::clock::Now) {
-        if concerns(&collection.spec().gvr) {
-            collection.share_versions(Arc::clone(&self.versions));
-            collection.amend(now, Arc::clone(&lock(&self.amendments)));
-        }
-    }
-
-    /// Whether this version of this kind may be one of the hub's own, which nobody else knows.
-    #[must_use]
-    pub fn made_up(&self, gvr: &GroupVersionResource, version: u64) -> bool {
-        concerns(gvr) && lock(&self.versions).holds(version)
-    }
-
-    /// The version that a new collection is to begin with, so that its first client can watch on from there.
-    #[must_use]
-    pub fn seed(&self, gvr: &GroupVersionResource, version: Option<u64>) -> Option<u64> {
-        version.filter(|version| *version > 0 && !self.made_up(gvr, *version))
-    }
-
-    /// Whether clients may ever have been told versions of this kind that are the hub's own.
-    #[must_use]
-    pub fn may_have_told(&self, gvr: &GroupVersionResource) -> bool {
-        concerns(gvr) && lock(&self.versions).last() > 0
-    }
-
-    /// Pods of which the kubelet said something that the cloud may not know.
-    #[must_use]
-    pub fn pods(&self) -> usize {
-        lock(&self.memory).told()
-    }
-}
-
 /// Runs until the hub drains.
-pub async fn run(hub: Arc<Hub>) {
-    let draining = hub.shutdown.clone();
-    let mut link = hub.link.subscribe();
-    let [_, pods] = hub.own_specs();
+pub async fn run(collections: Arc<Collections>) {
+    let draining = collections.site.shutdown.clone();
+    let mut link = collections.site.link.subscribe();
+    let [_, pods] = collections.site.own_specs();
     loop {
         link.borrow_and_update();
-        let mut pods = hub.cell(&pods).map(|cell| cell.subscribe());
-        hub.renew_overlay().await;
+        let mut pods = collections.cell(&pods).map(|cell| cell.subscribe());
+        collections.renew_overlay().await;
         let (is_idle, next) = {
-            let memory = lock(&hub.overlay.memory);
+            let memory = lock(&collections.overlay.memory);
             (memory.is_empty(), memory.next_tick())
         };
         let changed = async {
@@ -133,13 +47,13 @@ pub async fn run(hub: Arc<Hub>) {
         };
         let due = async {
             match next {
-                Some(next) => tokio::time::sleep_until(hub.clock.instant(next)).await,
+                Some(next) => tokio::time::sleep_until(collections.site.clock.instant(next)).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             () = draining.draining() => return,
-            () = hub.overlay.attention.notified() => {}
+            () = collections.overlay.attention.notified() => {}
             changed = link.changed() => if changed.is_err() { return },
             () = changed => {}
             () = due => {}
@@ -147,7 +61,7 @@ pub async fn run(hub: Arc<Hub>) {
     }
 }
 
-impl Hub {
+impl Collections {
     /// The kubelet of this node was refused this request while cut. If it patches the status of a pod, it says where
     /// that pod is now.
     pub fn hear_pod_status(&self, request: &ResourceRequest, content_type: &str, body: &[u8]) {
@@ -156,14 +70,14 @@ impl Hub {
         if !is_patch || &*request.gvr.resource != "pods" {
             return;
         }
-        let [_, pods] = self.own_specs();
+        let [_, pods] = self.site.own_specs();
         let key = ObjectKey { namespace: namespace.clone(), name: name.clone() };
         let found = self.cell(&pods).map(|cell| cell.with(|inner| inner.collection.get(&key)));
         let Some(Lookup::Found(pod)) = found else { return };
         match lock(&self.overlay.memory).hear(pods.format, &pod, body) {
             Ok(changes) if changes.is_empty() => {}
             Ok(changes) => {
-                self.save_records(BlobClass::Overlay, changes);
+                self.site.save_records(BlobClass::Overlay, changes);
                 self.overlay.attention.notify_one();
             }
             Err(error) => tracing::warn!(%namespace, %name, %error, "a pod's status says nothing"),
@@ -172,15 +86,15 @@ impl Hub {
 
     /// What follows from the link, the time, this node's pods and the kubelet's words.
     async fn renew_overlay(&self) {
-        let (now, connected) = (self.clock.now(), self.is_connected());
-        let [_, pods] = self.own_specs();
+        let (now, connected) = (self.site.clock.now(), self.site.is_connected());
+        let [_, pods] = self.site.own_specs();
         let amendments = {
             let mut memory = lock(&self.overlay.memory);
             if !connected && let Some(cell) = self.cell(&pods) {
                 let all = Selection { fields: pods.fields.clone(), ..Selection::default() };
                 let held = cell.with(|inner| inner.collection.list(&all));
                 let over = held.map(|held| memory.cut(pods.format, &held.objects)).unwrap_or_default();
-                self.save_records(BlobClass::Overlay, over);
+                self.site.save_records(BlobClass::Overlay, over);
             }
             if connected && let Some(cell) = self.cell(&pods) {
                 let changes = cell.with(|inner| {
@@ -192,17 +106,17 @@ impl Hub {
                     };
                     memory.compare(now, pods.format, held)
                 });
-                self.save_records(BlobClass::Overlay, changes);
+                self.site.save_records(BlobClass::Overlay, changes);
             }
             let ended = memory.tick(now, connected);
-            self.save_records(BlobClass::Overlay, ended);
+            self.site.save_records(BlobClass::Overlay, ended);
             memory.amendments(self.services_of_unready(memory.is_empty()))
         };
         if *lock(&self.overlay.amendments).as_ref() != amendments {
             self.amend(Arc::new(amendments)).await;
         }
         let released = if connected { lock(&self.overlay.versions).release() } else { None };
-        self.save_records(BlobClass::Overlay, released.into_iter().collect());
+        self.site.save_records(BlobClass::Overlay, released.into_iter().collect());
     }
 
     async fn amend(&self, amendments: Arc<Amendments>) {
@@ -213,7 +127,7 @@ impl Hub {
         self.make_room(u64::try_from(slices).unwrap_or(ROOM), true).await;
         // First, so that a collection that is made meanwhile has them, too.
         lock(&self.overlay.amendments).clone_from(&amendments);
-        let now = self.clock.now();
+        let now = self.site.clock.now();
         for cell in of_kind() {
             if cell.with(|inner| inner.collection.amend(now, Arc::clone(&amendments))) {
                 cell.change(|_| ());
@@ -234,8 +148,8 @@ impl Hub {
         if reserve.is_none() && !flush {
             return;
         }
-        self.save_records(BlobClass::Overlay, reserve.into_iter().collect());
-        if self.store.flush().durable_within(DURABLE_TIMEOUT).await.is_err() {
+        self.site.save_records(BlobClass::Overlay, reserve.into_iter().collect());
+        if self.site.store.flush().durable_within(DURABLE_TIMEOUT).await.is_err() {
             tracing::warn!(
                 "endpoints are amended though the disk does not take it; a kill may cost clients a list"
             );
@@ -246,7 +160,7 @@ impl Hub {
     pub fn restore_overlay(&self) {
         let overlay = &self.overlay;
         let is_fresh = lock(&overlay.versions).last() == 0 && lock(&overlay.memory).is_empty();
-        let now = self.clock.now();
+        let now = self.site.clock.now();
         let cells = self.cells();
         if !is_fresh {
             let memory = lock(&overlay.memory);
@@ -260,8 +174,8 @@ impl Hub {
             return;
         }
         let reserve = lock(&overlay.versions).reserve(ROOM);
-        self.save_records(BlobClass::Overlay, reserve.into_iter().collect());
-        if self.store.flush().wait_timeout(DURABLE_TIMEOUT).is_err() {
+        self.site.save_records(BlobClass::Overlay, reserve.into_iter().collect());
+        if self.site.store.flush().wait_timeout(DURABLE_TIMEOUT).is_err() {
             tracing::warn!("the disk does not take what clients are about to be told");
         }
     }

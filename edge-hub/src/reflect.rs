@@ -19,20 +19,20 @@ use proto_kube::{
     request_info::Verb,
     watch::{EventType, WatchDecoder, WatchEvent, bookmark_marks_initial_events_end, read_error},
 };
+use tokio::sync::mpsc::UnboundedReceiver;
 
 mod feed;
 mod follow;
-mod label;
 mod pause;
 mod wire;
 
-pub use self::label::Label;
 use self::wire::{Gathered, Page, envelope_of_event, envelope_of_list, object_from, read_page};
 use crate::{
     cell::{Cell, Phase},
     clock::random,
     decode::inflate_for,
     hub::Hub,
+    label::Label,
     shares::{List, ListError},
     upstream::{Credential, UpstreamBody, empty, read_all},
 };
@@ -48,19 +48,26 @@ const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 /// How often a quiet watch looks whether anybody still needs it.
 const IDLE_CHECK: Duration = Duration::from_secs(15);
 
+/// Drives each cell that comes, for as long as the hub lives.
+pub async fn run_each(hub: Arc<Hub>, mut wants_reflector: UnboundedReceiver<Arc<Cell>>) {
+    while let Some(cell) = wants_reflector.recv().await {
+        tokio::spawn(run(Arc::clone(&hub), cell));
+    }
+}
+
 /// Drives `cell` until the hub drains.
-pub async fn run(hub: Arc<Hub>, cell: Arc<Cell>) {
+async fn run(hub: Arc<Hub>, cell: Arc<Cell>) {
     let held = cell.with(|inner| inner.collection.resume_from()).unwrap_or(0);
     let mut driver = Driver {
-        reflector: Reflector::new(hub.config.protocol(), held),
+        reflector: Reflector::new(hub.site.config.protocol(), held),
         gathered: Gathered::default(),
         definition: DefinitionDoubt::new(&cell.spec.gvr, held > 0),
-        keeper: SourceKeeper::new(hub.clock.now().monotonic, held > 0, random()),
+        keeper: SourceKeeper::new(hub.site.clock.now().monotonic, held > 0, random()),
         alone: false,
         hub,
         cell,
     };
-    let draining = driver.hub.shutdown.clone();
+    let draining = driver.hub.site.shutdown.clone();
     let attention = Arc::clone(&driver.cell);
     loop {
         tokio::select! {
@@ -91,7 +98,7 @@ struct Driver {
 
 impl Driver {
     fn pauses(&self) -> bool {
-        matches!(self.reflector.next(self.hub.clock.now(), 0), Next::Wait(_) | Next::Parked)
+        matches!(self.reflector.next(self.hub.site.clock.now(), 0), Next::Wait(_) | Next::Parked)
     }
 
     fn doubt(&mut self) {
@@ -102,15 +109,15 @@ impl Driver {
 
     /// One request or one pause.
     async fn turn(&mut self) {
-        let idle = self.hub.config.file.idle_watch;
-        if self.cell.is_idle(self.hub.clock.now().monotonic, idle) {
+        let idle = self.hub.site.config.file.idle_watch;
+        if self.cell.is_idle(self.hub.site.clock.now().monotonic, idle) {
             self.end_following();
             self.cell.change(|inner| inner.phase = Phase::Retired);
             return self.cell.attention.notified().await;
         }
         match self.hub.pool.clone().filter(|pool| pool.specs().contains(&self.cell.spec)) {
             Some(pool) => self.pool_turn(&pool).await,
-            None => match self.hub.wider_than(&self.cell).filter(|_| !self.alone) {
+            None => match self.hub.collections.wider_than(&self.cell).filter(|_| !self.alone) {
                 Some(wider) => self.follow_wider(&wider).await,
                 None => {
                     self.end_following();
@@ -132,12 +139,12 @@ impl Driver {
         if let Some(seed) = self.cell.with(|inner| inner.seed.take()) {
             self.reflector.seed(seed);
         }
-        let now = self.hub.clock.now();
+        let now = self.hub.site.clock.now();
         if !self.reflector.is_parked() && self.definition.take(now.monotonic) {
             self.reflector.recheck();
         }
         match self.reflector.next(now, random()) {
-            Next::Wait(until) => tokio::time::sleep_until(self.hub.clock.instant(until)).await,
+            Next::Wait(until) => tokio::time::sleep_until(self.hub.site.clock.instant(until)).await,
             Next::Parked => std::future::pending().await,
             Next::List(query) => {
                 if let Err(failure) = self.list(&principal, &credential, &query).await {
@@ -146,7 +153,7 @@ impl Driver {
             }
             Next::Watch { query, initial } => {
                 let outcome = self.watch(&principal, &credential, &query, initial).await;
-                let lived = self.hub.clock.now().monotonic.saturating_sub(now.monotonic);
+                let lived = self.hub.site.clock.now().monotonic.saturating_sub(now.monotonic);
                 self.definition.handle_end(Ended::of(outcome.is_ok(), asked_length(&query), lived));
                 if let Err(failure) = outcome {
                     self.fail(&failure);
@@ -156,7 +163,7 @@ impl Driver {
     }
 
     fn fail(&mut self, failure: &Failure) {
-        let now = self.hub.clock.now();
+        let now = self.hub.site.clock.now();
         tracing::debug!(collection = %Label(&self.cell.spec), ?failure, "upstream request failed");
         if self.reflector.handle_failure(now, failure, random()) {
             self.gathered = Gathered::default();
@@ -165,7 +172,7 @@ impl Driver {
         // Whoever waits for a first state hears the server's own words now; a server that answers 5xx is asked again.
         let tell = !complete && *failure == Failure::BadAnswer;
         if tell {
-            self.hub.note_uncacheable(&self.cell.spec);
+            self.hub.collections.note_uncacheable(&self.cell.spec);
         }
         self.cell.change(|inner| {
             if tell {
@@ -189,8 +196,8 @@ impl Driver {
             .header(header::USER_AGENT, crate::USER_AGENT)
             .body(empty())
             .map_err(|_| Failure::BadAnswer)?;
-        self.hub.metrics.upstream_lists_and_watches.inc();
-        self.hub.upstream.send(credential, request, HEAD_TIMEOUT).await.map_err(|error| {
+        self.hub.site.metrics.upstream_lists_and_watches.inc();
+        self.hub.site.upstream.send(credential, request, HEAD_TIMEOUT).await.map_err(|error| {
             tracing::debug!(collection = %Label(&self.cell.spec), %error, "the cloud did not answer");
             Failure::Transport
         })
@@ -213,7 +220,7 @@ impl Driver {
         if invalid || matches!(code, 401 | 403 | 404 | 405 | 406) {
             if code == 403 {
                 let verb = if is_list { Verb::List } else { Verb::Watch };
-                self.hub.note_refused(principal, &self.cell.spec, verb);
+                self.hub.authorizer.note_refused(principal, &self.cell.spec, verb);
             }
             let others = matches!(code, 401 | 403) && self.cell.dismiss_sponsor(principal, credential);
             if others {
@@ -223,7 +230,7 @@ impl Driver {
                 inner.phase = Phase::Refused(head.status, body);
                 inner.refusals += 1;
             });
-            self.hub.forget_refused(&self.cell);
+            self.hub.collections.forget_refused(&self.cell);
         }
         Failure::Status { code, retry_after }
     }
@@ -242,7 +249,7 @@ impl Driver {
         let inflate = inflate_for(response.headers()).ok_or(Failure::BadAnswer)?;
         let hub = Arc::clone(&self.hub);
         let held = self.gathered.bytes();
-        let read = hub.read_list(response, (&self.cell.spec, principal), held, STALLED_LIST).await;
+        let read = hub.shares.read_list(response, (&self.cell.spec, principal), held, STALLED_LIST).await;
         let List { packed, most, turn } = read.map_err(|error| {
             if error == ListError::Broken {
                 return Failure::Transport;
@@ -250,17 +257,17 @@ impl Driver {
             tracing::warn!(collection = %Label(&self.cell.spec), %error, "the list is not kept");
             Failure::BadAnswer
         })?;
-        self.hub.metrics.count_upstream(&self.cell.spec.gvr.resource, packed.len());
-        let now = self.hub.clock.now();
+        self.hub.site.metrics.count_upstream(&self.cell.spec.gvr.resource, packed.len());
+        let now = self.hub.site.clock.now();
         let page = read_page(self.cell.spec.format, inflate, packed, most, now).await.map_err(|error| {
             tracing::warn!(collection = %Label(&self.cell.spec), %error, "list cannot be read");
             Failure::BadAnswer
         })?;
-        self.hub.note_own_success(principal, &self.cell.spec, Verb::List);
+        self.hub.authorizer.note_own_success(principal, &self.cell.spec, Verb::List);
         if !query.iter().any(|(key, _)| *key == "continue") {
             self.gathered = Gathered::default();
         }
-        self.hub.prepare_versions(&self.cell).await;
+        self.hub.collections.prepare_versions(&self.cell).await;
         let taken = self.take_page(page);
         drop(turn);
         taken
@@ -287,7 +294,7 @@ impl Driver {
     fn take_over(&mut self, resource_version: u64) -> Result<(), Failure> {
         let Gathered { objects, envelope } = std::mem::take(&mut self.gathered);
         let envelope = envelope.ok_or(Failure::BadAnswer)?;
-        let now = self.hub.clock.now();
+        let now = self.hub.site.clock.now();
         let consistent = self.reflector.list_is_consistent();
         let changes = self.cell.change(|inner| {
             let held = inner.collection.upstream_version();
@@ -304,7 +311,7 @@ impl Driver {
         })?;
         self.reflector.handle_synced(resource_version);
         self.save(changes);
-        self.hub.weigh(&self.cell);
+        self.hub.collections.weigh(&self.cell);
         tracing::debug!(collection = %Label(&self.cell.spec), resource_version, "synced");
         Ok(())
     }
@@ -324,14 +331,14 @@ impl Driver {
         }
         self.check_format(response.headers())?;
         let mut inflate = inflate_for(response.headers()).ok_or(Failure::BadAnswer)?;
-        self.hub.note_own_success(principal, &self.cell.spec, Verb::Watch);
+        self.hub.authorizer.note_own_success(principal, &self.cell.spec, Verb::Watch);
         if initial {
             // What a stream that broke off had told may be deleted since, and this one will not say so.
             self.gathered = Gathered::default();
         } else {
             self.enter_live();
         }
-        let opened = self.hub.clock.now().monotonic;
+        let opened = self.hub.site.clock.now().monotonic;
         let mut stream = WatchStream {
             body: response.into_body(),
             decoder: WatchDecoder::new(self.cell.spec.format, MAX_FRAME_BYTES),
@@ -340,16 +347,16 @@ impl Driver {
         loop {
             let Some(chunk) = self.next_chunk(&mut stream).await? else { break };
             let plain = inflate.push(&chunk).map_err(|_| Failure::BadAnswer)?;
-            self.hub.metrics.count_upstream(&self.cell.spec.gvr.resource, chunk.len());
-            self.hub.metrics.upstream_watch_bytes.inc_by(u64::try_from(chunk.len()).unwrap_or(0));
+            self.hub.site.metrics.count_upstream(&self.cell.spec.gvr.resource, chunk.len());
+            self.hub.site.metrics.upstream_watch_bytes.inc_by(u64::try_from(chunk.len()).unwrap_or(0));
             stream.decoder.push(&plain);
-            self.hub.prepare_versions(&self.cell).await;
+            self.hub.collections.prepare_versions(&self.cell).await;
             self.take_events(&mut stream)?;
-            if self.cell.is_idle(self.hub.clock.now().monotonic, self.hub.config.file.idle_watch) {
+            if self.cell.is_idle(self.hub.site.clock.now().monotonic, self.hub.site.config.file.idle_watch) {
                 return Ok(());
             }
         }
-        let now = self.hub.clock.now();
+        let now = self.hub.site.clock.now();
         self.reflector.handle_clean_end(now, now.monotonic.saturating_sub(opened), random());
         if stream.decoder.is_mid_frame() || stream.gathering {
             return Err(Failure::Transport);
@@ -359,13 +366,13 @@ impl Driver {
 
     fn enter_live(&mut self) {
         self.alone = false;
-        let now = self.hub.clock.now();
+        let now = self.hub.site.clock.now();
         self.cell.change(|inner| {
             inner.phase = Phase::Live;
             inner.given_up = false;
             inner.collection.touch(now);
         });
-        self.hub.offer_to_narrower(&self.cell);
+        self.hub.collections.offer_to_narrower(&self.cell);
     }
 
     /// The next bytes of a watch; `None` at its clean end or when nobody needs it any more.
@@ -387,8 +394,8 @@ impl Driver {
                     return Err(Failure::Transport);
                 }
                 Err(_) => {
-                    let now = self.hub.clock.now().monotonic;
-                    if self.cell.is_idle(now, self.hub.config.file.idle_watch) {
+                    let now = self.hub.site.clock.now().monotonic;
+                    if self.cell.is_idle(now, self.hub.site.config.file.idle_watch) {
                         return Ok(None);
                     }
                 }
@@ -416,7 +423,7 @@ impl Driver {
         let is_news = !batch.is_empty();
         self.apply(batch);
         if is_news {
-            self.hub.weigh(&self.cell);
+            self.hub.collections.weigh(&self.cell);
         }
         outcome
     }
@@ -446,7 +453,7 @@ impl Driver {
                 Ok(Some(Step::Bookmark(resource_version)))
             }
             kind => {
-                let object = object_from(format, event.raw.clone(), self.hub.clock.now())?;
+                let object = object_from(format, event.raw.clone(), self.hub.site.clock.now())?;
                 if stream.gathering {
                     if self.gathered.envelope.is_none() {
                         self.gathered.envelope = Some(envelope_of_event(&event));
@@ -466,8 +473,8 @@ impl Driver {
         if batch.is_empty() {
             return;
         }
-        let now = self.hub.clock.now();
-        self.hub.metrics.upstream_events.inc_by(u64::try_from(batch.len()).unwrap_or(0));
+        let now = self.hub.site.clock.now();
+        self.hub.site.metrics.upstream_events.inc_by(u64::try_from(batch.len()).unwrap_or(0));
         let (changes, resource_version) = self.cell.change(|inner| {
             let mut changes = Vec::new();
             for step in batch {
@@ -488,11 +495,11 @@ impl Driver {
                 let key = &gone.object.key;
                 let namespace = (!key.namespace.is_empty()).then_some(&*key.namespace);
                 let path = self.cell.spec.gvr.path(namespace, Some(&key.name), None);
-                crate::serve::forget_single(&self.hub, &path);
+                self.hub.documents.forget_single(&path);
             }
         }
         if !changes.is_empty() {
-            self.hub.store.apply(&self.cell.spec, changes);
+            self.hub.site.store.apply(&self.cell.spec, changes);
         }
     }
 
@@ -506,7 +513,7 @@ impl Driver {
             return Ok(());
         }
         if wanted.encoding == Encoding::Protobuf && format.encoding == Encoding::Json {
-            self.hub.note_json_only(&self.cell.spec.gvr);
+            self.hub.collections.note_json_only(&self.cell.spec.gvr);
             self.cell.change(|inner| inner.phase = Phase::JsonOnly);
             return Err(Failure::Status { code: 406, retry_after: None });
         }

@@ -7,9 +7,10 @@ use http::{Request, header};
 use proto_kube::media_type::{Encoding, Format};
 
 use crate::{
-    hub::{Hub, lock},
+    hub::Hub,
     reflect::retry_after,
     store::BlobClass,
+    sync::lock,
     upstream::{Body, Credential, full},
 };
 
@@ -19,17 +20,18 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Runs until the hub drains.
 pub async fn run(hub: Arc<Hub>) {
-    let mut link = hub.link.subscribe();
+    let mut link = hub.site.link.subscribe();
     loop {
         while !link.borrow_and_update().is_connected() {
             tokio::select! {
-                () = hub.shutdown.draining() => return,
+                () = hub.site.shutdown.draining() => return,
                 changed = link.changed() => if changed.is_err() { return },
             }
         }
         forward_lease(&hub).await;
-        let now = hub.clock.now();
-        let step = lock(&hub.spool).poll(now, &|principal| hub.credential_of(principal).is_some());
+        let now = hub.site.clock.now();
+        let step =
+            lock(&hub.outbox.spool).poll(now, &|principal| hub.outbox.credential_of(principal).is_some());
         let pause = match step {
             ReplayStep::Send(event) => {
                 post(&hub, *event).await;
@@ -39,7 +41,7 @@ pub async fn run(hub: Arc<Hub>) {
             ReplayStep::Idle => LOOK_AGAIN,
         };
         tokio::select! {
-            () = hub.shutdown.draining() => return,
+            () = hub.site.shutdown.draining() => return,
             _ = link.changed() => {}
             () = tokio::time::sleep(pause) => {}
         }
@@ -58,7 +60,7 @@ async fn forward_lease(hub: &Arc<Hub>) {
         .header(header::USER_AGENT, crate::USER_AGENT)
         .body(full(forward.lease.body));
     let Ok(request) = request else { return };
-    match hub.upstream.send(&Credential::Node, request, ANSWER_TIMEOUT).await {
+    match hub.site.upstream.send(&Credential::Node, request, ANSWER_TIMEOUT).await {
         // A conflict means that the kubelet's own renewal came first: as good.
         Ok(response) => tracing::debug!(status = %response.status(), "the Lease was told to the cloud"),
         Err(error) => tracing::debug!(%error, "the Lease was not told; the kubelet's next renewal will be"),
@@ -66,12 +68,12 @@ async fn forward_lease(hub: &Arc<Hub>) {
 }
 
 async fn post(hub: &Arc<Hub>, event: Replay) {
-    let outcome = match hub.credential_of(&event.principal) {
+    let outcome = match hub.outbox.credential_of(&event.principal) {
         None => ReplayOutcome::NoAnswer,
         Some(credential) => send(hub, &credential, &event).await,
     };
-    let changes = lock(&hub.spool).answered(hub.clock.now(), event.id, outcome);
-    hub.save_records(BlobClass::Event, changes);
+    let changes = lock(&hub.outbox.spool).answered(hub.site.clock.now(), event.id, outcome);
+    hub.site.save_records(BlobClass::Event, changes);
 }
 
 async fn send(hub: &Arc<Hub>, credential: &Credential, event: &Replay) -> ReplayOutcome {
@@ -96,7 +98,7 @@ async fn send(hub: &Arc<Hub>, credential: &Credential, event: &Replay) -> Replay
 
 async fn ask(hub: &Arc<Hub>, credential: &Credential, request: http::Result<Request<Body>>) -> ReplayOutcome {
     let Ok(request) = request else { return ReplayOutcome::Answered { code: 400, retry_after: None } };
-    match hub.upstream.send(credential, request, ANSWER_TIMEOUT).await {
+    match hub.site.upstream.send(credential, request, ANSWER_TIMEOUT).await {
         Ok(response) => ReplayOutcome::Answered {
             code: response.status().as_u16(),
             retry_after: retry_after(response.headers()),

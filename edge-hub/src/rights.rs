@@ -1,26 +1,13 @@
 //! Keeps what is known of rights as the cloud has it: asks again in the background about what is in use, and lets go of
 //! every Secret and ConfigMap that no pod of this node names any more.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use edge_hub_core::{
-    access::AccessKey,
-    identity::Principal,
-    node_rights::{Named, OwnReferences},
-};
+use edge_hub_core::{access::AccessKey, identity::Principal, node_rights::Named};
 use proto_kube::request_info::{RequestInfo, Verb};
 use tokio::{sync::Notify, task::JoinSet};
 
-use crate::{
-    cell::{Cell, Phase},
-    hub::{Hub, collection_access, lock},
-    serve,
-    store::BlobClass,
-};
+use crate::{cell::Cell, hub::Hub, store::BlobClass, sync::lock};
 
 /// How often it is looked what is due. A change of this node's pods, or of the link, does not wait for that.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -34,29 +21,6 @@ const NAMES: usize = 64;
 /// the API server knows of pods lags a little.
 const FIRST_DOUBT: Duration = Duration::from_secs(5);
 const LONGEST_DOUBT: Duration = Duration::from_secs(60);
-
-/// What this node's pods name, shared with who decides on requests.
-#[derive(Default)]
-pub struct NodeRights {
-    own: RwLock<OwnReferences>,
-}
-
-impl NodeRights {
-    /// Whether the Node authorizer is known to allow this to `node`.
-    #[must_use]
-    pub fn allow(&self, node: &str, key: &AccessKey) -> bool {
-        self.read(|own| own.allow(node, key))
-    }
-
-    fn take_over(&self, pods: &Cell, connected: bool) {
-        let mut own = self.own.write().unwrap_or_else(PoisonError::into_inner);
-        pods.with(|inner| own.update(&inner.collection, connected && inner.phase == Phase::Live));
-    }
-
-    fn read<T>(&self, look: impl FnOnce(&OwnReferences) -> T) -> T {
-        look(&self.own.read().unwrap_or_else(PoisonError::into_inner))
-    }
-}
 
 /// Something that the node itself read by its name.
 struct Kept {
@@ -77,7 +41,7 @@ struct Doubt {
 pub async fn run(hub: Arc<Hub>) {
     let news = Notify::new();
     tokio::select! {
-        () = hub.shutdown.draining() => {}
+        () = hub.site.shutdown.draining() => {}
         () = follow(&hub, &news) => {}
         () = ask(&hub, &news) => {}
     }
@@ -85,15 +49,15 @@ pub async fn run(hub: Arc<Hub>) {
 
 /// Takes note of the link and of this node's pods.
 async fn follow(hub: &Arc<Hub>, news: &Notify) {
-    let mut link = hub.link.subscribe();
-    let [_, pods] = hub.own_specs();
-    let Some(pods) = hub.cell_or_new(&pods) else { return std::future::pending().await };
+    let mut link = hub.site.link.subscribe();
+    let [_, pods] = hub.site.own_specs();
+    let Some(pods) = hub.collections.cell_or_new(&pods) else { return std::future::pending().await };
     let mut progress = pods.subscribe();
     loop {
         let connected = link.borrow_and_update().is_connected();
         progress.borrow_and_update();
-        lock(&hub.access).handle_link(hub.clock.now(), connected);
-        hub.node_rights.take_over(&pods, connected);
+        lock(&hub.authorizer.access).handle_link(hub.site.clock.now(), connected);
+        hub.authorizer.node_rights.take_over(&pods, connected);
         news.notify_one();
         let changed = tokio::select! {
             changed = link.changed() => changed,
@@ -109,7 +73,7 @@ async fn follow(hub: &Arc<Hub>, news: &Notify) {
 async fn ask(hub: &Arc<Hub>, news: &Notify) {
     let mut doubts = BTreeMap::new();
     loop {
-        if hub.is_connected() {
+        if hub.site.is_connected() {
             let_go(hub, &mut doubts).await;
             renew(hub).await;
         }
@@ -122,34 +86,38 @@ async fn ask(hub: &Arc<Hub>, news: &Notify) {
 
 /// Asks again about what is in use, and writes what was said in one go.
 async fn renew(hub: &Arc<Hub>) {
-    let is_sure = |principal: &Principal, key: &AccessKey| {
-        *principal == hub.node && hub.node_rights.allow(&hub.config.file.node_name, key)
-    };
-    let due = lock(&hub.access).due(hub.clock.now(), REVIEWS, is_sure);
+    let is_sure = |principal: &Principal, key: &AccessKey| hub.authorizer.is_sure(principal, key);
+    let due = lock(&hub.authorizer.access).due(hub.site.clock.now(), REVIEWS, is_sure);
     let mut changes = Vec::new();
     for some in due.chunks(AT_ONCE) {
         let mut asked = JoinSet::new();
         for (principal, key) in some.iter().cloned() {
             let hub = Arc::clone(hub);
-            asked.spawn(async move { (hub.review_access(&principal, &key).await, principal, key) });
+            asked
+                .spawn(async move { (hub.authorizer.review_access(&principal, &key).await, principal, key) });
         }
         for (said, principal, key) in asked.join_all().await {
             if let Some(allowed) = said {
-                changes.extend(lock(&hub.access).renew(hub.clock.now(), &principal, &key, allowed));
+                changes.extend(lock(&hub.authorizer.access).renew(
+                    hub.site.clock.now(),
+                    &principal,
+                    &key,
+                    allowed,
+                ));
             }
         }
     }
-    hub.save_records(BlobClass::Access, changes);
+    hub.site.save_records(BlobClass::Access, changes);
 }
 
 /// A node keeps no Secret and no ConfigMap that it may not read any more: the way to it is ended, its later readers are
 /// refused, and what is held is forgotten, in memory and in the store.
 async fn let_go(hub: &Hub, doubts: &mut BTreeMap<AccessKey, Doubt>) {
-    let now = hub.clock.now().monotonic;
+    let now = hub.site.clock.now().monotonic;
     doubts.retain(|_, doubt| now.saturating_sub(doubt.asked) <= 2 * LONGEST_DOUBT);
     let mut kept: BTreeMap<AccessKey, Vec<Kept>> = BTreeMap::new();
-    for one in hub.kept_by_name() {
-        let lacks = hub.node_rights.read(|own| own.lacks(one.kind, &one.namespace, &one.name));
+    for one in kept_by_name(hub) {
+        let lacks = hub.authorizer.node_rights.read(|own| own.lacks(one.kind, &one.namespace, &one.name));
         let key = get_access(&one);
         let may_ask = doubts.get(&key).is_none_or(|doubt| now.saturating_sub(doubt.asked) >= doubt.pause);
         if lacks && may_ask {
@@ -159,16 +127,18 @@ async fn let_go(hub: &Hub, doubts: &mut BTreeMap<AccessKey, Doubt>) {
     for (key, kept) in kept.into_iter().take(NAMES) {
         let pause = doubts.get(&key).map_or(FIRST_DOUBT, |doubt| (doubt.pause * 2).min(LONGEST_DOUBT));
         // The Node authorizer knows a way more than this node's pods tell, and others may allow it, too.
-        let said = hub.ask_access(&hub.node, &key).await;
-        doubts.insert(key.clone(), Doubt { asked: hub.clock.now().monotonic, pause });
-        if said != Some(false) || lock(&hub.access).is_allowed_to_another(hub.clock.now(), &hub.node, &key) {
+        let said = hub.authorizer.ask_access(&hub.site.node, &key).await;
+        doubts.insert(key.clone(), Doubt { asked: hub.site.clock.now().monotonic, pause });
+        if said != Some(false)
+            || lock(&hub.authorizer.access).is_allowed_to_another(hub.site.clock.now(), &hub.site.node, &key)
+        {
             continue;
         }
         for one in kept {
             tracing::debug!(kind = ?one.kind, namespace = ?one.namespace, name = ?one.name, "no pod of this node names it any more");
             match &one.cell {
-                Some(cell) => hub.discard(cell),
-                None => serve::forget_single(hub, &path(&one)),
+                Some(cell) => discard(hub, cell),
+                None => hub.documents.forget_single(&path(&one)),
             }
         }
     }
@@ -188,42 +158,38 @@ fn get_access(one: &Kept) -> AccessKey {
     AccessKey::of(&request, "", "")
 }
 
-impl Hub {
-    /// The Secrets and ConfigMaps that are kept one by one, and that nobody but the node pays for.
-    fn kept_by_name(&self) -> Vec<Kept> {
-        let mut kept = Vec::new();
-        for cell in self.cells() {
-            let spec = &cell.spec;
-            let kind = Named::of_resource(&spec.gvr.group, &spec.gvr.resource);
-            let (Some(kind), Some(namespace), Some(name)) =
-                (kind, spec.namespace.clone(), spec.fields.single_name())
-            else {
-                continue;
-            };
-            if !cell.is_paid_by_another(&self.node) {
-                let name = name.into();
-                kept.push(Kept { kind, namespace, name, cell: Some(Arc::clone(&cell)) });
-            }
+/// The Secrets and ConfigMaps that are kept one by one, and that nobody but the node pays for.
+fn kept_by_name(hub: &Hub) -> Vec<Kept> {
+    let mut kept = Vec::new();
+    for cell in hub.collections.cells() {
+        let spec = &cell.spec;
+        let kind = Named::of_resource(&spec.gvr.group, &spec.gvr.resource);
+        let (Some(kind), Some(namespace), Some(name)) =
+            (kind, spec.namespace.clone(), spec.fields.single_name())
+        else {
+            continue;
+        };
+        if !cell.is_paid_by_another(&hub.site.node) {
+            let name = name.into();
+            kept.push(Kept { kind, namespace, name, cell: Some(Arc::clone(&cell)) });
         }
-        let documents = lock(&self.documents);
-        for (key, _) in documents.all() {
-            let Some(path) = serve::path_of_single(key) else { continue };
-            let Ok(RequestInfo::Resource(request)) = RequestInfo::parse("GET", path, None) else { continue };
-            let kind = Named::of_resource(&request.gvr.group, &request.gvr.resource);
-            if let (Some(kind), Verb::Get, Some(namespace), Some(name)) =
-                (kind, request.verb, request.namespace, request.name)
-            {
-                kept.push(Kept { kind, namespace, name, cell: None });
-            }
-        }
-        kept
     }
+    for path in hub.documents.single_paths() {
+        let Ok(RequestInfo::Resource(request)) = RequestInfo::parse("GET", &path, None) else { continue };
+        let kind = Named::of_resource(&request.gvr.group, &request.gvr.resource);
+        if let (Some(kind), Verb::Get, Some(namespace), Some(name)) =
+            (kind, request.verb, request.namespace, request.name)
+        {
+            kept.push(Kept { kind, namespace, name, cell: None });
+        }
+    }
+    kept
+}
 
-    /// Ends a collection of the node's alone, with its readers, and forgets its data.
-    fn discard(&self, cell: &Arc<Cell>) {
-        for verb in [Verb::List, Verb::Watch] {
-            self.record_access(&self.node, &collection_access(&cell.spec, verb), false);
-        }
-        self.remove(cell);
+/// Ends a collection of the node's alone, with its readers, and forgets its data.
+fn discard(hub: &Hub, cell: &Arc<Cell>) {
+    for verb in [Verb::List, Verb::Watch] {
+        hub.authorizer.record_access(&hub.site.node, &AccessKey::of_collection(&cell.spec, verb), false);
     }
+    hub.collections.remove(cell);
 }

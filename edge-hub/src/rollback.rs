@@ -21,7 +21,8 @@ use proto_kube::{
 use crate::{
     cell::{Cell, Phase},
     hub::Hub,
-    reflect::{Label, target},
+    label::Label,
+    reflect::target,
     upstream::{Credential, empty, read_all},
 };
 
@@ -40,14 +41,14 @@ const NOTHING: &str = "kubernetes.io/hostname=";
 pub async fn run(hub: Arc<Hub>) {
     loop {
         tokio::select! {
-            () = hub.shutdown.draining() => return,
-            () = hub.reconnected.notified() => {}
+            () = hub.site.shutdown.draining() => return,
+            () = hub.site.reconnected.notified() => {}
             () = tokio::time::sleep(SILENT_WATCH) => if !is_any_silent(&hub) { continue },
         }
         let mut pause = RETRY;
-        while hub.is_connected() && !look(&hub).await {
+        while hub.site.is_connected() && !look(&hub).await {
             tokio::select! {
-                () = hub.shutdown.draining() => return,
+                () = hub.site.shutdown.draining() => return,
                 () = tokio::time::sleep(pause) => {}
             }
             pause = LONGEST_RETRY.min(pause * 2);
@@ -57,9 +58,9 @@ pub async fn run(hub: Arc<Hub>) {
 
 /// Whether a collection that somebody reads has heard nothing for longer than a bookmark takes.
 fn is_any_silent(hub: &Hub) -> bool {
-    let (now, idle) = (hub.clock.now(), hub.config.file.idle_watch);
-    hub.is_connected()
-        && hub.cells().iter().filter(|cell| !cell.is_idle(now.monotonic, idle)).any(|cell| {
+    let (now, idle) = (hub.site.clock.now(), hub.site.config.file.idle_watch);
+    hub.site.is_connected()
+        && hub.collections.cells().iter().filter(|cell| !cell.is_idle(now.monotonic, idle)).any(|cell| {
             cell.with(|inner| {
                 let is_followed = matches!(inner.phase, Phase::Live | Phase::Syncing);
                 is_followed && inner.collection.staleness(now).is_some_and(|age| age > SILENT_WATCH)
@@ -81,12 +82,13 @@ enum Word {
 async fn look(hub: &Arc<Hub>) -> bool {
     // Before the question is sent: what comes meanwhile is newer than the answer.
     let mut held: Vec<(Arc<Cell>, u64)> = hub
+        .collections
         .cells()
         .into_iter()
         .filter_map(|cell| Some((cell.with(|inner| inner.collection.resume_from())?, cell)))
         .map(|(version, cell)| (cell, version))
         .collect();
-    let [mut own_node, _] = hub.own_specs();
+    let [mut own_node, _] = hub.site.own_specs();
     own_node.labels = LabelSelector::parse(NOTHING).unwrap_or_default();
     let stands_at = match version_of(hub, &own_node, &Credential::Node).await {
         Word::At(version) => version,
@@ -130,7 +132,9 @@ async fn version_of(hub: &Hub, spec: &CollectionSpec, credential: &Credential) -
         .header(header::USER_AGENT, crate::USER_AGENT)
         .body(empty());
     let Ok(request) = request else { return Word::Refused };
-    let Ok(answer) = hub.upstream.send(credential, request, ASK_TIMEOUT).await else { return Word::Nothing };
+    let Ok(answer) = hub.site.upstream.send(credential, request, ASK_TIMEOUT).await else {
+        return Word::Nothing;
+    };
     let (head, body) = answer.into_parts();
     if head.status != StatusCode::OK {
         let is_final = head.status.is_client_error() && head.status != StatusCode::TOO_MANY_REQUESTS;

@@ -32,17 +32,20 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     at_rest,
-    authenticate::Authenticator,
+    cell::Cell,
     certificate::{self, CertificateError},
     clock::Clock,
     config::{Config, ConfigError, CoordinatorFile},
-    expiry::Certificates,
+    expiry, filters,
     hub::{Hub, Parts},
     metrics::Metrics,
+    overlay,
     pool::{Coordinator, Pool},
-    server,
+    probe, reflect, replay, restore, rights, rollback, server,
+    site::Certificates,
     store::{AtRestKey, Attempt, KeyError, Store, StoreError, StoreOptions, Unopened},
-    upstream::{TlsSettings, Upstream},
+    store_care,
+    upstream::{Credential, TlsSettings, Upstream},
 };
 
 /// How long streams may take to end after SIGTERM.
@@ -319,6 +322,30 @@ async fn await_store(
     }
 }
 
+/// Starts what runs beside the listeners: reflectors of what is held and of the hub's own collections, the prober, and
+/// all that keeps the services up to date.
+fn start_services(hub: &Arc<Hub>, wants_reflector: UnboundedReceiver<Arc<Cell>>) {
+    let own = hub.site.own_specs();
+    for spec in hub.collections.pool_specs().iter().chain(&own) {
+        let cell = hub.collections.cell_or_new(spec);
+        if let Some(cell) = cell.filter(|_| own.contains(spec)) {
+            cell.sponsor(&hub.site.node, Credential::Node, hub.site.clock.now().monotonic);
+        }
+    }
+    for cell in hub.collections.cells() {
+        hub.collections.begin(&cell);
+    }
+    tokio::spawn(reflect::run_each(Arc::clone(hub), wants_reflector));
+    tokio::spawn(probe::run(Arc::clone(&hub.site), hub.pool.clone()));
+    tokio::spawn(Arc::clone(&hub.authenticator).keep_issuer_keys());
+    tokio::spawn(replay::run(Arc::clone(hub)));
+    tokio::spawn(rights::run(Arc::clone(hub)));
+    tokio::spawn(rollback::run(Arc::clone(hub)));
+    tokio::spawn(filters::run(Arc::clone(hub)));
+    tokio::spawn(overlay::run(Arc::clone(&hub.collections)));
+    tokio::spawn(expiry::run(Arc::clone(&hub.site)));
+}
+
 /// Runs a hub by `clock` until `shutdown` drains. The caller owns the runtime and the signals.
 ///
 /// # Errors
@@ -350,7 +377,7 @@ pub async fn run(config: Config, clock: Clock, shutdown: Shutdown) -> Result<(),
     let parts = Parts {
         upstream: Upstream::new(config.servers.clone(), tls_upstream, pool.clone()),
         pool,
-        authenticator: Authenticator::new(verifier),
+        verifier,
         clock,
         certificates,
         config,
@@ -358,13 +385,16 @@ pub async fn run(config: Config, clock: Clock, shutdown: Shutdown) -> Result<(),
         metrics,
         shutdown: shutdown.clone(),
     };
-    let hub = Hub::new(parts, recovered.unwrap_or_default());
+    let recovered = recovered.unwrap_or_default();
+    let last_contact = restore::last_contact(&recovered);
+    let (hub, wants_reflector) = Hub::new(parts, last_contact);
+    restore::restore(&hub, recovered, last_contact);
     let status = Arc::new(Status { hub: Arc::clone(&hub), registry, serving: OnceLock::new() });
     let _admin = admin::serve(&admin_socket, Arc::clone(&status) as Arc<dyn AdminState>)?;
-    hub.start();
-    tokio::spawn(crate::store_care::run(Arc::clone(&hub), attempts, has_stored));
+    start_services(&hub, wants_reflector);
+    tokio::spawn(store_care::run(Arc::clone(&hub), attempts, has_stored));
     // With the cloud there, the first answers should be the cloud's; without it nobody may wait.
-    let mut link = hub.link.subscribe();
+    let mut link = hub.site.link.subscribe();
     let _ = tokio::time::timeout(FIRST_WORD, link.wait_for(|link| link.is_connected())).await;
 
     for address in listen {
@@ -373,12 +403,12 @@ pub async fn run(config: Config, clock: Clock, shutdown: Shutdown) -> Result<(),
         tokio::spawn(server::serve(Arc::clone(&hub), listener, acceptor.clone()));
     }
     let _ = status.serving.set(());
-    tracing::info!(node = hub.config.file.node_name, after = ?started.elapsed(), "serving");
+    tracing::info!(node = hub.site.config.file.node_name, after = ?started.elapsed(), "serving");
     shutdown.draining().await;
     tracing::info!("draining");
     shutdown.drained().await;
     let closing = Arc::clone(&hub);
-    let closed = tokio::task::spawn_blocking(move || closing.store.close());
+    let closed = tokio::task::spawn_blocking(move || closing.site.store.close());
     match tokio::time::timeout(GRACE, closed).await {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => tracing::error!(%error, "the last changes are not on disk"),
@@ -405,11 +435,14 @@ impl AdminState for Status {
         if self.serving.get().is_none() {
             return Err("the listeners are not open yet".to_owned());
         }
-        for spec in self.hub.own_specs() {
-            let complete =
-                self.hub.cell(&spec).is_some_and(|cell| cell.with(|inner| inner.collection.is_complete()));
+        for spec in self.hub.site.own_specs() {
+            let complete = self
+                .hub
+                .collections
+                .cell(&spec)
+                .is_some_and(|cell| cell.with(|inner| inner.collection.is_complete()));
             if !complete {
-                return Err(format!("{} is not synced yet", crate::reflect::Label(&spec)));
+                return Err(format!("{} is not synced yet", crate::label::Label(&spec)));
             }
         }
         Ok(())

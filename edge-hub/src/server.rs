@@ -1,48 +1,31 @@
 //! The listeners: TLS, HTTP/1.1 and HTTP/2, with bounds on everything a stranger can make the hub hold.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use edge_hub_core::{
-    connections::{ConnectionLimits, Connections},
-    identity::Principal,
-};
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    task::AbortHandle,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    authenticate::Peer,
-    hub::{Hub, lock},
+    guest::{Guest, Open},
+    hub::Hub,
     serve,
 };
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long HTTP/1.1 waits for the head of a request, and with it for the next request of a connection that is idle, as
-/// long as kube-apiserver does. Who has not said who it is has [`STRANGER_TIMEOUT`].
+/// long as kube-apiserver does. Who has not said who it is has less ([`Guest::outstayed`]).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
 /// Bounds on the head of one request, as kube-apiserver has them: a command of `exec` and a selector may be long, and a
 /// proxy that impersonates names each group.
 const WIDE: Heads = Heads { bytes: 1024 * 1024, count: 1024 };
 /// The same where many clients have shown no credential yet, each of which could send as much.
 const NARROW: Heads = Heads { bytes: 32 * 1024, count: 100 };
-/// Connections of clients that are not known, which may send a wide head.
-const WIDE_UNKNOWN: usize = 32;
 const STREAMS_PER_CONNECTION: u32 = 250;
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 512 * 1024;
@@ -52,8 +35,6 @@ const SEND_BUFFER: usize = 256 * 1024;
 const CLIENT_PING: Duration = Duration::from_secs(60);
 /// Pause after a failed accept: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a client may stay a stranger after its handshake.
-const STRANGER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How large the head of a request may be.
 #[derive(Clone, Copy)]
@@ -62,127 +43,28 @@ struct Heads {
     count: usize,
 }
 
-/// The connections that stand, with the tasks that serve them.
-struct Open {
-    table: Mutex<(Connections, BTreeMap<u64, AbortHandle>)>,
-    next: AtomicU64,
-    /// Places for clients that are not known and may send wide heads.
-    wide: Arc<Semaphore>,
-}
-
-impl Open {
-    fn new(hub: &Hub) -> Self {
-        let limits = ConnectionLimits::of(hub.config.file.limits.connections);
-        let table = Connections::new(limits, hub.node.clone());
-        Self {
-            table: Mutex::new((table, BTreeMap::new())),
-            next: AtomicU64::new(0),
-            wide: Arc::new(Semaphore::new(WIDE_UNKNOWN)),
-        }
-    }
-
-    fn next_id(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Changes the table, and closes what has to make room.
-    fn change(&self, change: impl FnOnce(&mut Connections) -> Option<u64>) {
-        let closed = {
-            let mut table = lock(&self.table);
-            change(&mut table.0).and_then(|victim| table.1.remove(&victim))
-        };
-        if let Some(task) = closed {
-            task.abort();
-        }
-    }
-
-    fn add(&self, id: u64, task: AbortHandle) {
-        lock(&self.table).1.insert(id, task.clone());
-        self.change(|table| table.accept(id));
-        if task.is_finished() {
-            self.remove(id);
-        }
-    }
-
-    fn remove(&self, id: u64) {
-        let mut table = lock(&self.table);
-        table.0.remove(id);
-        table.1.remove(&id);
-    }
-}
-
-/// A request of a known client on a connection, until its answer has ended.
-pub struct Running {
-    id: u64,
-    open: Arc<Open>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        lock(&self.open.table).0.end(self.id);
-    }
-}
-
-/// One client's connection: its certificate, and whether it is still a stranger.
-pub struct Guest {
-    /// What the handshake told.
-    pub peer: Peer,
-    id: u64,
-    open: Arc<Open>,
-    known: watch::Sender<bool>,
-    /// Held until the client is known.
-    wide: Mutex<Option<OwnedSemaphorePermit>>,
-}
-
-impl Guest {
-    /// The client showed a credential that holds, with a request.
-    #[must_use]
-    pub fn welcome(&self, user: &Principal) -> Running {
-        if !*self.known.borrow() {
-            self.known.send_replace(true);
-            lock(&self.wide).take();
-        }
-        self.open.change(|table| table.begin(self.id, user));
-        Running { id: self.id, open: Arc::clone(&self.open) }
-    }
-
-    /// Resolves when the client has been a stranger for too long.
-    async fn outstayed(&self) {
-        let known = async { self.known.subscribe().wait_for(|known| *known).await.is_ok() };
-        if tokio::time::timeout(STRANGER_TIMEOUT, known).await.is_ok() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.open.remove(self.id);
-    }
-}
-
 /// Takes a connection off both counts, however its task ends.
 struct Counted(Arc<Hub>);
 
 impl Counted {
     fn new(hub: &Arc<Hub>) -> Self {
-        hub.metrics.connections.inc();
+        hub.site.metrics.connections.inc();
         Self(Arc::clone(hub))
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.metrics.connections.dec();
+        self.0.site.metrics.connections.dec();
     }
 }
 
 /// Accepts on `listener` until the hub drains.
 pub async fn serve(hub: Arc<Hub>, listener: TcpListener, tls: TlsAcceptor) {
-    let open = Arc::new(Open::new(&hub));
+    let open = Arc::new(Open::new(hub.site.config.file.limits.connections, &hub.site.node));
     loop {
         let accepted = tokio::select! {
-            () = hub.shutdown.draining() => return,
+            () = hub.site.shutdown.draining() => return,
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
@@ -208,26 +90,17 @@ pub async fn serve(hub: Arc<Hub>, listener: TcpListener, tls: TlsAcceptor) {
 async fn connection(hub: &Arc<Hub>, stream: TcpStream, tls: TlsAcceptor, (id, open): (u64, Arc<Open>)) {
     // Small frames must not wait for more: an event is news.
     let _ = stream.set_nodelay(true);
-    let mut guest =
-        Guest { peer: Peer::Anonymous, id, open, known: watch::Sender::new(false), wide: Mutex::default() };
+    let mut guest = Guest::new(id, open);
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await else { return };
-    guest.peer = hub.peer(stream.get_ref().1.peer_certificates());
-    // This node shows who it is before its first request.
-    let heads = match (&guest.peer, Arc::clone(&guest.open.wide).try_acquire_owned()) {
-        (Peer::Node(_), _) => WIDE,
-        (_, Ok(place)) => {
-            lock(&guest.wide).replace(place);
-            WIDE
-        }
-        (_, Err(_)) => NARROW,
-    };
+    guest.peer = hub.authenticator.peer(stream.get_ref().1.peer_certificates());
+    let heads = if guest.may_send_wide_heads() { WIDE } else { NARROW };
     let guest = Arc::new(guest);
     let service = service_fn({
         let hub = Arc::clone(hub);
         let guest = Arc::clone(&guest);
         move |request: Request<Incoming>| {
             let (hub, guest) = (Arc::clone(&hub), Arc::clone(&guest));
-            let asked = serve::Asked::of(&request, hub.clock);
+            let asked = serve::Asked::of(&request, hub.site.clock);
             async move {
                 let response = serve::respond(hub, &guest, request).await;
                 if let Some(asked) = asked {
@@ -254,7 +127,7 @@ async fn connection(hub: &Arc<Hub>, stream: TcpStream, tls: TlsAcceptor, (id, op
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(CLIENT_PING)
         .keep_alive_timeout(Duration::from_secs(20));
-    let shutdown = hub.shutdown.clone();
+    let shutdown = hub.site.shutdown.clone();
     let _hold = shutdown.hold();
     let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let outcome = tokio::select! {

@@ -6,13 +6,13 @@ use edge_hub_core::{clock::Now, link::LinkState};
 use proto_daemon::tls::ReloadingResolver;
 use serde_json::json;
 
-use crate::{cell::Cell, expiry::Validity, hub::Hub, reflect::Label, store_care::Condition};
+use crate::{cell::Cell, expiry::Validity, hub::Hub, label::Label, store_care::Condition};
 
 /// /status as JSON text.
 #[must_use]
 pub fn render(hub: &Hub) -> String {
-    let now = hub.clock.now();
-    let link = match *hub.link.borrow() {
+    let now = hub.site.clock.now();
+    let link = match *hub.site.link.borrow() {
         LinkState::Connected => json!({"connected": true}),
         LinkState::Relayed { via } => json!({
             "connected": true,
@@ -23,8 +23,8 @@ pub fn render(hub: &Hub) -> String {
             "lastContactSecondsAgo": now.unix.saturating_sub(since_unix).as_secs(),
         }),
     };
-    let collections: Vec<_> = hub.cells().iter().map(|cell| collection(hub, cell, now)).collect();
-    let store = hub.store.health();
+    let collections: Vec<_> = hub.collections.cells().iter().map(|cell| collection(hub, cell, now)).collect();
+    let store = hub.site.store.health();
     let store = json!({
         "state": Condition::of(&store).as_str(),
         "busyMilliseconds": number(store.busy.as_millis()),
@@ -45,15 +45,15 @@ pub fn render(hub: &Hub) -> String {
         "pool": inputs.pool(),
     });
     json!({
-        "node": hub.config.file.node_name,
-        "phase": hub.shutdown.phase().as_str(),
+        "node": hub.site.config.file.node_name,
+        "phase": hub.site.shutdown.phase().as_str(),
         "link": link,
         "collections": collections,
         "filters": filters,
         "store": store,
         "certificates": {
-            "serving": certificate(now.unix, &hub.certificates.serving),
-            "credential": certificate(now.unix, &hub.certificates.credential),
+            "serving": certificate(now.unix, &hub.site.certificates.serving),
+            "credential": certificate(now.unix, &hub.site.certificates.credential),
         },
         "overlaidPods": hub.overlay.pods(),
     })
@@ -77,7 +77,7 @@ fn collection(hub: &Hub, cell: &Cell, now: Now) -> serde_json::Value {
         if inner.absorbed {
             shown["followsWider"] = json!(true);
         }
-        if hub.pool_specs().contains(&cell.spec) {
+        if hub.collections.pool_specs().contains(&cell.spec) {
             // The coordinator that feeds it; null while it goes on by this node's own link.
             shown["fedBy"] = json!(inner.fed_by);
         }
@@ -96,7 +96,7 @@ fn certificate(unix: Duration, certificate: &ReloadingResolver) -> serde_json::V
 
 /// Brings the gauges up to date; counters need no help.
 pub fn refresh_gauges(hub: &Hub) {
-    let cells = hub.cells();
+    let cells = hub.collections.cells();
     let (mut objects, mut bytes) = (0, 0);
     for cell in &cells {
         cell.with(|inner| {
@@ -104,22 +104,22 @@ pub fn refresh_gauges(hub: &Hub) {
             bytes += inner.collection.footprint().object_bytes;
         });
     }
-    let store = hub.store.health();
-    hub.metrics.connected.set(i64::from(hub.is_connected()));
-    hub.metrics.collections.set(number(cells.len()));
-    hub.metrics.objects.set(number(objects));
-    hub.metrics.overlaid_pods.set(number(hub.overlay.pods()));
-    hub.metrics.object_bytes.set(number(bytes));
-    hub.metrics.store_unhealthy.set(i64::from(Condition::of(&store) != Condition::Good));
-    hub.metrics.store_memory_only.set(i64::from(store.memory_only));
-    hub.metrics.store_commits.set(number(store.commits));
-    hub.metrics.store_lag_milliseconds.set(number(store.lag.as_millis()));
-    hub.metrics.store_bytes.set(number(store.bytes_on_disk));
+    let store = hub.site.store.health();
+    hub.site.metrics.connected.set(i64::from(hub.site.is_connected()));
+    hub.site.metrics.collections.set(number(cells.len()));
+    hub.site.metrics.objects.set(number(objects));
+    hub.site.metrics.overlaid_pods.set(number(hub.overlay.pods()));
+    hub.site.metrics.object_bytes.set(number(bytes));
+    hub.site.metrics.store_unhealthy.set(i64::from(Condition::of(&store) != Condition::Good));
+    hub.site.metrics.store_memory_only.set(i64::from(store.memory_only));
+    hub.site.metrics.store_commits.set(number(store.commits));
+    hub.site.metrics.store_lag_milliseconds.set(number(store.lag.as_millis()));
+    hub.site.metrics.store_bytes.set(number(store.bytes_on_disk));
     let end = |pair: &ReloadingResolver| {
         Validity::of_pair(&pair.current()).map_or(0, |validity| number(validity.until_unix.as_secs()))
     };
-    hub.metrics.serving_certificate_end.set(end(&hub.certificates.serving));
-    hub.metrics.credential_end.set(end(&hub.certificates.credential));
+    hub.site.metrics.serving_certificate_end.set(end(&hub.site.certificates.serving));
+    hub.site.metrics.credential_end.set(end(&hub.site.certificates.credential));
 }
 
 fn number<T: TryInto<i64>>(value: T) -> i64 {

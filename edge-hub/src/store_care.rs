@@ -4,13 +4,12 @@
 
 use std::{fs, io::Write as _, path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use edge_hub_core::record::RecordChange;
 use tokio::sync::{mpsc::UnboundedReceiver, oneshot};
 
 use crate::{
-    hub::{Hub, lock},
-    store::{Attempt, BlobClass, BlobKey, Refill, StoreHealth},
+    hub::Hub,
+    records, restore,
+    store::{Attempt, BlobKey, Refill, StoreHealth},
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -71,27 +70,27 @@ pub async fn run(hub: Arc<Hub>, attempts: UnboundedReceiver<Attempt>, has_stored
     let mut disk_answers = false;
     loop {
         tokio::select! {
-            () = hub.shutdown.draining() => return taking_in.abort(),
+            () = hub.site.shutdown.draining() => return taking_in.abort(),
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         turn = turn.wrapping_add(1);
-        let health = hub.store.health();
+        let health = hub.site.store.health();
         let condition = Condition::of(&health);
         if std::mem::replace(&mut told, condition) != condition {
             tell(condition, &health);
         }
         if condition == Condition::Hangs {
-            let asked =
-                probe.get_or_insert_with(|| probe_disk(hub.config.file.state_directory.join("disk-probe")));
+            let asked = probe
+                .get_or_insert_with(|| probe_disk(hub.site.config.file.state_directory.join("disk-probe")));
             disk_answers |= asked.try_recv().is_ok();
-            if should_restart(condition, disk_answers, hub.is_connected()) {
+            if should_restart(condition, disk_answers, hub.site.is_connected()) {
                 tracing::error!(busy = ?health.busy, "the store's engine hangs though the disk answers; the process ends so that it can start afresh");
                 std::process::abort();
             }
         } else {
             (probe, disk_answers) = (None, false);
         }
-        if let Some(refill) = hub.store.needs_refill() {
+        if let Some(refill) = hub.site.store.needs_refill() {
             tracing::warn!(?refill, "the store begins anew and is filled from memory");
             fill(&hub, &refill);
         }
@@ -144,11 +143,11 @@ fn probe_disk(path: PathBuf) -> oneshot::Receiver<()> {
 async fn take_in(hub: Arc<Hub>, mut attempts: UnboundedReceiver<Attempt>, mut has_stored: bool) {
     while let Some(attempt) = attempts.recv().await {
         match attempt {
-            Attempt::Open(recovered) if !has_stored => hub.take_in(recovered),
+            Attempt::Open(recovered) if !has_stored => restore::take_in(&hub, recovered),
             // What was read of it before is the same, and what came since waits in the store's queue.
             Attempt::Open(_) => {}
             Attempt::Read(recovered) => {
-                hub.take_in(recovered);
+                restore::take_in(&hub, recovered);
                 has_stored = true;
             }
             Attempt::Waits(error) => tracing::warn!(error, "the store cannot be opened yet"),
@@ -160,56 +159,30 @@ async fn take_in(hub: Arc<Hub>, mut attempts: UnboundedReceiver<Attempt>, mut ha
 }
 
 fn expire(hub: &Hub) {
-    let now = hub.clock.now();
-    for cell in hub.cells() {
+    let now = hub.site.clock.now();
+    for cell in hub.collections.cells() {
         let changes = cell.with(|inner| inner.collection.expire(now));
         if !changes.is_empty() {
-            hub.store.apply(&cell.spec, changes);
+            hub.site.store.apply(&cell.spec, changes);
         }
     }
 }
 
 fn fill(hub: &Hub, refill: &Refill) {
-    let now = hub.clock.now();
+    let now = hub.site.clock.now();
     for spec in &refill.collections {
         // What is no longer held must not come back with the next start.
-        let changes = hub.cell(spec).map(|cell| cell.with(|inner| inner.collection.all_changes(now)));
+        let changes =
+            hub.collections.cell(spec).map(|cell| cell.with(|inner| inner.collection.all_changes(now)));
         let changes = changes.filter(|changes| !changes.is_empty());
-        hub.store.apply(spec, changes.unwrap_or_else(|| vec![edge_hub_core::collection::Change::Reset]));
+        hub.site.store.apply(spec, changes.unwrap_or_else(|| vec![edge_hub_core::collection::Change::Reset]));
     }
     for class in &refill.blobs {
-        for (key, value) in blobs(hub, *class) {
-            hub.store.put(BlobKey { class: *class, key: key.into() }, value);
+        for (key, value) in records::of(hub, *class) {
+            hub.site.store.put(BlobKey { class: *class, key: key.into() }, value);
         }
     }
-    hub.store.blobs_refilled();
-}
-
-/// What memory holds of a class, as records.
-pub(crate) fn blobs(hub: &Hub, class: BlobClass) -> Vec<(Vec<u8>, Bytes)> {
-    let records = match class {
-        BlobClass::Token => lock(&hub.tokens).records(),
-        BlobClass::Access => lock(&hub.access).records(),
-        BlobClass::Lease => lock(&hub.lease).records(),
-        BlobClass::Event => lock(&hub.spool).records(),
-        BlobClass::Key => hub.authenticator.records(),
-        BlobClass::Filter => return hub.filter_records(),
-        BlobClass::Overlay => return hub.overlay.records(),
-        BlobClass::Single | BlobClass::Discovery => return documents(hub, class),
-    };
-    let put = |change| match change {
-        RecordChange::Put { key, value } => Some((key, Bytes::from(value))),
-        RecordChange::Remove { .. } => None,
-    };
-    records.into_iter().filter_map(put).collect()
-}
-
-/// The documents of one class; their keys tell them apart.
-fn documents(hub: &Hub, class: BlobClass) -> Vec<(Vec<u8>, Bytes)> {
-    let documents = lock(&hub.documents);
-    let of_class =
-        documents.all().filter(|(key, _)| crate::serve::is_single_key(key) == (class == BlobClass::Single));
-    of_class.map(|(key, document)| (key.as_bytes().to_vec(), document.encode())).collect()
+    hub.site.store.blobs_refilled();
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use http::HeaderMap;
 use proto_kube::status::Status;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::hub::lock;
+use crate::sync::lock;
 
 /// Reviews at a time of tokens that nobody has vouched for: a flood of guesses must not become one upstream.
 const UNKNOWN_REVIEWS: usize = 8;

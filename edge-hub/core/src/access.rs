@@ -13,11 +13,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto_kube::request_info::RequestInfo;
+use proto_kube::request_info::{RequestInfo, Verb};
 use serde::{Deserialize, Serialize};
 
 use crate::budget::{Budget, Limits};
 use crate::clock::Now;
+use crate::collection::CollectionSpec;
 use crate::identity::{Details, Principal};
 use crate::record::{self, DamagedRecord, RecordChange};
 
@@ -101,9 +102,23 @@ impl AccessKey {
             },
         }
     }
-}
 
-impl AccessKey {
+    /// The key of the LIST or WATCH of a whole collection.
+    pub fn of_collection(spec: &CollectionSpec, verb: Verb) -> Self {
+        Self::Resource {
+            verb: verb.as_str().into(),
+            group: spec.gvr.group.clone(),
+            version: spec.gvr.version.clone(),
+            resource: spec.gvr.resource.clone(),
+            subresource: Box::default(),
+            namespace: spec.namespace.clone().unwrap_or_default(),
+            // A request for a single name is authorized for that name.
+            name: spec.fields.single_name().unwrap_or_default().into(),
+            labels: spec.labels.to_string().into(),
+            fields: spec.fields.to_string().into(),
+        }
+    }
+
     /// Whether this is to list or watch a whole collection, without a selector.
     fn is_collection(&self) -> bool {
         matches!(self, Self::Resource { verb, name, labels, fields, .. }

@@ -19,15 +19,17 @@ use http::StatusCode;
 use proto_kube::{gvr::GroupVersionResource, media_type::Format};
 
 use super::{
-    KINDS, encode,
+    encode,
     kinds::{PoolKinds, whole},
     pending,
+    record::KINDS,
 };
 use crate::{
     cell::{Cell, Phase, Reader},
-    hub::{Hub, lock},
-    reflect::Label,
+    hub::Hub,
+    label::Label,
     store::{BlobClass, BlobKey},
+    sync::lock,
     upstream::Credential,
 };
 
@@ -41,9 +43,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(30);
 
 /// Runs until the hub drains.
 pub async fn run(hub: Arc<Hub>) {
-    let draining = hub.shutdown.clone();
+    let draining = hub.site.shutdown.clone();
     let mut keeper = Keeper {
-        inputs: pending(&hub.config),
+        inputs: pending(&hub.site.config),
         sources: BTreeMap::new(),
         ask_at: Duration::ZERO,
         look_at: Duration::ZERO,
@@ -83,8 +85,8 @@ struct Open {
 impl Keeper {
     /// One look at everything, and the wait for a reason to look again.
     async fn turn(&mut self) {
-        let now = self.hub.clock.now().monotonic;
-        if !self.hub.filters.is_needed(now, self.hub.config.file.idle_watch) {
+        let now = self.hub.site.clock.now().monotonic;
+        if !self.hub.filters.is_needed(now, self.hub.site.config.file.idle_watch) {
             self.retire();
             return self.hub.filters.attention.notified().await;
         }
@@ -112,23 +114,23 @@ impl Keeper {
     }
 
     async fn ask_kinds(&mut self, now: Duration) {
-        if now < self.ask_at || !self.hub.is_connected() {
+        if now < self.ask_at || !self.hub.site.is_connected() {
             return;
         }
-        let answer = PoolKinds::ask(&self.hub).await;
+        let answer = PoolKinds::ask(&self.hub.site).await;
         self.ask_at = now + if answer.is_some() { ASK_EVERY } else { ASK_AGAIN };
         let Some(kinds) = answer else { return };
         let mut held = lock(&self.hub.filters.kinds);
         if held.as_ref() != Some(&kinds) {
             let key = BlobKey { class: BlobClass::Filter, key: KINDS.as_bytes().into() };
-            self.hub.store.put(key, encode(&kinds));
+            self.hub.site.store.put(key, encode(&kinds));
             *held = Some(kinds);
         }
     }
 
     /// What the inputs are made of, as far as that is known.
     fn wanted(&self) -> Vec<CollectionSpec> {
-        let [node, _] = self.hub.own_specs();
+        let [node, _] = self.hub.site.own_specs();
         let services = whole(GroupVersionResource::new("", "v1", "services"), Format::PROTOBUF);
         let kinds = lock(&self.hub.filters.kinds).as_ref().map(PoolKinds::specs);
         [node, services].into_iter().chain(kinds.unwrap_or_default()).collect()
@@ -142,7 +144,7 @@ impl Keeper {
         }
         for spec in wanted {
             let source = self.sources.entry(spec.clone()).or_default();
-            let listed = self.hub.cell(&spec);
+            let listed = self.hub.collections.cell(&spec);
             let is_listed =
                 |open: &Open| listed.as_ref().is_some_and(|cell| Arc::ptr_eq(cell, &open.reader.cell));
             if source.open.as_ref().is_some_and(|open| !is_listed(open)) {
@@ -153,7 +155,7 @@ impl Keeper {
             }
             let is_new = source.open.is_none() && now >= source.try_at;
             if is_new {
-                let cell = self.hub.cell_or_new(&spec);
+                let cell = self.hub.collections.cell_or_new(&spec);
                 source.open = cell.map(|cell| Open { reader: cell.enter(), seen: None });
                 // Where there is no room for it now there may be some later.
                 source.try_at = now + TRY_AGAIN;
@@ -198,10 +200,10 @@ impl Keeper {
             "inputs of filters changed"
         );
         self.hub.filters.inputs.send_replace(Arc::new(self.inputs.clone()));
-        for cell in self.hub.cells() {
+        for cell in self.hub.collections.cells() {
             // The others are told when the first client comes that is shown something else.
             if cell.with(|inner| inner.collection.has_filter_inputs()) {
-                self.hub.give_filter_inputs(&cell);
+                self.hub.filters.give_inputs(&cell);
             }
         }
     }
@@ -212,20 +214,20 @@ impl Keeper {
             Some((_, phase)) => !matches!(phase, Phase::Syncing | Phase::Retired),
             None => true,
         };
-        !self.hub.is_connected() || self.sources.values().all(is_settled)
+        !self.hub.site.is_connected() || self.sources.values().all(is_settled)
     }
 
     /// Waits until a source or the link changes, somebody new comes, or it is time to look.
     async fn pause(&self) {
         let tries = self.sources.values().filter(|source| source.open.is_none()).map(|source| source.try_at);
-        let ask = self.hub.is_connected().then_some(self.ask_at);
+        let ask = self.hub.site.is_connected().then_some(self.ask_at);
         let until = tries.chain(ask).fold(self.look_at, Duration::min);
-        let mut link = self.hub.link.subscribe();
+        let mut link = self.hub.site.link.subscribe();
         tokio::select! {
             () = poll_fn(|context| self.poll_sources(context)) => {}
             _ = link.changed() => {}
             () = pin!(self.hub.filters.attention.notified()) => {}
-            () = tokio::time::sleep_until(self.hub.clock.instant(until)) => {}
+            () = tokio::time::sleep_until(self.hub.site.clock.instant(until)) => {}
         }
     }
 
@@ -269,7 +271,7 @@ fn take_over(inputs: &mut Inputs, spec: &CollectionSpec, before: Vec<Arc<Object>
 impl Source {
     fn sponsor(&self, hub: &Hub, now: Duration) {
         if let Some(open) = &self.open {
-            open.reader.cell.sponsor(&hub.node, Credential::Node, now);
+            open.reader.cell.sponsor(&hub.site.node, Credential::Node, now);
         }
     }
 

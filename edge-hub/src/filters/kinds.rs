@@ -9,7 +9,7 @@ use proto_kube::{gvr::GroupVersionResource, media_type::Format};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    hub::Hub,
+    site::Site,
     upstream::{Credential, empty, read_all},
 };
 
@@ -60,8 +60,8 @@ impl PoolKinds {
     }
 
     /// Asks the cloud; `None` when it does not answer, or in words that nobody understands.
-    pub(super) async fn ask(hub: &Hub) -> Option<Self> {
-        let Some(group) = get::<Group>(hub, &format!("/apis/{GROUP}")).await? else {
+    pub(super) async fn ask(site: &Site) -> Option<Self> {
+        let Some(group) = get::<Group>(site, &format!("/apis/{GROUP}")).await? else {
             return Some(Self::default());
         };
         let served: Vec<Box<str>> = group.versions.into_iter().map(|version| version.version).collect();
@@ -70,7 +70,7 @@ impl PoolKinds {
             for version in
                 versions.iter().copied().filter(|version| served.iter().any(|held| **held == **version))
             {
-                let list = get::<Resources>(hub, &format!("/apis/{GROUP}/{version}")).await?;
+                let list = get::<Resources>(site, &format!("/apis/{GROUP}/{version}")).await?;
                 if list.is_some_and(|list| list.resources.iter().any(|held| *held.name == *resource)) {
                     *kind = Some(version.into());
                     break;
@@ -87,13 +87,13 @@ pub(super) fn whole(gvr: GroupVersionResource, format: Format) -> CollectionSpec
 }
 
 /// A discovery document, `Some(None)` where there is none; `None` when the cloud gave no answer to go by.
-async fn get<T: for<'de> Deserialize<'de>>(hub: &Hub, path: &str) -> Option<Option<T>> {
+async fn get<T: for<'de> Deserialize<'de>>(site: &Site, path: &str) -> Option<Option<T>> {
     let request = Request::get(path)
         .header(header::ACCEPT, Format::JSON.accept_object())
         .header(header::USER_AGENT, crate::USER_AGENT)
         .body(empty())
         .ok()?;
-    let response = hub.upstream.send(&Credential::Node, request, ANSWER_TIMEOUT).await.ok()?;
+    let response = site.upstream.send(&Credential::Node, request, ANSWER_TIMEOUT).await.ok()?;
     match response.status() {
         StatusCode::NOT_FOUND => return Some(None),
         StatusCode::OK => {}

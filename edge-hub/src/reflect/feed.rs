@@ -15,11 +15,12 @@ use proto::{
 use proto_kube::{media_type, object::TypeMeta, watch::EventType};
 use tonic::Streaming;
 
-use super::{Driver, Gathered, Label, MAX_OBJECTS, wire::object_from};
+use super::{Driver, Gathered, MAX_OBJECTS, wire::object_from};
 use crate::{
     cell::{Cell, Phase},
     clock::random,
     hub::Hub,
+    label::Label,
     pool::Pool,
 };
 
@@ -46,7 +47,7 @@ struct Closed {
 impl Driver {
     /// Follows a coordinator until it is lost, or looks for one, or goes on by the own link until there is one.
     pub(super) async fn pool_turn(&mut self, pool: &Arc<Pool>) {
-        let mut link = self.hub.link.subscribe();
+        let mut link = self.hub.site.link.subscribe();
         link.borrow_and_update();
         let mut attempt = 0;
         loop {
@@ -60,7 +61,7 @@ impl Driver {
                 Err(Closed { filling: None }) => {}
             }
             let now = self.now();
-            if now >= self.keeper.direct_at() && self.hub.is_connected() {
+            if now >= self.keeper.direct_at() && self.hub.site.is_connected() {
                 return self.go_direct(pool).await;
             }
             let pause = tokio::time::sleep(SEARCH.delay(attempt, random()));
@@ -78,7 +79,7 @@ impl Driver {
     }
 
     fn now(&self) -> Duration {
-        self.hub.clock.now().monotonic
+        self.hub.site.clock.now().monotonic
     }
 
     fn holds_state(&self) -> bool {
@@ -89,7 +90,7 @@ impl Driver {
     async fn go_direct(&mut self, pool: &Arc<Pool>) {
         let held = self.cell.with(|inner| inner.collection.resume_from()).unwrap_or(0);
         tracing::info!(collection = %Label(&self.cell.spec), held, "no coordinator; going on by the own link");
-        self.reflector = Reflector::new(self.hub.config.protocol(), held);
+        self.reflector = Reflector::new(self.hub.site.config.protocol(), held);
         self.gathered = Gathered::default();
         if self.alone {
             // A doubt that came meanwhile was of this version, too.
@@ -116,7 +117,7 @@ impl Driver {
         tracing::info!(collection = %Label(&self.cell.spec), by = %node, "fed by a coordinator");
         self.gathered = Gathered::default();
         // What pauses is the way to the cloud, which this is not: a new client must not end the stream.
-        self.reflector = Reflector::new(self.hub.config.protocol(), 0);
+        self.reflector = Reflector::new(self.hub.site.config.protocol(), 0);
         self.cell.change(|inner| {
             inner.fed_by = Some(node.clone());
             inner.given_up = false;
@@ -156,7 +157,7 @@ impl Driver {
             if is_whole && !delivered && self.holds_state() {
                 delivered = true;
                 // Also where the feed goes on at the version that is held, and sends no state.
-                self.hub.drop_narrower(&self.cell);
+                self.hub.collections.drop_narrower(&self.cell);
             }
         };
         tracing::info!(collection = %Label(&self.cell.spec), by = %node, why, "the coordinator is lost");
@@ -177,12 +178,12 @@ impl Driver {
     ) -> Result<(), String> {
         let held: usize = self.gathered.objects.iter().map(|object| object.raw.len()).sum();
         let more: usize = snapshot.objects.iter().map(bytes::Bytes::len).sum();
-        let limit = self.hub.config.file.limits.list_mib * 1024 * 1024;
+        let limit = self.hub.site.config.file.limits.list_mib * 1024 * 1024;
         if self.gathered.objects.len() + snapshot.objects.len() > MAX_OBJECTS || held + more > limit {
             return Err("it sent more than limits.listMib or a million objects".to_owned());
         }
         for raw in snapshot.objects {
-            let object = object_from(self.cell.spec.format, raw, self.hub.clock.now());
+            let object = object_from(self.cell.spec.format, raw, self.hub.site.clock.now());
             self.gathered.objects.push(object.map_err(|_| "it sent what is no object".to_owned())?);
         }
         if !snapshot.last {
@@ -190,7 +191,7 @@ impl Driver {
         }
         let objects = std::mem::take(&mut self.gathered.objects);
         let is_reset = std::mem::take(rolled_back);
-        self.hub.prepare_versions(&self.cell).await;
+        self.hub.collections.prepare_versions(&self.cell).await;
         let changes = self.take_state(snapshot.version, envelope.clone(), objects, is_reset)?;
         self.save(changes);
         self.enter_live();
@@ -205,7 +206,7 @@ impl Driver {
         objects: Vec<Object>,
         is_reset: bool,
     ) -> Result<Vec<Change>, String> {
-        let now = self.hub.clock.now();
+        let now = self.hub.site.clock.now();
         self.cell.change(|inner| {
             let held = inner.collection.upstream_version();
             if held <= version {
@@ -229,11 +230,11 @@ impl Driver {
                 Kind::Deleted => EventType::Deleted,
                 Kind::Unknown => return Err("it sent a change of an unknown kind".to_owned()),
             };
-            let object = object_from(self.cell.spec.format, change.object, self.hub.clock.now());
+            let object = object_from(self.cell.spec.format, change.object, self.hub.site.clock.now());
             events.push((kind, object.map_err(|_| "it sent what is no object".to_owned())?));
         }
-        self.hub.prepare_versions(&self.cell).await;
-        let now = self.hub.clock.now();
+        self.hub.collections.prepare_versions(&self.cell).await;
+        let now = self.hub.site.clock.now();
         let saved = self.cell.change(|inner| {
             let mut saved = Vec::new();
             for (kind, object) in events {
@@ -253,7 +254,7 @@ impl Driver {
         if age > FRESH {
             return Err(format!("its own watch was lost {age:?} ago"));
         }
-        let now = self.hub.clock.now();
+        let now = self.hub.site.clock.now();
         let is_news = self.cell.with(|inner| {
             // No store and no reader is to be woken for it.
             if age.is_zero() {
@@ -284,7 +285,7 @@ async fn search(hub: &Hub, pool: &Pool, cell: &Cell) -> Result<Open, Closed> {
                 return Ok(Open { node: coordinator.member.node.clone(), stream, envelope });
             }
             Err((why, filled)) => {
-                hub.metrics.refused_feeds.inc();
+                hub.site.metrics.refused_feeds.inc();
                 let by = &coordinator.member.node;
                 if filled.is_none() && coordinator.note(Some(&why)) {
                     tracing::warn!(%by, why, "no feed from a coordinator of the pool");

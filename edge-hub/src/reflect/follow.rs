@@ -4,8 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use edge_hub_core::reflector::Reflector;
 
-use super::{Driver, IDLE_CHECK, Label};
-use crate::cell::{Cell, Phase};
+use super::{Driver, IDLE_CHECK};
+use crate::{
+    cell::{Cell, Phase},
+    label::Label,
+};
 
 /// How long a wider collection may be without a watch, while the link stands, until this one goes on by its own.
 const WITHOUT_WATCH: Duration = Duration::from_secs(20);
@@ -30,9 +33,9 @@ impl Driver {
             if !self.take_from(wider, &mut lost_since) {
                 break;
             }
-            let now = self.hub.clock.now().monotonic;
+            let now = self.hub.site.clock.now().monotonic;
             if self.cell.is_idle(now, UNREAD) {
-                return self.hub.drop_absorbed(&self.cell);
+                return self.hub.collections.drop_absorbed(&self.cell);
             }
             tokio::select! {
                 changed = progress.changed() => {
@@ -58,13 +61,13 @@ impl Driver {
             inner.phase = Phase::Syncing;
         });
         let held = self.cell.with(|inner| inner.collection.resume_from()).unwrap_or(0);
-        self.reflector = Reflector::new(self.hub.config.protocol(), held);
+        self.reflector = Reflector::new(self.hub.site.config.protocol(), held);
         tracing::debug!(collection = %Label(&self.cell.spec), "goes on by itself");
     }
 
     /// Takes what the wider collection has of this one. False if it is none to be followed any more.
     fn take_from(&mut self, wider: &Cell, lost_since: &mut Option<Duration>) -> bool {
-        let now = self.hub.clock.now();
+        let now = self.hub.site.clock.now();
         let (phase, spent, version) = wider.with(|inner| {
             let spent = inner.given_up || inner.absorbed || !inner.collection.is_complete();
             (inner.phase.clone(), spent, inner.collection.upstream_version())
@@ -72,7 +75,7 @@ impl Driver {
         if spent || matches!(phase, Phase::Retired | Phase::Refused(..) | Phase::JsonOnly) {
             return false;
         }
-        if phase == Phase::Live || !self.hub.is_connected() {
+        if phase == Phase::Live || !self.hub.site.is_connected() {
             *lost_since = None;
         } else {
             let since = *lost_since.get_or_insert(now.monotonic);

@@ -12,7 +12,7 @@ const HEAL_SPREAD: Duration = Duration::from_secs(2);
 impl Driver {
     /// Returns whether there was anything to wait for.
     pub(super) async fn wait_for_link(&mut self) -> bool {
-        let mut link = self.hub.link.subscribe();
+        let mut link = self.hub.site.link.subscribe();
         if link.borrow_and_update().is_connected() {
             return false;
         }
@@ -47,7 +47,7 @@ impl Driver {
                 inner.phase = Phase::Syncing;
             }
         });
-        let mut link = self.hub.link.subscribe();
+        let mut link = self.hub.site.link.subscribe();
         let cut = link.wait_for(|link| !link.is_connected());
         tokio::select! {
             () = self.cell.attention.notified() => {}

@@ -21,9 +21,10 @@ use proto_kube::{
     wire,
 };
 
-use super::{Call, answer, room::Whole, slot::hold, stream::Chunks};
+use super::{answer, call::Call, slot::hold, stream::Chunks};
 use crate::{
     cell::Cell,
+    list_room::Whole,
     upstream::{Body, UpstreamBody, full},
 };
 
@@ -77,7 +78,7 @@ impl Call {
     /// # Errors
     /// 429 for a write before that is known: its answer could not be filtered when it has happened.
     pub(super) async fn await_inputs_of(&self, info: &RequestInfo) -> Result<(), Status> {
-        self.hub.await_filter_inputs(&self.chain).await;
+        self.hub.filters.await_inputs(&self.chain).await;
         let is_write = matches!(info, RequestInfo::Resource(request) if is_write(request.verb));
         let is_known = || !self.chain.reads_sources() || self.hub.filters.inputs().is_complete();
         if is_write && !is_known() { Err(Refusal::Incomplete.status()) } else { Ok(()) }
@@ -86,7 +87,7 @@ impl Call {
     /// Tells a collection the inputs of now, if this client's filters read any.
     pub(super) fn give_inputs(&self, cell: &Cell) {
         if self.chain.reads_inputs() {
-            self.hub.give_filter_inputs(cell);
+            self.hub.filters.give_inputs(cell);
         }
     }
 
@@ -223,8 +224,8 @@ impl Call {
         if !self.chain.reads_inputs() {
             return;
         }
-        for cell in self.hub.cells().iter().filter(|cell| cell.spec.gvr == request.gvr) {
-            self.hub.give_filter_inputs(cell);
+        for cell in self.hub.collections.cells().iter().filter(|cell| cell.spec.gvr == request.gvr) {
+            self.hub.filters.give_inputs(cell);
             cell.with(|inner| inner.collection.note_filtered_answer(resource_version));
         }
     }

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use edge_hub_core::collection::{CollectionSpec, Refusal};
+use edge_hub_core::{
+    access::AccessKey,
+    collection::{CollectionSpec, Refusal},
+};
 use proto_kube::{
     list_options::ListOptions,
     media_type::{Encoding, Format},
@@ -10,13 +13,10 @@ use proto_kube::{
 };
 
 use super::{
-    Call,
+    call::Call,
     read::{CATCH_UP, Found, Ready, spec},
 };
-use crate::{
-    cell::{Cell, Inner, Phase},
-    hub::collection_access,
-};
+use crate::cell::{Cell, Inner, Phase};
 
 /// How long a first read waits for its collection before it is told to come again.
 const FIRST_SYNC: Duration = Duration::from_secs(8);
@@ -35,7 +35,7 @@ impl Call {
         }
         let mut widens = true;
         loop {
-            let wanted = spec(request, options, self.hub.held_for(&request.gvr, shown));
+            let wanted = spec(request, options, self.hub.collections.held_for(&request.gvr, shown));
             if self.is_the_clouds(&wanted, request.verb) {
                 return Found::Forward;
             }
@@ -68,16 +68,16 @@ impl Call {
             if is_new && request.verb == Verb::Watch {
                 cell.with(|inner| inner.seed = self.hub.overlay.seed(&request.gvr, version));
             }
-            cell.sponsor(&self.principal, self.credential.clone(), self.hub.clock.now().monotonic);
+            cell.sponsor(&self.principal, self.credential.clone(), self.hub.site.clock.now().monotonic);
             match self.wait_complete(&cell).await {
                 // Complete comes a moment before Live: what is complete is served.
                 Phase::Syncing
-                    if self.hub.is_connected() && !cell.with(|inner| inner.collection.is_complete()) =>
+                    if self.hub.site.is_connected() && !cell.with(|inner| inner.collection.is_complete()) =>
                 {
                     return Found::Refused(Refusal::Incomplete.status());
                 }
                 Phase::JsonOnly if wanted.format.encoding != Encoding::Json => {
-                    self.hub.forget_refused(&cell);
+                    self.hub.collections.forget_refused(&cell);
                     shown.encoding = Encoding::Json;
                 }
                 Phase::Live | Phase::Retired | Phase::Syncing
@@ -91,7 +91,7 @@ impl Call {
                     }
                 }
                 _ => {
-                    self.hub.forget_refused(&cell);
+                    self.hub.collections.forget_refused(&cell);
                     if whole.is_none() {
                         return Found::Forward;
                     }
@@ -110,15 +110,18 @@ impl Call {
     ) -> Option<(Arc<Cell>, bool)> {
         let live = |inner: &mut Inner| inner.collection.is_complete() && inner.phase == Phase::Live;
         let stands = |cell: &Arc<Cell>| cell.spec == *fetched || cell.with(live);
-        let usable =
-            self.hub.pool_cell(wanted).or_else(|| self.hub.covering(fetched).into_iter().find(stands));
+        let usable = self
+            .hub
+            .collections
+            .pool_cell(wanted)
+            .or_else(|| self.hub.collections.covering(fetched).into_iter().find(stands));
         if let Some(cell) = usable {
             return Some((cell, false));
         }
         if !self.may_have_collected(wanted, verb) {
             return None;
         }
-        self.hub.cell_or_new(fetched).map(|cell| (cell, true))
+        self.hub.collections.cell_or_new(fetched).map(|cell| (cell, true))
     }
 
     /// The collection without selectors that answers for `wanted`, unless the cloud is known to refuse it to this client.
@@ -131,13 +134,13 @@ impl Call {
     /// Whether only the cloud can answer: it is known to refuse, or nothing of it can be kept. Without a right to watch
     /// nothing can be kept either, and to try again would cost a request each time.
     fn is_the_clouds(&self, wanted: &CollectionSpec, verb: Verb) -> bool {
-        let is_denied = |verb| self.may(&collection_access(wanted, verb)) == Some(false);
-        is_denied(verb) || is_denied(Verb::Watch) || self.hub.is_uncacheable(wanted)
+        let is_denied = |verb| self.may(&AccessKey::of_collection(wanted, verb)) == Some(false);
+        is_denied(verb) || is_denied(Verb::Watch) || self.hub.collections.is_uncacheable(wanted)
     }
 
     /// Counts as a reader; pays for the upstream watch only where it may read all of it.
     pub(super) fn support(&self, cell: &Arc<Cell>, wanted: &CollectionSpec) {
-        let now = self.hub.clock.now().monotonic;
+        let now = self.hub.site.clock.now().monotonic;
         if cell.spec == *wanted || self.may_read_all_of(cell) {
             cell.sponsor(&self.principal, self.credential.clone(), now);
         } else {
@@ -155,7 +158,7 @@ impl Call {
                 match cell.with(|inner| inner.phase.clone()) {
                     Phase::Live => return true,
                     Phase::Refused(..) => return false,
-                    _ if !self.hub.is_connected() => return true,
+                    _ if !self.hub.site.is_connected() => return true,
                     _ => {}
                 }
                 if progress.changed().await.is_err() {
@@ -191,23 +194,23 @@ impl Call {
     /// Whether this principal may read this collection: by what the cloud said before, or by asking it now.
     async fn prove(&self, wanted: &CollectionSpec, cell: &Cell, verb: Verb) -> bool {
         // Who may have all of it may have a part of it by the same verb.
-        if self.may(&collection_access(&cell.spec, verb)) == Some(true) {
+        if self.may(&AccessKey::of_collection(&cell.spec, verb)) == Some(true) {
             return true;
         }
-        let exact = collection_access(wanted, verb);
+        let exact = AccessKey::of_collection(wanted, verb);
         match self.may(&exact) {
             Some(allowed) => allowed,
             // Who may list need not be allowed to watch, so nothing is concluded from another verb.
-            None if !self.hub.shares.may_ask(self.hub.clock.now(), &self.principal) => false,
-            None => self.hub.ask_access(&self.principal, &exact).await.unwrap_or(false),
+            None if !self.hub.shares.asked.may_ask(self.hub.site.clock.now(), &self.principal) => false,
+            None => self.hub.authorizer.ask_access(&self.principal, &exact).await.unwrap_or(false),
         }
     }
 
     /// Whether one more collection may be made for this principal: the hub could ask about its right, and it has not
     /// all the memory for objects that it may have.
     fn may_have_collected(&self, wanted: &CollectionSpec, verb: Verb) -> bool {
-        let is_known = self.may(&collection_access(wanted, verb)) == Some(true);
-        (is_known || self.hub.shares.could_ask(self.hub.clock.now(), &self.principal))
-            && self.hub.has_room_for_objects(&self.principal)
+        let is_known = self.may(&AccessKey::of_collection(wanted, verb)) == Some(true);
+        (is_known || self.hub.shares.asked.could_ask(self.hub.site.clock.now(), &self.principal))
+            && self.hub.collections.has_room_for_objects(&self.principal)
     }
 }

@@ -6,30 +6,30 @@ use proto_kube::{
     request_info::ResourceRequest,
 };
 
-use super::Call;
+use super::call::Call;
 
 impl Call {
     /// The cloud gave this object: from now on the hub keeps it by a list-watch of its own.
     pub(super) fn follow(&self, request: &ResourceRequest, format: Format) {
-        let wanted = Self::named_spec(request, self.hub.held_for(&request.gvr, format));
-        if self.hub.pool_cell(&wanted).is_some() {
+        let wanted = Self::named_spec(request, self.hub.collections.held_for(&request.gvr, format));
+        if self.hub.collections.pool_cell(&wanted).is_some() {
             return;
         }
-        let now = self.hub.clock.now().monotonic;
-        if let Some(cell) = self.hub.cell(&wanted).filter(|cell| self.may_read_all_of(cell)) {
-            self.hub.take_followed(&wanted, &self.principal);
+        let now = self.hub.site.clock.now().monotonic;
+        if let Some(cell) = self.hub.collections.cell(&wanted).filter(|cell| self.may_read_all_of(cell)) {
+            self.hub.collections.take_followed(&wanted, &self.principal);
             return cell.sponsor(&self.principal, self.credential.clone(), now);
         }
         let key = Self::key(request);
-        let is_kept = self.hub.covering_object(&wanted, &key).iter().any(|cell| {
+        let is_kept = self.hub.collections.covering_object(&wanted, &key).iter().any(|cell| {
             let held = cell.with(|inner| matches!(inner.collection.get(&key), Lookup::Found(_)));
             held && self.may_read_all_of(cell)
         });
-        if is_kept || self.hub.is_unwatchable(&self.principal, &wanted) {
+        if is_kept || self.hub.authorizer.is_unwatchable(&self.principal, &wanted) {
             return;
         }
-        self.hub.take_followed(&wanted, &self.principal);
-        if let Some(cell) = self.hub.cell_or_new(&wanted) {
+        self.hub.collections.take_followed(&wanted, &self.principal);
+        if let Some(cell) = self.hub.collections.cell_or_new(&wanted) {
             cell.sponsor(&self.principal, self.credential.clone(), now);
         }
     }
@@ -39,7 +39,7 @@ impl Call {
     pub(super) fn leave(&self, request: &ResourceRequest) {
         for encoding in [Encoding::Json, Encoding::Protobuf] {
             for form in [Form::Object, Form::Table, Form::PartialMetadata] {
-                self.hub.leave_followed(&Self::named_spec(request, Format { encoding, form }));
+                self.hub.collections.leave_followed(&Self::named_spec(request, Format { encoding, form }));
             }
         }
     }

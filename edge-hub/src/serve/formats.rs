@@ -16,7 +16,7 @@ use proto_kube::{
     status::Status,
 };
 
-use super::Call;
+use super::call::Call;
 use crate::cell::Cell;
 
 /// What a LIST or WATCH wants to see of a collection.
@@ -40,11 +40,11 @@ impl Call {
         tables: IncludeObject,
     ) -> Result<Vec<Format>, Status> {
         let acceptable = Acceptable::parse(self.header(header::ACCEPT), self.header(header::USER_AGENT))?;
-        let connected = self.hub.is_connected();
+        let connected = self.hub.site.is_connected();
         if connected && acceptable.wants_other() {
             return Ok(Vec::new());
         }
-        let json_only = self.hub.is_json_only(&request.gvr);
+        let json_only = self.hub.collections.is_json_only(&request.gvr);
         let usable = |format: &&Format| {
             let has_protobuf = !json_only || format.encoding == Encoding::Json;
             has_protobuf
@@ -58,7 +58,7 @@ impl Call {
     /// fetched before a kind was known to have protobuf, or by an older program, may be all that there is.
     pub(super) fn holdings(&self, gvr: &GroupVersionResource, formats: &[Format]) -> Vec<(Format, Format)> {
         let pairs = formats.iter().flat_map(|&shown| {
-            let held = self.hub.held_for(gvr, shown);
+            let held = self.hub.collections.held_for(gvr, shown);
             [Some(held), (held != shown).then_some(shown)]
                 .into_iter()
                 .flatten()
@@ -79,7 +79,7 @@ impl Call {
 
     /// As [`Call::as_of_now`], of one object.
     pub(super) fn told_now(&self, cell: &Cell, envelope: &Envelope, object: &Object) -> Object {
-        let (spec, now) = (&cell.spec, self.hub.clock.now().unix);
+        let (spec, now) = (&cell.spec, self.hub.site.clock.now().unix);
         let raw = table::shown(&spec.gvr, spec.format, envelope.columns.as_deref(), &object.raw, now);
         Object { raw, ..object.clone() }
     }
@@ -94,7 +94,7 @@ impl Call {
             type_meta.kind.is_empty() || projection.can_show(type_meta)
         });
         if !can_show {
-            self.hub.note_opaque(&cell.spec.gvr);
+            self.hub.collections.note_opaque(&cell.spec.gvr);
         }
         can_show.then_some(projection)
     }

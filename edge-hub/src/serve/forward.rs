@@ -8,15 +8,17 @@ use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Uri, header};
 use proto_kube::{
     gvr::GroupVersionResource,
     list_options::ListOptions,
-    media_type::{Encoding, Form, Format},
+    media_type::Format,
     request_info::{NonResourceRequest, RequestInfo, ResourceRequest, Verb},
     status::Status,
 };
 
-use super::{Call, answer, hop::strip_hop_headers, read, resource_access};
+use super::{answer, call::Call, call::resource_access, read};
 use crate::{
-    hub::{Hub, collection_access},
+    documents::{canonical_path, single_key, single_path_key},
+    hop::strip_hop_headers,
     store::BlobClass,
+    sync::lock,
     upstream::{Body, UpstreamBody, UpstreamError, full},
 };
 
@@ -25,57 +27,12 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(65);
 /// A log that is followed may stay silent before its first byte.
 const STREAM_HEAD_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Under what a single object's answer is kept.
-pub(super) fn single_key(uri: &Uri, format: Format) -> String {
-    single_path_key(&canonical_path(uri), format)
-}
-
-/// The path as the hub itself writes it, however the client spelled it: what is kept under one spelling must not outlive
-/// what is forgotten under another.
-fn canonical_path(uri: &Uri) -> String {
-    match RequestInfo::parse("GET", uri.path(), None) {
-        Ok(RequestInfo::Resource(request)) => {
-            let (namespace, name) = (request.namespace.as_deref(), request.name.as_deref());
-            request.gvr.path(namespace, name, request.subresource.as_deref())
-        }
-        _ => uri.path().to_owned(),
-    }
-}
-
 /// Whether the API server may leave the head of its answer open for as long as there is nothing to say: a log that is
 /// followed.
 fn may_be_silent(uri: &Uri) -> bool {
     uri.path().ends_with("/log")
         && matches!(RequestInfo::parse("GET", uri.path(), None),
             Ok(RequestInfo::Resource(request)) if request.subresource.as_deref() == Some("log"))
-}
-
-fn single_path_key(path: &str, format: Format) -> String {
-    format!("{SINGLE}{path} {:?} {:?}", format.encoding, format.form)
-}
-
-/// The object at this path is gone: no kept answer may bring it back, in whatever form.
-pub fn forget_single(hub: &Hub, path: &str) {
-    for encoding in [Encoding::Json, Encoding::Protobuf] {
-        for form in [Form::Object, Form::Table, Form::PartialMetadata] {
-            hub.drop_document(BlobClass::Single, &single_path_key(path, Format { encoding, form }));
-        }
-    }
-}
-
-/// Tells the keys of single objects from those of discovery, which begin with their path.
-const SINGLE: &str = "object ";
-
-/// Whether this is the key of a single object's answer.
-#[must_use]
-pub fn is_single_key(key: &str) -> bool {
-    key.starts_with(SINGLE)
-}
-
-/// The path of the object whose answer is kept under this key.
-#[must_use]
-pub fn path_of_single(key: &str) -> Option<&str> {
-    key.strip_prefix(SINGLE)?.split(' ').next()
 }
 
 /// Query parameters that do not change a discovery document: how long the client waits for it.
@@ -129,8 +86,8 @@ impl Call {
         }
         let request = builder.body(full(self.body.clone())).map_err(UpstreamError::Request)?;
         let patience = if may_be_silent(&self.head.uri) { STREAM_HEAD_TIMEOUT } else { HEAD_TIMEOUT };
-        self.hub.metrics.forwarded.inc();
-        let outcome = self.hub.upstream.send(&self.credential, request, patience).await;
+        self.hub.site.metrics.forwarded.inc();
+        let outcome = self.hub.site.upstream.send(&self.credential, request, patience).await;
         if let Err(error) = &outcome {
             tracing::debug!(%error, path = self.head.uri.path(), "the cloud did not answer");
         }
@@ -141,9 +98,9 @@ impl Call {
         // The API server looks for an object only after it allowed the request, so 404 proves the right, too.
         let allowed = [StatusCode::NOT_MODIFIED, StatusCode::NOT_FOUND].contains(&status);
         if status.is_success() || allowed {
-            self.hub.record_access(&self.principal, key, true);
+            self.hub.authorizer.record_access(&self.principal, key, true);
         } else if status == StatusCode::FORBIDDEN {
-            self.hub.record_access(&self.principal, key, false);
+            self.hub.authorizer.record_access(&self.principal, key, false);
         }
     }
 
@@ -154,7 +111,7 @@ impl Call {
         }
         if self.may(key) != Some(false) {
             let (hub, principal, key) = (Arc::clone(&self.hub), self.principal.clone(), key.clone());
-            tokio::spawn(async move { hub.ask_access(&principal, &key).await });
+            tokio::spawn(async move { hub.authorizer.ask_access(&principal, &key).await });
         }
     }
 
@@ -166,27 +123,27 @@ impl Call {
         let Ok(options) = ListOptions::for_request(request, self.query()) else { return false };
         let Ok(formats) = self.formats(request, options.include_object) else { return false };
         let (Some(shown), None) = (formats.first(), &request.subresource) else { return false };
-        let wanted = read::spec(request, &options, self.hub.held_for(&request.gvr, *shown));
-        let access = collection_access(&wanted, request.verb);
+        let wanted = read::spec(request, &options, self.hub.collections.held_for(&request.gvr, *shown));
+        let access = AccessKey::of_collection(&wanted, request.verb);
         if status == StatusCode::FORBIDDEN {
-            self.hub.record_access(&self.principal, &access, false);
+            self.hub.authorizer.record_access(&self.principal, &access, false);
             return false;
         }
         // The hub may have been refused the one when the client was given the other.
-        let is_refused = |verb| self.may(&collection_access(&wanted, verb)) == Some(false);
+        let is_refused = |verb| self.may(&AccessKey::of_collection(&wanted, verb)) == Some(false);
         let is_news = self.may(&access) != Some(true);
         if !status.is_success() || !is_news || ![Verb::List, Verb::Watch].into_iter().any(is_refused) {
             return false;
         }
-        self.hub.record_access(&self.principal, &access, true);
-        let Some(cell) = self.hub.cell_or_new(&wanted) else { return false };
-        cell.sponsor(&self.principal, self.credential.clone(), self.hub.clock.now().monotonic);
+        self.hub.authorizer.record_access(&self.principal, &access, true);
+        let Some(cell) = self.hub.collections.cell_or_new(&wanted) else { return false };
+        cell.sponsor(&self.principal, self.credential.clone(), self.hub.site.clock.now().monotonic);
         true
     }
 
     /// Passed on, and nothing of it is kept.
     pub(super) async fn forward_uncached(mut self, info: &RequestInfo) -> Response<Body> {
-        if !self.hub.is_connected() {
+        if !self.hub.site.is_connected() {
             return answer::refuse(&cut_off("only the API server can answer this request"));
         }
         if let RequestInfo::Resource(request) = info
@@ -206,13 +163,13 @@ impl Call {
             return answer::refuse(&status);
         }
         let mut outcome = self.send().await;
-        if outcome.is_err() && request.verb.is_read() && !self.hub.await_verdict().await {
+        if outcome.is_err() && request.verb.is_read() && !self.hub.site.await_verdict().await {
             // The link stands, only that connection died: a read may be asked again.
             outcome = self.send().await;
         }
         match outcome {
             Ok(response) => {
-                if is_own_lease(&self.hub.config.file.node_name, &self.principal, &request) {
+                if is_own_lease(&self.hub.site.config.file.node_name, &self.principal, &request) {
                     return self.keep_lease(&request, response).await;
                 }
                 if request.verb == Verb::Get && request.subresource.is_none() {
@@ -238,12 +195,12 @@ impl Call {
                     return Box::pin(self.list_or_watch(request)).await;
                 }
                 if request.verb == Verb::Delete && response.status().is_success() {
-                    forget_single(&self.hub, &canonical_path(&self.head.uri));
+                    self.hub.documents.forget_single(&canonical_path(&self.head.uri));
                 }
                 self.relay_filtered(&request, response).await
             }
             // A read may be asked again, of the cache; a write may have arrived, and only its sender knows what then.
-            Err(error) if request.verb.is_read() && !self.hub.is_connected() => {
+            Err(error) if request.verb.is_read() && !self.hub.site.is_connected() => {
                 self.read_again(request, &error).await
             }
             Err(error) => self.unsent(&request, &error).await,
@@ -274,16 +231,16 @@ impl Call {
         let content_type = header_text(&head.headers, &header::CONTENT_TYPE);
         if let Some(format) = Format::from_content_type(&content_type) {
             let gvr = GroupVersionResource::new("storage.k8s.io", "v1", "csinodes");
-            let path = gvr.path(None, Some(&self.hub.config.file.node_name), None);
+            let path = gvr.path(None, Some(&self.hub.site.config.file.node_name), None);
             let document = Document {
                 content_type: content_type.into(),
                 etag: None,
                 body: body.clone(),
-                fetched_unix: self.hub.clock.now().unix,
+                fetched_unix: self.hub.site.clock.now().unix,
                 is_nodes: false,
             };
             let key = single_path_key(&path, format);
-            self.hub.keep_document(BlobClass::Single, &key, document, &self.principal);
+            self.hub.documents.keep(BlobClass::Single, &key, document, &self.principal);
         }
         Response::from_parts(head, full(body))
     }
@@ -293,7 +250,7 @@ impl Call {
         (&*request.gvr.group, &*request.gvr.version, &*request.gvr.resource)
             == ("storage.k8s.io", "v1", "csinodes")
             && matches!(request.verb, Verb::Create | Verb::Update | Verb::Patch)
-            && self.principal == self.hub.node
+            && self.principal == self.hub.site.node
     }
 
     async fn keep_single(
@@ -305,7 +262,7 @@ impl Call {
         self.learn(&resource_access(request), status);
         if status != StatusCode::OK {
             if status == StatusCode::NOT_FOUND {
-                forget_single(&self.hub, &canonical_path(&self.head.uri));
+                self.hub.documents.forget_single(&canonical_path(&self.head.uri));
                 self.leave(request);
             }
             return self.relay(response);
@@ -321,11 +278,11 @@ impl Call {
                 content_type: content_type.into(),
                 etag: None,
                 body: body.clone(),
-                fetched_unix: self.hub.clock.now().unix,
+                fetched_unix: self.hub.site.clock.now().unix,
                 is_nodes: false,
             };
             let key = single_key(&self.head.uri, format);
-            body = self.hub.keep_document(BlobClass::Single, &key, document, &self.principal);
+            body = self.hub.documents.keep(BlobClass::Single, &key, document, &self.principal);
             self.follow(request, format);
         }
         // Kept as it came: each client is shown it through its own filters.
@@ -352,14 +309,14 @@ impl Call {
         if let Some(key) = self.token_key(request) {
             let encoding = Format::from_content_type(&header_text(&head.headers, &header::CONTENT_TYPE));
             if let Some(format) = encoding {
-                let stored = crate::hub::lock(&self.hub.tokens).store(
-                    self.hub.clock.now(),
+                let stored = lock(&self.hub.tokens).store(
+                    self.hub.site.clock.now(),
                     &key,
                     format.encoding,
                     Bytes::copy_from_slice(&body),
                 );
                 match stored {
-                    Ok(changes) => self.hub.save_records(BlobClass::Token, changes),
+                    Ok(changes) => self.hub.site.save_records(BlobClass::Token, changes),
                     Err(error) => {
                         tracing::warn!(%error, "a token answer cannot be kept for the time of a cut")
                     }
@@ -381,13 +338,10 @@ impl Call {
         };
         let came = Format::from_content_type(&header_text(&head.headers, &header::CONTENT_TYPE));
         if let Some(format) = came {
-            let seen = crate::hub::lock(&self.hub.lease).observe(
-                self.hub.clock.now(),
-                format.encoding,
-                body.clone(),
-            );
+            let seen =
+                lock(&self.hub.lease).observe(self.hub.site.clock.now(), format.encoding, body.clone());
             if let Ok(changes) = seen {
-                self.hub.save_records(BlobClass::Lease, changes);
+                self.hub.site.save_records(BlobClass::Lease, changes);
             }
         }
         Response::from_parts(head, full(body))
@@ -409,8 +363,8 @@ impl Call {
         let is_kept = *request.verb == *"get" && is_discovery(&request.path);
         let key = discovery_key(&self.head.uri, self.header(header::ACCEPT).unwrap_or_default());
         let key = key.filter(|_| is_kept);
-        if self.hub.is_connected() {
-            let is_held = |key: &String| crate::hub::lock(&self.hub.documents).get(key).is_some();
+        if self.hub.site.is_connected() {
+            let is_held = |key: &String| self.hub.documents.get(key).is_some();
             if key.as_ref().is_some_and(|key| !is_held(key)) {
                 // What the client holds is as good as new, but nothing would be here in a cut.
                 self.head.headers.remove(header::IF_NONE_MATCH);
@@ -421,7 +375,7 @@ impl Call {
                     Some(key) => return self.keep_discovery(&access, &key, response).await,
                     None => return self.relay(response),
                 },
-                Err(error) if self.hub.is_connected() => return answer::refuse(&lost(&error)),
+                Err(error) if self.hub.site.is_connected() => return answer::refuse(&lost(&error)),
                 Err(_) => {}
             }
         }
@@ -448,21 +402,25 @@ impl Call {
             content_type: header_text(&head.headers, &header::CONTENT_TYPE).into(),
             etag: (!etag.is_empty()).then(|| etag.into()),
             body: body.clone(),
-            fetched_unix: self.hub.clock.now().unix,
+            fetched_unix: self.hub.site.clock.now().unix,
             is_nodes: false,
         };
-        let body = self.hub.keep_document(BlobClass::Discovery, key, document, &self.principal);
+        let body = self.hub.documents.keep(BlobClass::Discovery, key, document, &self.principal);
         Response::from_parts(head, full(body))
     }
 
     fn discovery_offline(&self, access: &AccessKey, key: Option<&str>) -> Response<Body> {
         let allowed = self.may(access).unwrap_or_else(|| self.is_trusted_offline());
         if let Some(key) = key.filter(|_| allowed)
-            && let Some(document) = crate::hub::lock(&self.hub.documents).get(key)
+            && let Some(document) = self.hub.documents.get(key)
         {
-            let age = self.hub.clock.now().unix.saturating_sub(document.fetched_unix);
-            self.hub.metrics.served_from_cache.inc();
-            return answer::document(document, self.header(header::IF_NONE_MATCH), self.staleness(Some(age)));
+            let age = self.hub.site.clock.now().unix.saturating_sub(document.fetched_unix);
+            self.hub.site.metrics.served_from_cache.inc();
+            return answer::document(
+                &document,
+                self.header(header::IF_NONE_MATCH),
+                self.staleness(Some(age)),
+            );
         }
         answer::refuse(&cut_off("this node holds no copy of that document for this user"))
     }
@@ -490,21 +448,6 @@ pub(super) fn lost(error: &UpstreamError) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_object_is_kept_and_forgotten_under_one_path_however_it_is_spelled() {
-        let plain = "/api/v1/namespaces/default/configmaps/kube-root-ca.crt";
-        for spelled in [
-            plain,
-            "/api/v1/namespaces/default/configmaps/kube%2Droot-ca.crt",
-            "/api/v1/namespaces/def%61ult/configmaps/kube-root-ca.crt",
-        ] {
-            assert_eq!(canonical_path(&Uri::from_static(spelled)), plain);
-        }
-        let scale = "/apis/apps/v1/namespaces/default/deployments/web/scale";
-        assert_eq!(canonical_path(&Uri::from_static(scale)), scale);
-        assert_eq!(canonical_path(&Uri::from_static("/version")), "/version");
-    }
 
     #[test]
     fn a_log_may_be_silent_and_an_object_with_such_a_name_may_not() {

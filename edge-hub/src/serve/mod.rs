@@ -1,19 +1,18 @@
 //! One request from head to answer: who asks, what for, and which of the hub's ways leads there.
 
 mod answer;
+mod call;
 mod filtered;
 mod find;
 mod follow;
 mod formats;
 mod forward;
-mod hop;
 mod offer;
 mod offline;
 mod overlaid;
 mod proxied;
 mod read;
 mod review;
-mod room;
 mod slot;
 mod standing;
 mod stream;
@@ -24,95 +23,41 @@ mod whole;
 mod yaml;
 mod yaml_body;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use edge_hub_core::{access::AccessKey, filter::Chain, identity::Principal, lease::is_own_lease};
+use edge_hub_core::{filter::Chain, identity::Principal, lease::is_own_lease};
 use http::{HeaderMap, Method, Request, Response, header, request::Parts};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use proto_kube::{
-    request_info::{RequestInfo, ResourceRequest, Verb},
+    request_info::{RequestInfo, Verb},
     status::Status,
 };
 
-use self::{answer::Staleness, slot::Slot};
-use crate::{
-    hub::Hub,
-    server::Guest,
-    shares::Held,
-    upstream::{Body, Credential},
-};
+use self::{call::Call, slot::Slot};
+use crate::{guest::Guest, hop, hub::Hub, upstream::Body};
 
-pub use forward::{forget_single, is_single_key, path_of_single};
-pub use room::Room;
 pub use wait::Asked;
-
-/// One authenticated request. The body of a write is read before anything is decided.
-pub struct Call {
-    hub: Arc<Hub>,
-    principal: Principal,
-    credential: Credential,
-    head: Parts,
-    body: Bytes,
-    /// The memory that the body takes.
-    _held: Held,
-    /// What this client is shown of the resource that it asks for.
-    chain: Chain,
-    /// It was passed on and came back to be answered from a collection after all; that happens once.
-    went_back: bool,
-}
-
-impl Call {
-    fn header(&self, name: header::HeaderName) -> Option<&str> {
-        self.head.headers.get(name).and_then(|value| value.to_str().ok())
-    }
-
-    fn query(&self) -> Option<&str> {
-        self.head.uri.query()
-    }
-
-    /// Whether this is a read that ends by itself.
-    fn is_short_read(&self) -> bool {
-        let info = RequestInfo::parse(self.head.method.as_str(), self.head.uri.path(), self.query());
-        let is_read = matches!(self.head.method, Method::GET | Method::HEAD);
-        is_read && info.is_ok_and(|info| slot::Kind::of(&info, false) == slot::Kind::Short)
-    }
-
-    /// How old an answer from the cache is, if that needs saying.
-    fn staleness(&self, age: Option<Duration>) -> Staleness {
-        Staleness(if self.hub.is_connected() { None } else { Some(age.unwrap_or(Duration::ZERO)) })
-    }
-
-    /// Whether the operator lets this user read whatever is held while cut.
-    fn is_trusted_offline(&self) -> bool {
-        self.hub.config.file.offline.admit.iter().any(|user| **user == *self.principal.user)
-    }
-
-    /// Whether the cloud is known to allow this.
-    fn may(&self, key: &AccessKey) -> Option<bool> {
-        self.hub.known_access(&self.principal, key)
-    }
-}
 
 /// Answers one request. Never fails: whatever goes wrong becomes a Status.
 pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -> Response<Body> {
-    hub.metrics.requests.inc();
+    hub.site.metrics.requests.inc();
     let (mut head, body) = request.into_parts();
     if let Err(status) = websocket::take_token(&mut head.headers) {
-        hub.metrics.unauthenticated.inc();
+        hub.site.metrics.unauthenticated.inc();
         return answer::refuse(&status);
     }
-    let (principal, credential) = match hub.authenticate(&guest.peer, &head.headers).await {
+    let (principal, credential) = match hub.authenticator.authenticate(&guest.peer, &head.headers).await {
         Ok(known) => known,
         Err(status) => {
-            hub.metrics.unauthenticated.inc();
+            hub.site.metrics.unauthenticated.inc();
             return answer::refuse(&status);
         }
     };
     let running = guest.welcome(&principal);
     note(&principal, &head);
-    hub.renew_credential(&principal, &credential);
+    hub.outbox.renew_credential(&principal, &credential);
     if let Err(status) = hop::refuse_named_identity(&head.headers) {
         return answer::refuse(&status);
     }
@@ -146,7 +91,7 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
         return answer::refuse(&Status::bad_request("the Accept header is no text"));
     }
     let is_proxied = proxied::is_proxied(&info);
-    if is_proxied && hub.is_connected() {
+    if is_proxied && hub.site.is_connected() {
         return proxied::pass(&hub, &credential, head, body, slot).await;
     }
     let mut held = hub.shares.buffers.of(&principal);
@@ -177,21 +122,13 @@ fn note(principal: &Principal, head: &Parts) {
 }
 
 impl Call {
-    /// An answer from the cache is counted when it is given: a look into a collection need not become one.
-    fn counted(&self, response: Response<Body>) -> Response<Body> {
-        if response.status().is_success() {
-            self.hub.metrics.served_from_cache.inc();
-        }
-        response
-    }
-
     async fn route(mut self, info: RequestInfo) -> Response<Body> {
         if is_impersonating(&self.head.headers) {
             // Whose rights these are only the API server can tell, so nothing of it is ever kept.
             return self.forward_uncached(&info).await;
         }
         if let RequestInfo::Resource(request) = &info
-            && crate::aggregated::answers(&self.hub, &request.gvr).await
+            && self.hub.aggregated.answers(&request.gvr).await
         {
             return self.forward_uncached(&info).await;
         }
@@ -209,7 +146,7 @@ impl Call {
                 self.forward_uncached(&info).await
             }
             RequestInfo::Resource(request)
-                if is_own_lease(&self.hub.config.file.node_name, &self.principal, &request) =>
+                if is_own_lease(&self.hub.site.config.file.node_name, &self.principal, &request) =>
             {
                 self.other(request).await
             }
@@ -238,9 +175,4 @@ fn is_upgrade(headers: &HeaderMap) -> bool {
 
 fn is_impersonating(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| name.as_str().starts_with("impersonate-"))
-}
-
-/// The access that one request for a resource needs.
-fn resource_access(request: &ResourceRequest) -> AccessKey {
-    AccessKey::of(&RequestInfo::Resource(request.clone()), "", "")
 }

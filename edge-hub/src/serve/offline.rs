@@ -12,12 +12,12 @@ use proto_kube::{
     status::Status,
 };
 
-use super::{Call, answer, answer::Staleness, forward, resource_access};
+use super::{answer, answer::Staleness, call::Call, call::resource_access, forward};
 use crate::{
     cell::Cell,
     clock::random,
-    hub::lock,
     store::BlobClass,
+    sync::lock,
     upstream::{Body, UpstreamError},
 };
 
@@ -27,7 +27,7 @@ const DURABLE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 impl Call {
     /// Everything that is neither a GET, LIST or WATCH of objects nor outside the resource API.
     pub(super) async fn other(self, request: ResourceRequest) -> Response<Body> {
-        if self.hub.is_connected() {
+        if self.hub.site.is_connected() {
             return self.forward_resource(request).await;
         }
         self.answer_offline(&request).await
@@ -35,7 +35,7 @@ impl Call {
 
     /// The cloud did not answer this request.
     pub(super) async fn unsent(self, request: &ResourceRequest, error: &UpstreamError) -> Response<Body> {
-        if self.hub.is_connected() {
+        if self.hub.site.is_connected() {
             return answer::refuse(&forward::lost(error));
         }
         self.answer_offline(request).await
@@ -64,7 +64,7 @@ impl Call {
         info: &RequestInfo,
         held: &Held<'_>,
     ) -> Result<OfflineAnswer, Status> {
-        let decision = decide(info, &self.principal, &self.hub.config.file.node_name, held);
+        let decision = decide(info, &self.principal, &self.hub.site.config.file.node_name, held);
         match decision.status(info) {
             Some(status) => Err(status),
             None => Ok(decision),
@@ -74,15 +74,15 @@ impl Call {
     async fn answer_offline(&self, request: &ResourceRequest) -> Response<Body> {
         let held = Held {
             access: self.access_offline(&resource_access(request), None),
-            own_node: self.hub.holds_own_node(),
+            own_node: self.hub.collections.holds_own_node(),
             own_lease: lock(&self.hub.lease).is_held(),
             ..Held::default()
         };
         let info = RequestInfo::Resource(request.clone());
-        let decision = decide(&info, &self.principal, &self.hub.config.file.node_name, &held);
+        let decision = decide(&info, &self.principal, &self.hub.site.config.file.node_name, &held);
         if decision == OfflineAnswer::ReadThenUnavailable503 {
             let content_type = self.header(header::CONTENT_TYPE).unwrap_or_default();
-            self.hub.hear_pod_status(request, content_type, &self.body);
+            self.hub.collections.hear_pod_status(request, content_type, &self.body);
         }
         match decision.status(&info).map_or(Ok(decision), Err) {
             Err(status) => answer::refuse(&status),
@@ -105,10 +105,10 @@ impl Call {
                 None => answer::refuse(&forward::cut_off("the node's Lease was never seen")),
             };
         }
-        match keeper.renew(self.hub.clock.now(), self.body_encoding(), self.body.clone()) {
+        match keeper.renew(self.hub.site.clock.now(), self.body_encoding(), self.body.clone()) {
             Ok((lease, changes)) => {
                 drop(keeper);
-                self.hub.save_records(BlobClass::Lease, changes);
+                self.hub.site.save_records(BlobClass::Lease, changes);
                 made(StatusCode::OK, lease.encoding, lease.body)
             }
             Err(error) => answer::refuse(&forward::cut_off(&format!("the Lease cannot be kept: {error}"))),
@@ -127,8 +127,8 @@ impl Call {
         let Some(key) = self.token_key(request) else {
             return answer::refuse(&Status::bad_request("the body is no TokenRequest"));
         };
-        let policy = self.hub.config.file.offline.expired_token;
-        match lock(&self.hub.tokens).answer(self.hub.clock.now(), &key, policy) {
+        let policy = self.hub.site.config.file.offline.expired_token;
+        match lock(&self.hub.tokens).answer(self.hub.site.clock.now(), &key, policy) {
             Ok(token) => made(StatusCode::CREATED, token.encoding, token.body),
             Err(refusal) => answer::refuse(&forward::cut_off(&refusal.to_string())),
         }
@@ -136,7 +136,7 @@ impl Call {
 
     /// The 201 is a promise that the event will reach the cloud, so it waits for the disk.
     async fn spool_event(&self, request: &ResourceRequest) -> Response<Body> {
-        let outcome = lock(&self.hub.spool).post(
+        let outcome = lock(&self.hub.outbox.spool).post(
             &self.principal,
             request,
             self.query(),
@@ -146,12 +146,12 @@ impl Call {
         );
         match outcome {
             Ok(event) => {
-                self.hub.metrics.spooled_events.inc();
-                self.hub.remember_credential(&self.principal, &self.credential);
-                self.hub.save_records(BlobClass::Event, event.changes);
-                let durable = self.hub.store.flush().durable_within(DURABLE_TIMEOUT).await;
+                self.hub.site.metrics.spooled_events.inc();
+                self.hub.outbox.remember_credential(&self.principal, &self.credential);
+                self.hub.site.save_records(BlobClass::Event, event.changes);
+                let durable = self.hub.site.store.flush().durable_within(DURABLE_TIMEOUT).await;
                 // A store that cannot be opened is no reason to lose events, which memory keeps as long as the process.
-                if durable.is_err() && !self.hub.store.health().memory_only {
+                if durable.is_err() && !self.hub.site.store.health().memory_only {
                     return answer::refuse(&forward::cut_off("the event could not be written to disk"));
                 }
                 made(StatusCode::CREATED, event.encoding, event.body)

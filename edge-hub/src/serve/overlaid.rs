@@ -19,7 +19,7 @@ use proto_kube::{
     status::Status,
 };
 
-use super::{Call, forward::lost};
+use super::{call::Call, forward::lost};
 use crate::{hub::Hub, reflect::retry_after, upstream::full};
 
 /// How long the cloud may take to say which version it has of one object.
@@ -157,7 +157,7 @@ impl Call {
         let Some(name) = request.name.clone() else { return Ok(None) };
         let key = ObjectKey { namespace: request.namespace.clone().unwrap_or_default(), name };
         let mut is_amended = false;
-        for cell in self.hub.cells().iter().filter(|cell| cell.spec.gvr == request.gvr) {
+        for cell in self.hub.collections.cells().iter().filter(|cell| cell.spec.gvr == request.gvr) {
             match cell.with(|inner| inner.collection.upstream_of(&key, version)) {
                 Origin::Upstream(other) => return Ok(Some(other)),
                 Origin::Amended => is_amended = true,
@@ -181,7 +181,7 @@ impl Call {
         let mut builder = Request::builder().method(Method::GET).uri(path);
         let Some(headers) = builder.headers_mut() else { return Ok(None) };
         headers.clone_from(&self.head.headers);
-        super::hop::strip_hop_headers(headers);
+        crate::hop::strip_hop_headers(headers);
         for name in [
             header::HOST,
             header::CONTENT_LENGTH,
@@ -193,7 +193,7 @@ impl Call {
         }
         headers.insert(header::ACCEPT, HeaderValue::from_static(METADATA.accept_object()));
         let Ok(question) = builder.body(full(Bytes::new())) else { return Ok(None) };
-        let answer = self.hub.upstream.send(&self.credential, question, ASK_TIMEOUT).await;
+        let answer = self.hub.site.upstream.send(&self.credential, question, ASK_TIMEOUT).await;
         let answer = answer.map_err(|error| lost(&error))?;
         let why = "the cloud does not say which version of the object it has";
         match answer.status() {

@@ -8,8 +8,9 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use proto_kube::request_info::RequestInfo;
 
-use super::{answer, forward, hop, slot, slot::Slot};
+use super::{answer, forward, slot, slot::Slot};
 use crate::{
+    hop,
     hub::Hub,
     upstream::{Body, Credential},
 };
@@ -36,9 +37,9 @@ pub(super) async fn pass(
     for name in [header::HOST, header::CONTENT_LENGTH, header::EXPECT] {
         head.headers.remove(name);
     }
-    hub.metrics.forwarded.inc();
+    hub.site.metrics.forwarded.inc();
     let request = Request::from_parts(head, body.map_err(Into::into).boxed_unsync());
-    match hub.upstream.send(credential, request, HEAD_TIMEOUT).await {
+    match hub.site.upstream.send(credential, request, HEAD_TIMEOUT).await {
         Ok(answer) => {
             let (mut head, body) = answer.into_parts();
             hop::strip_hop_headers(&mut head.headers);

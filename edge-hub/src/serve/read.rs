@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use edge_hub_core::{
+    access::AccessKey,
     collection::{CollectionSpec, Lookup, Refusal},
     documents::Document,
     offline::{Held, Holding},
@@ -19,11 +20,13 @@ use proto_kube::{
     status::Status,
 };
 
-use super::{Call, answer, formats::selection, resource_access, standing::Candidate, stream::WatchBody};
+use super::{
+    answer, call::Call, call::resource_access, formats::selection, standing::Candidate, stream::WatchBody,
+};
 use crate::{
     cell::{Cell, Phase},
     clock::random,
-    hub::{collection_access, lock},
+    documents::single_key,
     upstream::Body,
 };
 
@@ -60,7 +63,7 @@ pub(super) fn spec(request: &ResourceRequest, options: &ListOptions, format: For
 
 impl Call {
     pub(super) async fn list_or_watch(self, request: ResourceRequest) -> Response<Body> {
-        let connected = self.hub.is_connected();
+        let connected = self.hub.site.is_connected();
         let options = match ListOptions::for_request(&request, self.query()) {
             Ok(options) => options,
             // The server words its own refusals best.
@@ -100,7 +103,7 @@ impl Call {
     pub(super) fn may_read_all_of(&self, cell: &Cell) -> bool {
         [Verb::List, Verb::Watch]
             .iter()
-            .any(|verb| self.may(&collection_access(&cell.spec, *verb)) == Some(true))
+            .any(|verb| self.may(&AccessKey::of_collection(&cell.spec, *verb)) == Some(true))
     }
 
     /// While cut: any complete collection that this principal was allowed to read before.
@@ -112,12 +115,12 @@ impl Call {
         }
         let info = RequestInfo::Resource(request.clone());
         let fields = options.fields.to_string();
-        let now = self.hub.clock.now().monotonic;
+        let now = self.hub.site.clock.now().monotonic;
         let mut refused = None;
         let holdings = self.holdings(&request.gvr, formats);
         for Candidate { cell, shown, .. } in self.candidates(&holdings, |held| spec(request, options, held)) {
             let wanted = spec(request, options, cell.spec.format);
-            let access = collection_access(&wanted, request.verb);
+            let access = AccessKey::of_collection(&wanted, request.verb);
             let Some(projection) = self.project(&cell, shown) else { continue };
             let held = Held {
                 access: self.access_offline(&access, Some(&cell)),
@@ -140,9 +143,9 @@ impl Call {
         let wanted =
             self.holdings(&request.gvr, formats).first().map(|(_, held)| spec(request, options, *held));
         if let Some(wanted) = wanted.map(|wanted| self.whole(&wanted).unwrap_or(wanted))
-            && self.may(&collection_access(&wanted, request.verb)) == Some(true)
-            && self.hub.may_wait_for_more(&self.principal)
-            && let Some(cell) = self.hub.cell_or_new(&wanted)
+            && self.may(&AccessKey::of_collection(&wanted, request.verb)) == Some(true)
+            && self.hub.collections.may_wait_for_more(&self.principal)
+            && let Some(cell) = self.hub.collections.cell_or_new(&wanted)
         {
             cell.sponsor(&self.principal, self.credential.clone(), now);
         }
@@ -159,7 +162,7 @@ impl Call {
         options: ListOptions,
         version: Option<u64>,
     ) -> Response<Body> {
-        let connected = self.hub.is_connected();
+        let connected = self.hub.site.is_connected();
         let selection = selection(&request, &options);
         let exact = match (options.version_match, version) {
             (Some(VersionMatch::Exact), Some(version)) => Some(version),
@@ -189,7 +192,7 @@ impl Call {
                 (listing, _) => listing,
             };
             listing.map(|listing| {
-                (listing, collection.envelope().clone(), collection.staleness(self.hub.clock.now()))
+                (listing, collection.envelope().clone(), collection.staleness(self.hub.site.clock.now()))
             })
         });
         match outcome {
@@ -200,7 +203,7 @@ impl Call {
                 self.forward_resource(request).await
             }
             Ok((listing, envelope, age)) => {
-                self.hub.metrics.served_from_cache.inc();
+                self.hub.site.metrics.served_from_cache.inc();
                 let listing = self.as_of_now(&ready.cell, &envelope, listing);
                 answer::list(ready.projection, &envelope, listing, self.staleness(age))
             }
@@ -232,7 +235,7 @@ impl Call {
         let mut progress = ready.cell.subscribe();
         let patience = tokio::time::Instant::now() + CATCH_UP;
         loop {
-            let now = self.hub.clock.now();
+            let now = self.hub.site.clock.now();
             self.give_inputs(&ready.cell);
             let outcome = ready.cell.with(|inner| {
                 let age = inner.collection.staleness(now);
@@ -242,7 +245,7 @@ impl Call {
             match outcome {
                 Ok((view, age)) => {
                     let staleness = self.staleness(age);
-                    let held = self.hub.hold_filter_inputs(&self.chain);
+                    let held = self.hub.filters.hold_inputs(&self.chain);
                     let body = WatchBody::body(Arc::clone(&self.hub), reader, view, held);
                     return answer::stream(format, body, staleness);
                 }
@@ -261,7 +264,7 @@ impl Call {
     }
 
     pub(super) async fn get(self, request: ResourceRequest) -> Response<Body> {
-        let connected = self.hub.is_connected();
+        let connected = self.hub.site.is_connected();
         let options = match GetOptions::parse(self.query()) {
             Ok(options) => options,
             Err(_) if connected => return self.forward_resource(request).await,
@@ -311,8 +314,8 @@ impl Call {
         if self.may(&resource_access(request)) != Some(true) {
             return None;
         }
-        let held = self.hub.held_for(&request.gvr, format);
-        let cells = self.hub.covering_object(&Self::named_spec(request, held), &key);
+        let held = self.hub.collections.held_for(&request.gvr, format);
+        let cells = self.hub.collections.covering_object(&Self::named_spec(request, held), &key);
         let live = cells.into_iter().filter(|cell| cell.with(|inner| inner.phase == Phase::Live));
         for cell in live {
             if let (Holding::Present, Some(response)) = self.look_up(&cell, &key, format) {
@@ -325,7 +328,7 @@ impl Call {
     /// What a cell knows of a key, and the answer if it holds it.
     fn look_up(&self, cell: &Cell, key: &ObjectKey, shown: Format) -> (Holding, Option<Response<Body>>) {
         let Some(projection) = self.project(cell, shown) else { return (Holding::Unknown, None) };
-        let now = self.hub.clock.now();
+        let now = self.hub.site.clock.now();
         let named = cell.spec.labels.is_empty() && cell.spec.fields.single_name() == Some(&*key.name);
         self.give_inputs(cell);
         cell.with(|inner| {
@@ -381,24 +384,22 @@ impl Call {
     }
 
     fn get_from_documents(&self, request: &ResourceRequest, formats: &[Format]) -> Response<Body> {
-        let mut documents = lock(&self.hub.documents);
-        let keys =
-            formats.iter().map(|format| (*format, super::forward::single_key(&self.head.uri, *format)));
-        let found = keys.into_iter().find(|(_, key)| documents.get(key).is_some());
+        let kept =
+            |format: &Format| Some((*format, self.hub.documents.get(&single_key(&self.head.uri, *format))?));
+        let found = formats.iter().find_map(kept);
         let held = Held {
             access: self.access_offline(&resource_access(request), None),
             object: if found.is_some() { Holding::Present } else { Holding::Unknown },
             ..Held::default()
         };
         let decision = self.decide_offline(&RequestInfo::Resource(request.clone()), &held);
-        let found = found.and_then(|(format, key)| Some((format, documents.get(&key)?)));
         match (decision, found) {
             (Ok(_), Some((format, document))) => {
-                let age = self.hub.clock.now().unix.saturating_sub(document.fetched_unix);
-                self.hub.metrics.served_from_cache.inc();
+                let age = self.hub.site.clock.now().unix.saturating_sub(document.fetched_unix);
+                self.hub.site.metrics.served_from_cache.inc();
                 match self.shown(request, format, &document.body) {
                     Ok(body) => {
-                        let shown = Document { body, ..document.clone() };
+                        let shown = Document { body, ..document };
                         answer::document(&shown, None, self.staleness(Some(age)))
                     }
                     Err(status) => answer::refuse(&status),

@@ -14,9 +14,9 @@ use proto_kube::{
     status::Status,
 };
 
-use super::{Call, answer, forward, resource_access};
+use super::{answer, call::Call, call::resource_access, forward};
 use crate::{
-    hub::lock,
+    sync::lock,
     upstream::{Body, UpstreamBody, full},
 };
 
@@ -25,8 +25,9 @@ impl Call {
     pub(super) fn own_review(&self, request: &ResourceRequest) -> Option<ReviewKind> {
         let gvr = &request.gvr;
         let kind = ReviewKind::of(&gvr.group, &gvr.version, &gvr.resource)?;
-        let own =
-            request.verb == Verb::Create && request.subresource.is_none() && self.principal == self.hub.node;
+        let own = request.verb == Verb::Create
+            && request.subresource.is_none()
+            && self.principal == self.hub.site.node;
         own.then_some(kind)
     }
 
@@ -55,12 +56,10 @@ impl Call {
 
     fn learn_review(&self, question: &Question, encoding: Encoding, answer: &[u8]) {
         let learned = match question {
-            Question::Token(token) => {
-                token_answer(encoding, answer).map(|verdict| self.hub.learn_token(token, &verdict))
-            }
-            Question::Access(principal, key) => {
-                access_answer(encoding, answer).map(|allowed| self.hub.record_access(principal, key, allowed))
-            }
+            Question::Token(token) => token_answer(encoding, answer)
+                .map(|verdict| self.hub.authenticator.learn_token(token, &verdict)),
+            Question::Access(principal, key) => access_answer(encoding, answer)
+                .map(|allowed| self.hub.authorizer.record_access(principal, key, allowed)),
         };
         if let Err(error) = learned {
             tracing::warn!(%error, "a review's answer cannot be kept for the time of a cut");
@@ -78,10 +77,10 @@ impl Call {
             Ok(None) => answer::refuse(&forward::cut_off("only the API server can answer this review")),
             Ok(Some(Question::Token(token))) => self.remembered_token(encoding, &token),
             Ok(Some(Question::Access(principal, key))) => {
-                let Some(allowed) = lock(&self.hub.access).last_word(&principal, &key) else {
+                let Some(allowed) = lock(&self.hub.authorizer.access).last_word(&principal, &key) else {
                     return answer::refuse(&forward::cut_off("the API server was never asked about this"));
                 };
-                let age = self.hub.access_age(&principal, &key);
+                let age = self.hub.authorizer.access_age(&principal, &key);
                 let said = match age {
                     Some(age) => format!("{} s ago", age.as_secs()),
                     None => "before this node's hub was updated".to_owned(),
@@ -93,7 +92,7 @@ impl Call {
     }
 
     fn remembered_token(&self, encoding: Encoding, token: &str) -> Response<Body> {
-        let (verdict, age, why): (_, _, String) = match self.hub.remembered_token(token) {
+        let (verdict, age, why): (_, _, String) = match self.hub.authenticator.remembered_token(token) {
             Ok((principal, details, age)) => (TokenVerdict::Accepted(principal, details), age, String::new()),
             Err(status) if status.code == StatusCode::UNAUTHORIZED.as_u16() => {
                 (TokenVerdict::Refused, None, status.message)
@@ -115,7 +114,7 @@ impl Call {
                 return answer::refuse(&Status::bad_request(format!("the body is no review: {error}")));
             }
         };
-        self.hub.metrics.served_from_cache.inc();
+        self.hub.site.metrics.served_from_cache.inc();
         let format = Format { encoding, ..Format::JSON };
         let mut response = answer::made(StatusCode::CREATED, format, body.into(), answer::Staleness(age));
         if age.is_none() {

@@ -18,8 +18,8 @@ use http_body_util::BodyExt as _;
 use proto_kube::request_info::{RequestInfo, Verb};
 
 use crate::{
+    guest::Running,
     hub::Hub,
-    server::Running,
     upstream::{Body, BoxError},
 };
 
@@ -60,11 +60,11 @@ impl Slot {
     /// A place for a request of this user, if one is free. This node's own streams have no limit of their own: each
     /// takes one of its connection's, and its kubelet does not choose how many objects its pods mount.
     pub(super) fn take_of(hub: &Hub, user: &Principal, kind: Kind) -> Option<Self> {
-        let limits = &hub.config.file.limits;
-        let in_flight = hub.authenticator.in_flight(user);
+        let limits = &hub.site.config.file.limits;
+        let in_flight = hub.shares.in_flight.of(user);
         match kind {
             Kind::Short => Self::take(&in_flight.short, limits.requests_per_principal),
-            Kind::Stream if *user == hub.node => Self::take(&in_flight.streams, usize::MAX),
+            Kind::Stream if *user == hub.site.node => Self::take(&in_flight.streams, usize::MAX),
             Kind::Stream => Self::take(&in_flight.streams, limits.watches_per_principal),
         }
     }

@@ -2,15 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use edge_hub_core::{
-    collection::CollectionSpec, documents::Document, link::LinkState, offline::Holding, standing::Standing,
-};
+use edge_hub_core::{collection::CollectionSpec, link::LinkState, offline::Holding, standing::Standing};
 use proto_kube::{media_type::Format, object::ObjectKey};
 
-use super::Call;
+use super::call::Call;
 use crate::{
     cell::{Cell, Phase},
-    hub::lock,
+    documents::single_key,
 };
 
 /// A collection that could answer, and the client's format for which.
@@ -37,7 +35,7 @@ impl Call {
     ) -> Vec<Candidate> {
         self.ranked(holdings, |held| {
             let wanted = wanted(held);
-            let covering = self.hub.covering(&wanted);
+            let covering = self.hub.collections.covering(&wanted);
             covering.into_iter().map(|cell| (cell.spec == wanted, cell)).collect()
         })
     }
@@ -51,7 +49,7 @@ impl Call {
     ) -> Vec<Candidate> {
         self.ranked(holdings, |held| {
             let wanted = wanted(held);
-            let covering = self.hub.covering_object(&wanted, key);
+            let covering = self.hub.collections.covering_object(&wanted, key);
             covering.into_iter().map(|cell| (cell.spec == wanted, cell)).collect()
         })
     }
@@ -61,9 +59,9 @@ impl Call {
         holdings: &[(Format, Format)],
         cells: impl Fn(Format) -> Vec<(bool, Arc<Cell>)>,
     ) -> Vec<Candidate> {
-        let cut_since = match *self.hub.link.borrow() {
+        let cut_since = match *self.hub.site.link.borrow() {
             LinkState::Cut { since_unix } => since_unix,
-            LinkState::Connected | LinkState::Relayed { .. } => self.hub.clock.now().unix,
+            LinkState::Connected | LinkState::Relayed { .. } => self.hub.site.clock.now().unix,
         };
         let mut candidates: Vec<Candidate> = Vec::new();
         for (format, (shown, held)) in holdings.iter().enumerate() {
@@ -83,10 +81,9 @@ impl Call {
 
     /// When the cloud's answer for this very object was kept whole last, in a format that the client takes.
     pub(super) fn kept_at(&self, formats: &[Format]) -> Option<Duration> {
-        let mut documents = lock(&self.hub.documents);
         let fetched = |format: &Format| {
-            let key = super::forward::single_key(&self.head.uri, *format);
-            documents.get(&key).map(|Document { fetched_unix, .. }| *fetched_unix)
+            let document = self.hub.documents.get(&single_key(&self.head.uri, *format))?;
+            Some(document.fetched_unix)
         };
         formats.iter().filter_map(fetched).max()
     }

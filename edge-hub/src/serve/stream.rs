@@ -45,8 +45,8 @@ impl WatchBody {
     /// A stream that shows `view`.
     #[must_use]
     pub(super) fn body(hub: Arc<Hub>, reader: Reader, view: WatchView, held: Option<InUse>) -> Body {
-        hub.metrics.open_watches.inc();
-        let shutdown = hub.shutdown.clone();
+        hub.site.metrics.open_watches.inc();
+        let shutdown = hub.site.shutdown.clone();
         let refusals = reader.cell.with(|inner| inner.refusals);
         let body = Self {
             hub,
@@ -72,7 +72,7 @@ impl HttpBody for WatchBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         loop {
-            let now = this.hub.clock.now();
+            let now = this.hub.site.clock.now();
             let (view, reader) = (&mut this.view, &this.reader);
             if !this.finishing && this.draining.as_mut().poll(context).is_ready() {
                 // A client bears a clean end; a reset would cost it a full list.
@@ -93,12 +93,12 @@ impl HttpBody for WatchBody {
             });
             match step {
                 Step::Frame(frame) => {
-                    this.hub.metrics.watch_events.inc();
+                    this.hub.site.metrics.watch_events.inc();
                     return Poll::Ready(Some(Ok(Frame::data(frame))));
                 }
                 Step::End => return Poll::Ready(None),
                 Step::Idle { until } => {
-                    this.pause.as_mut().reset(this.hub.clock.instant(until));
+                    this.pause.as_mut().reset(this.hub.site.clock.instant(until));
                     if this.pause.as_mut().poll(context).is_pending() {
                         return Poll::Pending;
                     }
@@ -110,8 +110,8 @@ impl HttpBody for WatchBody {
 
 impl Drop for WatchBody {
     fn drop(&mut self) {
-        self.reader.touch(self.hub.clock.now().monotonic);
-        self.hub.metrics.open_watches.dec();
+        self.reader.touch(self.hub.site.clock.now().monotonic);
+        self.hub.site.metrics.open_watches.dec();
     }
 }
 

@@ -13,8 +13,9 @@ use tokio::{
     sync::watch,
 };
 
-use super::{answer, forward, hop, slot, slot::Slot};
+use super::{answer, forward, slot, slot::Slot};
 use crate::{
+    hop,
     hub::Hub,
     upstream::{Body, Credential, empty, set_authorization},
 };
@@ -29,7 +30,7 @@ pub(super) async fn pass(
     mut request: Request<Incoming>,
     slot: Slot,
 ) -> Response<Body> {
-    if !hub.is_connected() {
+    if !hub.site.is_connected() {
         return answer::refuse(&forward::cut_off("exec, attach and port-forward go through the API server"));
     }
     let on_client = hyper::upgrade::on(&mut request);
@@ -54,7 +55,7 @@ async fn exchange(
     request: &Request<Incoming>,
 ) -> Result<Response<Incoming>, String> {
     let (stream, authority) =
-        hub.upstream.connect_upgradable(credential).await.map_err(|error| error.to_string())?;
+        hub.site.upstream.connect_upgradable(credential).await.map_err(|error| error.to_string())?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(stream))
         .await
         .map_err(|error| error.to_string())?;
@@ -93,7 +94,7 @@ fn join(
     slot: Slot,
 ) -> Response<Body> {
     let on_server = hyper::upgrade::on(&mut response);
-    let link = hub.link.subscribe();
+    let link = hub.site.link.subscribe();
     tokio::spawn(async move {
         let _held = slot;
         let (client, server) = match tokio::try_join!(on_client, on_server) {

@@ -15,7 +15,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use proto_kube::status::Status;
 
-use super::{Call, answer, hop::strip_hop_headers, slot};
+use super::{answer, call::Call, slot};
+use crate::hop::strip_hop_headers;
 use crate::{
     decode::inflate_for,
     shares::Held,

@@ -8,7 +8,7 @@ use proto_kube::{
 };
 use serde_json::Value;
 
-use super::{Call, answer};
+use super::{answer, call::Call};
 use crate::upstream::{Body, full, read_all};
 
 /// Longest JSON that is written as YAML. It is for people: a program that reads much asks for JSON.
@@ -22,7 +22,7 @@ impl Call {
     /// 406 for a stream: there is no YAML of it.
     pub(super) fn ask_for_json_instead_of_yaml(&mut self, verb: Verb) -> Result<bool, Status> {
         let wishes = Acceptable::parse(self.header(header::ACCEPT), self.header(header::USER_AGENT));
-        if self.hub.is_connected() || !wishes.is_ok_and(|wishes| wishes.prefers_yaml()) {
+        if self.hub.site.is_connected() || !wishes.is_ok_and(|wishes| wishes.prefers_yaml()) {
             return Ok(false);
         }
         if verb == Verb::Watch {

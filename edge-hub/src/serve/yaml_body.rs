@@ -5,7 +5,7 @@ use bytes::Bytes;
 use proto_kube::{request_info::ResourceRequest, status::Status};
 use tokio::sync::Semaphore;
 
-use super::{Call, is_impersonating, resource_access};
+use super::{call::Call, call::resource_access, is_impersonating};
 
 /// Largest body in YAML that is no JSON. Clients of Kubernetes write JSON, which is YAML, too.
 const MAX_BYTES: usize = 512 * 1024;
@@ -30,7 +30,7 @@ impl Call {
         if !is_impersonating(&self.head.headers) {
             let access = resource_access(request);
             let allowed = match self.may(&access) {
-                None => self.hub.ask_access(&self.principal, &access).await,
+                None => self.hub.authorizer.ask_access(&self.principal, &access).await,
                 known => known,
             };
             match allowed {

@@ -5,14 +5,14 @@ use std::sync::Mutex;
 
 use edge_hub_core::{clock::Now, identity::Principal, rate::Rates};
 
-use crate::hub::lock;
+use crate::sync::lock;
 
 /// Questions about one user at once after a pause, and each second from then on.
 const BURST: u32 = 64;
 const PER_SECOND: u32 = 4;
 
 /// The questions of the last seconds, by user.
-pub(super) struct Asked {
+pub struct Asked {
     rates: Mutex<Rates<Principal>>,
     node: Principal,
 }
@@ -23,14 +23,14 @@ impl Asked {
     }
 }
 
-impl super::Shares {
+impl Asked {
     /// Whether one more question about this user may be asked now; it counts as asked. This node's own always may.
     pub fn may_ask(&self, now: Now, user: &Principal) -> bool {
-        *user == self.asked.node || lock(&self.asked.rates).take(now.monotonic, user)
+        *user == self.node || lock(&self.rates).take(now.monotonic, user)
     }
 
     /// Whether one would be.
     pub fn could_ask(&self, now: Now, user: &Principal) -> bool {
-        *user == self.asked.node || lock(&self.asked.rates).could_take(now.monotonic, user)
+        *user == self.node || lock(&self.rates).could_take(now.monotonic, user)
     }
 }

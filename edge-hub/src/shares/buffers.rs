@@ -10,7 +10,7 @@ use edge_hub_core::{
 };
 use proto_kube::status::Status;
 
-use crate::hub::lock;
+use crate::sync::lock;
 
 /// The memory of all clients together.
 #[derive(Clone)]

@@ -2,9 +2,9 @@
 
 use edge_hub_core::{collection::CollectionSpec, identity::Principal};
 
-use crate::hub::{Hub, lock};
+use crate::{collections::Collections, sync::lock};
 
-impl Hub {
+impl Collections {
     /// Takes a place for a name that this user just read; whoever has most of them gives up one that it has not read
     /// for the longest time.
     pub fn take_followed(&self, spec: &CollectionSpec, user: &Principal) {

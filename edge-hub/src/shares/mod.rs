@@ -3,7 +3,9 @@
 
 mod asked;
 mod buffers;
+mod fetched;
 mod followed;
+mod in_flight;
 mod lists;
 mod objects;
 
@@ -15,7 +17,7 @@ use edge_hub_core::{
     identity::Principal,
 };
 
-use self::{asked::Asked, buffers::Buffers, lists::Lists};
+use self::{asked::Asked, buffers::Buffers, in_flight::InFlight, lists::Lists};
 pub use self::{
     buffers::Held,
     lists::{List, ListError},
@@ -41,9 +43,14 @@ pub struct Shares {
     /// Names that are followed because somebody read them.
     followed: Mutex<Budget<CollectionSpec>>,
     /// Questions about rights.
-    asked: Asked,
+    /// Questions that the hub asks for them.
+    pub asked: Asked,
     /// Turns of large lists.
     lists: Lists,
+    /// Requests that have not been answered to their end.
+    pub in_flight: InFlight,
+    /// Most bytes of one list.
+    list_limit: usize,
     /// Whose collections count as this node's own.
     node_users: Box<[Box<str>]>,
     node: Principal,
@@ -64,6 +71,8 @@ impl Shares {
             followed: Mutex::new(Budget::new(followed, node.clone())),
             asked: Asked::new(node),
             lists: Lists::default(),
+            in_flight: InFlight::default(),
+            list_limit: limits.list_mib.saturating_mul(MIB),
             node_users: limits.node_users.iter().map(|user| user.as_str().into()).collect(),
             node: node.clone(),
         }

@@ -5,28 +5,25 @@ use std::sync::Arc;
 
 use edge_hub_core::identity::Principal;
 
-use crate::{
-    cell::Cell,
-    hub::{Hub, lock},
-};
+use crate::{cell::Cell, collections::Collections, label::Label, sync::lock};
 
 /// Collections of one user of which nothing is held yet while cut.
 const WAITING: usize = 64;
 /// What an object takes beside its bytes.
 const EACH: usize = 256;
 
-impl Hub {
+impl Collections {
     /// The collection has what it has: whatever is too much for its user, or in all, goes. To be called while the link
     /// stands, since in a cut nothing could take the place of what goes.
-    pub fn weigh(self: &Arc<Self>, cell: &Arc<Cell>) {
+    pub fn weigh(&self, cell: &Arc<Cell>) {
         if cell.pinned {
             return;
         }
         let sponsors = cell.sponsors();
         let owner = lock(&self.shares.objects).owner(&cell.spec).cloned();
-        let is_nodes = sponsors.iter().any(|sponsor| *self.shares.payer(sponsor) == self.node);
+        let is_nodes = sponsors.iter().any(|sponsor| *self.shares.payer(sponsor) == self.site.node);
         let payer = match (owner, cell.best_sponsor()) {
-            _ if is_nodes => self.node.clone(),
+            _ if is_nodes => self.site.node.clone(),
             (Some(owner), _) if sponsors.contains(&owner) => owner,
             // Whoever no longer has it collected pays for it no longer.
             (_, Some((sponsor, _))) => sponsor,
@@ -51,7 +48,7 @@ impl Hub {
         };
         for spec in gone {
             if let Some(cell) = self.cell(&spec) {
-                tracing::info!(collection = %crate::reflect::Label(&spec), "its user has more than its share of objects: the cloud answers for it");
+                tracing::info!(collection = %Label(&spec), "its user has more than its share of objects: the cloud answers for it");
                 self.note_uncacheable(&spec);
                 self.give_up(&cell);
             }
@@ -61,12 +58,12 @@ impl Hub {
     /// Whether this user may have more collected. What it has not read for long makes room.
     pub fn has_room_for_objects(&self, user: &Principal) -> bool {
         let payer = self.shares.payer(user);
-        if *payer == self.node {
+        if *payer == self.site.node {
             return true;
         }
         let is_full = || lock(&self.shares.objects).held_by(payer) >= self.shares.object_limits.of_one_user;
         if is_full() {
-            let (now, idle) = (self.clock.now().monotonic, self.config.file.idle_watch);
+            let (now, idle) = (self.site.clock.now().monotonic, self.site.config.file.idle_watch);
             let mut unread = self.cells();
             unread.retain(|cell| {
                 cell.is_idle(now, idle) && lock(&self.shares.objects).owner(&cell.spec) == Some(payer)
@@ -88,7 +85,7 @@ impl Hub {
             let is_theirs = cell.best_sponsor().is_some_and(|(sponsor, _)| sponsor == *user);
             is_theirs && cell.with(|inner| !inner.collection.is_complete())
         };
-        *user == self.node || self.cells().iter().filter(is_waiting).count() < WAITING
+        *user == self.site.node || self.cells().iter().filter(is_waiting).count() < WAITING
     }
 
     /// The collection is no more, for whatever reason.

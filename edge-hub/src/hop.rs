@@ -31,7 +31,7 @@ fn named(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 ///
 /// # Errors
 /// 400, naming the header.
-pub(super) fn refuse_named_identity(headers: &HeaderMap) -> Result<(), Status> {
+pub fn refuse_named_identity(headers: &HeaderMap) -> Result<(), Status> {
     let is_identity = |name: &&str| {
         let name = name.to_ascii_lowercase();
         IDENTITY.contains(&&*name) || IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
@@ -45,7 +45,7 @@ pub(super) fn refuse_named_identity(headers: &HeaderMap) -> Result<(), Status> {
 }
 
 /// Drops what belongs to one connection only.
-pub(super) fn strip_hop_headers(headers: &mut HeaderMap) {
+pub fn strip_hop_headers(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = named(headers).filter_map(|name| name.parse().ok()).collect();
     for name in named {
         headers.remove(name);

@@ -4,19 +4,30 @@ use std::{sync::Arc, time::Duration};
 
 use edge_hub_core::link::{Attendance, LinkDetector, LinkState, PROBE_TIMEOUT, PROOF, TRY_OWN};
 
-use super::Hub;
 use crate::{
     clock::random,
+    pool::Pool,
+    site::Site,
     upstream::{ProbedConnection, Proven, Route},
 };
 
 /// Shortest time between two probed connections.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
-impl Hub {
+/// Judges the link until the hub drains.
+pub async fn run(site: Arc<Site>, pool: Option<Arc<Pool>>) {
+    Prober { site, pool }.run().await;
+}
+
+struct Prober {
+    site: Arc<Site>,
+    pool: Option<Arc<Pool>>,
+}
+
+impl Prober {
     /// Keeps one probed connection for as long as the process runs, and judges the link by it.
-    pub(super) async fn probe(self: Arc<Self>) {
-        let since = match *self.link.borrow() {
+    async fn run(&self) {
+        let since = match *self.site.link.borrow() {
             LinkState::Cut { since_unix } => since_unix,
             LinkState::Connected | LinkState::Relayed { .. } => Duration::ZERO,
         };
@@ -25,8 +36,8 @@ impl Hub {
             // While the link is taken to stand somebody may be waiting for the verdict.
             let patience = if detector.state().is_connected() { PROBE_TIMEOUT } else { Duration::MAX };
             let attempt = tokio::select! {
-                () = self.shutdown.draining() => return,
-                attempt = tokio::time::timeout(patience, self.upstream.connect_probed()) => attempt,
+                () = self.site.shutdown.draining() => return,
+                attempt = tokio::time::timeout(patience, self.site.upstream.connect_probed()) => attempt,
             };
             let attempt = match attempt {
                 Ok(Ok(connection)) => Ok(connection),
@@ -35,34 +46,34 @@ impl Hub {
             };
             match attempt {
                 Ok(mut connection) => {
-                    self.reconnected.notify_one();
+                    self.site.reconnected.notify_one();
                     // A server that closes what it has just taken must not be asked without a pause.
                     let next = tokio::time::Instant::now() + RECONNECT_PAUSE;
                     let lost = loop {
                         let route = connection.route;
                         self.declare_connected(&mut detector, route);
                         tokio::select! {
-                            () = self.shutdown.draining() => return,
+                            () = self.site.shutdown.draining() => return,
                             lost = self.is_silent(&mut connection) => break lost,
                             proven = self.prove_own_link(route) => {
-                                connection = self.upstream.adopt(proven);
+                                connection = self.site.upstream.adopt(proven);
                             }
                         }
                     };
-                    let now = self.clock.now();
+                    let now = self.site.clock.now();
                     if detector.handle_lost(now, lost) {
                         self.declare_cut(&detector, "a probe was not answered");
                     }
                     tokio::time::sleep_until(next).await;
                 }
                 Err(error) => {
-                    let now = self.clock.now();
+                    let now = self.site.clock.now();
                     if detector.handle_unreachable(now) {
                         self.declare_cut(&detector, &error);
                     }
                     tracing::debug!(%error, "no way to the cloud");
                     tokio::select! {
-                        () = self.shutdown.draining() => return,
+                        () = self.site.shutdown.draining() => return,
                         () = tokio::time::sleep(detector.retry_delay(random())) => {}
                     }
                 }
@@ -73,7 +84,7 @@ impl Hub {
     /// Waits for the end of the probed connection. True when an answer to a probe was missing, though this process was
     /// there to hear it.
     async fn is_silent(&self, connection: &mut ProbedConnection) -> bool {
-        let monotonic = || self.clock.now().monotonic;
+        let monotonic = || self.site.clock.now().monotonic;
         let mut attendance = Attendance::new(monotonic());
         let mut lost = std::pin::pin!(connection.probe_lost());
         loop {
@@ -98,7 +109,7 @@ impl Hub {
         loop {
             let spread = Duration::from_millis(random() % 1000);
             tokio::time::sleep(TRY_OWN + spread).await;
-            match self.upstream.prove_direct(PROOF).await {
+            match self.site.upstream.prove_direct(PROOF).await {
                 Ok(proven) => return proven,
                 Err(error) => tracing::debug!(%error, "the own link does not answer yet"),
             }
@@ -120,14 +131,14 @@ impl Hub {
             }
             _ => tracing::info!("the cloud answers"),
         }
-        self.metrics.link_changes.inc();
-        self.link.send_replace(detector.state());
+        self.site.metrics.link_changes.inc();
+        self.site.link.send_replace(detector.state());
     }
 
     fn declare_cut(&self, detector: &LinkDetector, why: &str) {
         tracing::warn!(why, "cut off from the cloud; serving from the store");
-        self.metrics.link_changes.inc();
-        self.link.send_replace(detector.state());
-        self.upstream.drop_all();
+        self.site.metrics.link_changes.inc();
+        self.site.link.send_replace(detector.state());
+        self.site.upstream.drop_all();
     }
 }

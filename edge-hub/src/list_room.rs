@@ -8,8 +8,7 @@ use http_body_util::BodyExt as _;
 use proto_kube::status::Status;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-use super::hop::strip_hop_headers;
-use crate::{decode::inflate_for, upstream::UpstreamBody};
+use crate::{decode::inflate_for, hop::strip_hop_headers, upstream::UpstreamBody};
 
 /// What one permit stands for.
 const PERMIT_BYTES: usize = 64 * 1024;
@@ -17,21 +16,23 @@ const PERMIT_BYTES: usize = 64 * 1024;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The room. A list takes of it what it has come to, and gives it back when its body has been sent.
-pub struct Room {
+pub struct ListRoom {
     permits: Arc<Semaphore>,
     mib: usize,
 }
 
 /// A list that came whole.
-pub(super) struct Whole {
-    pub(super) head: Parts,
-    pub(super) body: Bytes,
+pub struct Whole {
+    /// The head of the answer.
+    pub head: Parts,
+    /// The whole list, unpacked.
+    pub body: Bytes,
     /// To be kept for as long as parts of the body are.
-    pub(super) held: Option<OwnedSemaphorePermit>,
+    pub held: Option<OwnedSemaphorePermit>,
 }
 
-impl Room {
-    /// Room for lists of so many MiB together, which is also the most that one may have.
+impl ListRoom {
+    /// ListRoom for lists of so many MiB together, which is also the most that one may have.
     #[must_use]
     pub fn new(mib: usize) -> Self {
         let permits = mib.saturating_mul(1024 * 1024) / PERMIT_BYTES;
@@ -42,7 +43,7 @@ impl Room {
     ///
     /// # Errors
     /// 429 while others have the room, 500 for a list that can never have it, 503 for one that breaks off.
-    pub(super) async fn read(&self, response: Response<UpstreamBody>) -> Result<Whole, Status> {
+    pub async fn read(&self, response: Response<UpstreamBody>) -> Result<Whole, Status> {
         let (mut head, mut packed) = response.into_parts();
         strip_hop_headers(&mut head.headers);
         let broken = || Status::service_unavailable("the answer of the cloud broke off");
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_room_is_shared_and_given_back_and_nobody_waits_for_what_can_never_be() {
-        let room = Room::new(1);
+        let room = ListRoom::new(1);
         let mib = 1024 * 1024;
         let (mut first, mut second) = (None, None);
         for bytes in [0, 1, 600 * 1024] {

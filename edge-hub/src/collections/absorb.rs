@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Hub, lock, remove_cell};
-use crate::cell::{Cell, Inner, Phase};
+use super::{Collections, remove_cell};
+use crate::{
+    cell::{Cell, Inner, Phase},
+    sync::lock,
+};
 
 /// Most collections that follow one; each looks through all that it holds at each change.
 const FOLLOWERS: usize = 16;
 
-impl Hub {
+impl Collections {
     /// A collection that stands and holds all of `cell`'s; none for what the hub itself cannot do without, and for a single
     /// name, whose own watch is the smaller.
     #[must_use]
@@ -41,7 +44,7 @@ impl Hub {
     pub fn drop_absorbed(&self, cell: &Arc<Cell>) {
         let mut cells = lock(&self.cells);
         if cells.get(&cell.spec).is_some_and(|listed| Arc::ptr_eq(listed, cell)) {
-            remove_cell(&mut cells, cell, &self.store);
+            remove_cell(&mut cells, cell, &self.site.store);
         }
     }
 }

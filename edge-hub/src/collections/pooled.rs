@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use edge_hub_core::collection::CollectionSpec;
 
-use super::{Hub, lock, remove_cell};
-use crate::cell::Cell;
+use super::{Collections, remove_cell};
+use crate::{cell::Cell, sync::lock};
 
-impl Hub {
+impl Collections {
     /// What the pool's coordinators have a copy of; none where this node has no pool.
     #[must_use]
     pub fn pool_specs(&self) -> &[CollectionSpec] {
@@ -15,7 +15,7 @@ impl Hub {
     }
 
     pub(super) fn is_pinned(&self, spec: &CollectionSpec) -> bool {
-        self.own_specs().contains(spec) || self.pool_specs().contains(spec)
+        self.site.own_specs().contains(spec) || self.pool_specs().contains(spec)
     }
 
     /// The collection of the pool that answers for `spec` alone, however narrow that is: a narrower one would pay for what
@@ -36,7 +36,7 @@ impl Hub {
                 && cell.is_idle(Duration::MAX, Duration::ZERO)
         };
         for cell in cells.values().filter(narrower).cloned().collect::<Vec<_>>() {
-            remove_cell(&mut cells, &cell, &self.store);
+            remove_cell(&mut cells, &cell, &self.site.store);
         }
     }
 }
