@@ -134,7 +134,7 @@ async fn ask(site: &Site) -> Answer {
         .header(header::USER_AGENT, crate::USER_AGENT)
         .body(empty());
     let Ok(request) = request else { return Answer::Nothing };
-    let Ok(response) = site.upstream.send(&Credential::Node, request, ASK_TIMEOUT).await else {
+    let Ok(response) = site.send(&Credential::Node, request, ASK_TIMEOUT).await else {
         return Answer::Nothing;
     };
     match response.status() {

@@ -383,7 +383,7 @@ impl Authenticator {
         else {
             return false;
         };
-        let Ok(response) = self.site.upstream.send(&Credential::Node, request, REVIEW_TIMEOUT).await else {
+        let Ok(response) = self.site.send(&Credential::Node, request, REVIEW_TIMEOUT).await else {
             return false;
         };
         let status = response.status();

@@ -11,6 +11,7 @@ use edge_hub_core::{
     collection::CollectionSpec,
     identity::Principal,
     node_rights::OwnReferences,
+    plan::Cloud,
     review::{access_verdict, subject_access_review},
 };
 use proto_kube::request_info::Verb;
@@ -78,7 +79,7 @@ impl Authorizer {
 
     /// What the cloud is known to say of this access; `None` when it must be asked.
     pub fn known_access(&self, principal: &Principal, key: &AccessKey) -> Option<bool> {
-        let reach = if self.site.is_connected() { Reach::Online } else { Reach::Cut };
+        let reach = if self.site.cloud() == Cloud::Answers { Reach::Online } else { Reach::Cut };
         match lock(&self.access).check(self.site.clock.now(), reach, principal, key) {
             Access::Allowed => Some(true),
             Access::Denied => Some(false),

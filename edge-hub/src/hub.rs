@@ -2,30 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use edge_hub_core::{lease::LeaseKeeper, link::LinkState, token::TokenCache};
-use proto_daemon::shutdown::Shutdown;
+use edge_hub_core::{lease::LeaseKeeper, token::TokenCache};
 use rustls::server::danger::ClientCertVerifier;
-use tokio::sync::{Notify, mpsc::UnboundedReceiver, watch};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::{
-    aggregated::Aggregated,
-    authenticate::Authenticator,
-    authorize::Authorizer,
-    cell::Cell,
-    clock::Clock,
-    collections::Collections,
-    config::Config,
-    documents::Documents,
-    filters::Filters,
-    list_room::ListRoom,
-    metrics::Metrics,
-    outbox::Outbox,
-    overlay::Overlay,
-    pool::Pool,
-    shares::Shares,
-    site::{Certificates, Site},
-    store::Store,
-    upstream::Upstream,
+    aggregated::Aggregated, authenticate::Authenticator, authorize::Authorizer, cell::Cell,
+    collections::Collections, documents::Documents, filters::Filters, list_room::ListRoom, outbox::Outbox,
+    overlay::Overlay, pool::Pool, shares::Shares, site::Site,
 };
 
 /// Token answers kept: all of them, and of one user.
@@ -64,47 +48,16 @@ pub struct Hub {
     pub outbox: Outbox,
 }
 
-/// What [`Hub::new`] is made from.
-pub struct Parts {
-    /// Checked settings.
-    pub config: Config,
-    /// Connections.
-    pub upstream: Upstream,
-    /// The pool of this node.
-    pub pool: Option<Arc<Pool>>,
-    /// Whose client certificates count.
-    pub verifier: Arc<dyn ClientCertVerifier>,
-    /// The store, empty or not.
-    pub store: Store,
-    /// Counters.
-    pub metrics: Metrics,
-    /// Running, draining, stopped.
-    pub shutdown: Shutdown,
-    /// The clock.
-    pub clock: Clock,
-    /// The hub's own certificates.
-    pub certificates: Certificates,
-}
-
 impl Hub {
-    /// Puts the services together; they hold nothing, and nothing runs. The link counts as cut since `last_contact`. What
-    /// comes out of the receiver wants a reflector.
+    /// Puts the services together; they hold nothing, and nothing runs. `verifier` knows whose client certificates count.
+    /// What comes out of the receiver wants a reflector.
     #[must_use]
-    pub fn new(parts: Parts, last_contact: std::time::Duration) -> (Arc<Self>, UnboundedReceiver<Arc<Cell>>) {
-        let Parts { config, upstream, pool, verifier, store, metrics, shutdown, clock, certificates } = parts;
-        let node = edge_hub_core::identity::Principal::node(&config.file.node_name);
-        let site = Arc::new(Site {
-            clock,
-            certificates,
-            upstream,
-            link: watch::Sender::new(LinkState::Cut { since_unix: last_contact }),
-            reconnected: Notify::new(),
-            store,
-            metrics,
-            node,
-            shutdown,
-            config,
-        });
+    pub fn new(
+        site: Site,
+        pool: Option<Arc<Pool>>,
+        verifier: Arc<dyn ClientCertVerifier>,
+    ) -> (Arc<Self>, UnboundedReceiver<Arc<Cell>>) {
+        let site = Arc::new(site);
         let file = &site.config.file;
         let shares = Arc::new(Shares::new(&file.limits, &site.node));
         let overlay = Arc::new(Overlay::new(&file.node_name));

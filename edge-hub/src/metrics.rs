@@ -48,6 +48,8 @@ pub struct Metrics {
     pub spooled_events: Counter,
     /// 1 while the cloud answers.
     pub connected: Gauge,
+    /// 1 while a server is there and fails this node's requests.
+    pub impaired: Gauge,
     /// Collections held.
     pub collections: Gauge,
     /// Objects in them.
@@ -105,6 +107,8 @@ impl Metrics {
         hub.register("connections", "Connections of local clients", metrics.connections.clone());
         hub.register("spooled_events", "Events kept for the cloud while cut", metrics.spooled_events.clone());
         hub.register("connected", "1 while the cloud answers", metrics.connected.clone());
+        let help = "1 while a server is there and fails this node's requests";
+        hub.register("impaired", help, metrics.impaired.clone());
         hub.register("collections", "Collections held", metrics.collections.clone());
         hub.register("objects", "Objects held in collections", metrics.objects.clone());
         hub.register(

@@ -47,6 +47,7 @@ impl Prober {
             match attempt {
                 Ok(mut connection) => {
                     self.site.reconnected.notify_one();
+                    self.site.proofs.send_modify(|count| *count = count.wrapping_add(1));
                     // A server that closes what it has just taken must not be asked without a pause.
                     let next = tokio::time::Instant::now() + RECONNECT_PAUSE;
                     let lost = loop {
@@ -60,6 +61,12 @@ impl Prober {
                             }
                         }
                     };
+                    if lost && self.site.upstream.has_other_servers() {
+                        // One of several died. Only if none of the others answers is the link cut.
+                        tracing::warn!("a probe was not answered; the other API servers are tried");
+                        self.site.upstream.leave(connection.server);
+                        continue;
+                    }
                     let now = self.site.clock.now();
                     if detector.handle_lost(now, lost) {
                         self.declare_cut(&detector, "a probe was not answered");
@@ -138,6 +145,7 @@ impl Prober {
     fn declare_cut(&self, detector: &LinkDetector, why: &str) {
         tracing::warn!(why, "cut off from the cloud; serving from the store");
         self.site.metrics.link_changes.inc();
+        self.site.forget_failures();
         self.site.link.send_replace(detector.state());
         self.site.upstream.drop_all();
     }

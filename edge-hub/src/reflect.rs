@@ -197,7 +197,7 @@ impl Driver {
             .body(empty())
             .map_err(|_| Failure::BadAnswer)?;
         self.hub.site.metrics.upstream_lists_and_watches.inc();
-        self.hub.site.upstream.send(credential, request, HEAD_TIMEOUT).await.map_err(|error| {
+        self.hub.site.send(credential, request, HEAD_TIMEOUT).await.map_err(|error| {
             tracing::debug!(collection = %Label(&self.cell.spec), %error, "the cloud did not answer");
             Failure::Transport
         })

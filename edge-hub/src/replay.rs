@@ -60,7 +60,7 @@ async fn forward_lease(hub: &Arc<Hub>) {
         .header(header::USER_AGENT, crate::USER_AGENT)
         .body(full(forward.lease.body));
     let Ok(request) = request else { return };
-    match hub.site.upstream.send(&Credential::Node, request, ANSWER_TIMEOUT).await {
+    match hub.site.send(&Credential::Node, request, ANSWER_TIMEOUT).await {
         // A conflict means that the kubelet's own renewal came first: as good.
         Ok(response) => tracing::debug!(status = %response.status(), "the Lease was told to the cloud"),
         Err(error) => tracing::debug!(%error, "the Lease was not told; the kubelet's next renewal will be"),
@@ -98,7 +98,7 @@ async fn send(hub: &Arc<Hub>, credential: &Credential, event: &Replay) -> Replay
 
 async fn ask(hub: &Arc<Hub>, credential: &Credential, request: http::Result<Request<Body>>) -> ReplayOutcome {
     let Ok(request) = request else { return ReplayOutcome::Answered { code: 400, retry_after: None } };
-    match hub.site.upstream.send(credential, request, ANSWER_TIMEOUT).await {
+    match hub.site.send(credential, request, ANSWER_TIMEOUT).await {
         Ok(response) => ReplayOutcome::Answered {
             code: response.status().as_u16(),
             retry_after: retry_after(response.headers()),

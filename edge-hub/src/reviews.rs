@@ -27,7 +27,7 @@ pub async fn ask(site: &Site, path: &str, question: Vec<u8>) -> Result<Bytes, Un
         .body(full(question))
         .map_err(|_| Unanswered)?;
     site.metrics.reviews.inc();
-    let response = site.upstream.send(&Credential::Node, request, REVIEW_TIMEOUT).await.map_err(|error| {
+    let response = site.send(&Credential::Node, request, REVIEW_TIMEOUT).await.map_err(|error| {
         tracing::debug!(%error, path, "a review was not answered");
         Unanswered
     })?;

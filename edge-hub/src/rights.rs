@@ -50,17 +50,21 @@ pub async fn run(hub: Arc<Hub>) {
 /// Takes note of the link and of this node's pods.
 async fn follow(hub: &Arc<Hub>, news: &Notify) {
     let mut link = hub.site.link.subscribe();
+    let mut impaired = hub.site.impaired_since.subscribe();
     let [_, pods] = hub.site.own_specs();
     let Some(pods) = hub.collections.cell_or_new(&pods) else { return std::future::pending().await };
     let mut progress = pods.subscribe();
     loop {
         let connected = link.borrow_and_update().is_connected();
+        // A server that fails requests cannot be asked either.
+        let answers = connected && impaired.borrow_and_update().is_none();
         progress.borrow_and_update();
-        lock(&hub.authorizer.access).handle_link(hub.site.clock.now(), connected);
+        lock(&hub.authorizer.access).handle_link(hub.site.clock.now(), answers);
         hub.authorizer.node_rights.take_over(&pods, connected);
         news.notify_one();
         let changed = tokio::select! {
             changed = link.changed() => changed,
+            changed = impaired.changed() => changed,
             changed = progress.changed() => changed,
         };
         if changed.is_err() {

@@ -132,7 +132,7 @@ async fn version_of(hub: &Hub, spec: &CollectionSpec, credential: &Credential) -
         .header(header::USER_AGENT, crate::USER_AGENT)
         .body(empty());
     let Ok(request) = request else { return Word::Refused };
-    let Ok(answer) = hub.site.upstream.send(credential, request, ASK_TIMEOUT).await else {
+    let Ok(answer) = hub.site.send(credential, request, ASK_TIMEOUT).await else {
         return Word::Nothing;
     };
     let (head, body) = answer.into_parts();

@@ -37,12 +37,12 @@ use crate::{
     clock::Clock,
     config::{Config, ConfigError, CoordinatorFile},
     expiry, filters,
-    hub::{Hub, Parts},
+    hub::Hub,
     metrics::Metrics,
     overlay,
     pool::{Coordinator, Pool},
     probe, reflect, replay, restore, rights, rollback, server,
-    site::Certificates,
+    site::{Certificates, Site, SiteParts},
     store::{AtRestKey, Attempt, KeyError, Store, StoreError, StoreOptions, Unopened},
     store_care,
     upstream::{Credential, TlsSettings, Upstream},
@@ -374,10 +374,10 @@ pub async fn run(config: Config, clock: Clock, shutdown: Shutdown) -> Result<(),
     let (store, mut attempts) = start_store(&config)?;
     let recovered = await_store(&mut attempts).await?;
     let has_stored = recovered.is_some();
-    let parts = Parts {
+    let recovered = recovered.unwrap_or_default();
+    let last_contact = restore::last_contact(&recovered);
+    let parts = SiteParts {
         upstream: Upstream::new(config.servers.clone(), tls_upstream, pool.clone()),
-        pool,
-        verifier,
         clock,
         certificates,
         config,
@@ -385,9 +385,7 @@ pub async fn run(config: Config, clock: Clock, shutdown: Shutdown) -> Result<(),
         metrics,
         shutdown: shutdown.clone(),
     };
-    let recovered = recovered.unwrap_or_default();
-    let last_contact = restore::last_contact(&recovered);
-    let (hub, wants_reflector) = Hub::new(parts, last_contact);
+    let (hub, wants_reflector) = Hub::new(Site::new(parts, last_contact), pool, verifier);
     restore::restore(&hub, recovered, last_contact);
     let status = Arc::new(Status { hub: Arc::clone(&hub), registry, serving: OnceLock::new() });
     let _admin = admin::serve(&admin_socket, Arc::clone(&status) as Arc<dyn AdminState>)?;

@@ -12,7 +12,7 @@ use crate::{cell::Cell, expiry::Validity, hub::Hub, label::Label, store_care::Co
 #[must_use]
 pub fn render(hub: &Hub) -> String {
     let now = hub.site.clock.now();
-    let link = match *hub.site.link.borrow() {
+    let mut link = match *hub.site.link.borrow() {
         LinkState::Connected => json!({"connected": true}),
         LinkState::Relayed { via } => json!({
             "connected": true,
@@ -23,6 +23,10 @@ pub fn render(hub: &Hub) -> String {
             "lastContactSecondsAgo": now.unix.saturating_sub(since_unix).as_secs(),
         }),
     };
+    if let Some(since) = *hub.site.impaired_since.borrow() {
+        // A server is there and fails this node's requests.
+        link["impairedForSeconds"] = json!(now.unix.saturating_sub(since).as_secs());
+    }
     let collections: Vec<_> = hub.collections.cells().iter().map(|cell| collection(hub, cell, now)).collect();
     let store = hub.site.store.health();
     let store = json!({
@@ -106,6 +110,7 @@ pub fn refresh_gauges(hub: &Hub) {
     }
     let store = hub.site.store.health();
     hub.site.metrics.connected.set(i64::from(hub.site.is_connected()));
+    hub.site.metrics.impaired.set(i64::from(hub.site.impaired_since.borrow().is_some()));
     hub.site.metrics.collections.set(number(cells.len()));
     hub.site.metrics.objects.set(number(objects));
     hub.site.metrics.overlaid_pods.set(number(hub.overlay.pods()));

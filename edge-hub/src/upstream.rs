@@ -98,6 +98,8 @@ pub struct TlsSettings {
 struct Connection {
     sender: http2::SendRequest<Body>,
     route: Route,
+    /// Which server, by its place in the configuration.
+    server: usize,
     /// The node's certificate as it was shown; none on a connection for bearer tokens.
     shown: Option<Arc<CertifiedKey>>,
     streams: Arc<AtomicUsize>,
@@ -110,6 +112,11 @@ impl Connection {
     /// so that one which was shown by a former certificate ends with that.
     fn shows(&self, certificate: Option<&CertifiedKey>) -> bool {
         self.shown.as_ref().map(|shown| &shown.cert) == certificate.map(|current| &current.cert)
+    }
+
+    fn shut(&self) {
+        // A socket that is closed already needs no closing.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
     }
 
     fn streams(&self) -> usize {
@@ -142,6 +149,8 @@ pub struct Upstream {
 pub struct ProbedConnection {
     /// Which way it takes.
     pub route: Route,
+    /// Which server, by its place in the configuration.
+    pub server: usize,
     task: tokio::task::JoinHandle<Result<(), hyper::Error>>,
 }
 
@@ -215,10 +224,10 @@ impl Upstream {
     /// From now on new requests go the way of this connection. What runs on others may end in peace.
     pub fn adopt(&self, proven: Proven) -> ProbedConnection {
         let Proven { connection, task } = proven;
-        let route = connection.route;
+        let (route, server) = (connection.route, connection.server);
         *self.route.lock().unwrap_or_else(PoisonError::into_inner) = route;
         self.pool(|pools| pools.node.push(connection));
-        ProbedConnection { route, task }
+        ProbedConnection { route, server, task }
     }
 
     fn route(&self) -> Route {
@@ -228,10 +237,25 @@ impl Upstream {
     /// Drops every connection: what waits on them fails at once instead of hanging on a dead link.
     pub fn drop_all(&self) {
         let pools = self.pool(std::mem::take);
-        for connection in pools.node.into_iter().chain(pools.bearer) {
-            // A socket that is closed already needs no closing.
-            let _ = connection.socket.shutdown(std::net::Shutdown::Both);
-        }
+        pools.node.iter().chain(&pools.bearer).for_each(Connection::shut);
+    }
+
+    /// Whether there is another server to turn to.
+    #[must_use]
+    pub fn has_other_servers(&self) -> bool {
+        self.servers.len() > 1
+    }
+
+    /// Turns to another server: what waits on this one fails at once, and connections to others stay.
+    pub fn leave(&self, server: usize) {
+        self.preferred.store((server + 1) % self.servers.len(), Ordering::Relaxed);
+        let left: Vec<Connection> = self.pool(|pools| {
+            [&mut pools.node, &mut pools.bearer]
+                .into_iter()
+                .flat_map(|pool| pool.extract_if(.., |connection| connection.server == server))
+                .collect()
+        });
+        left.iter().for_each(Connection::shut);
     }
 
     fn pool<T>(&self, f: impl FnOnce(&mut Pools) -> T) -> T {
@@ -250,7 +274,7 @@ impl Upstream {
         };
         // Before the handshake: if it is renewed in between, the connection counts as old and is soon replaced.
         let shown = self.certificate(credential);
-        let (route, Dialled { stream, socket }) = self.connect(config, way).await?;
+        let (server, route, Dialled { stream, socket }) = self.connect(config, way).await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -269,7 +293,7 @@ impl Upstream {
         let (sender, connection) =
             builder.handshake(TokioIo::new(stream)).await.map_err(UpstreamError::Lost)?;
         let task = tokio::spawn(connection);
-        Ok((Connection { sender, route, shown, streams: Arc::default(), socket }, task))
+        Ok((Connection { sender, route, server, shown, streams: Arc::default(), socket }, task))
     }
 
     /// The certificate that a new connection for `credential` shows.
@@ -282,7 +306,7 @@ impl Upstream {
         &self,
         config: &Arc<rustls::ClientConfig>,
         way: Way,
-    ) -> Result<(Route, Dialled), UpstreamError> {
+    ) -> Result<(usize, Route, Dialled), UpstreamError> {
         let preferred = self.preferred.load(Ordering::Relaxed);
         let relays = self.pool.as_ref().map_or(0, |pool| pool.coordinators.len());
         let order = (0..self.servers.len()).map(|turn| (preferred + turn) % self.servers.len());
@@ -313,7 +337,7 @@ impl Upstream {
             match outcome {
                 Ok(Ok((index, route, dialled))) => {
                     self.preferred.store(index, Ordering::Relaxed);
-                    return Ok((route, dialled));
+                    return Ok((index, route, dialled));
                 }
                 Ok(Err(text)) => failures.push(text),
                 Err(error) => failures.push(error.to_string()),
@@ -447,7 +471,7 @@ impl Upstream {
             Credential::Bearer(_) => (*self.tls.bearer).clone(),
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let (_, Dialled { stream, socket }) = self.connect(&Arc::new(config), Way::Current).await?;
+        let (_, _, Dialled { stream, socket }) = self.connect(&Arc::new(config), Way::Current).await?;
         // HTTP/1.1 has no pings: the socket itself finds a flow that died while nobody types.
         if let Err(error) = dial::keep_alive(&socket) {
             tracing::debug!(%error, "no keep-alive on the connection of an upgrade");

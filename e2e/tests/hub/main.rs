@@ -14,6 +14,7 @@ mod a_lost_history_reaches_clients_as_events;
 mod a_node_keeps_no_secret_that_no_pod_of_its_own_names;
 mod a_refusal_of_a_moment_does_not_last;
 mod a_restored_cluster_is_shown_as_it_is_now;
+mod a_server_that_fails_requests_is_stood_in_for;
 mod a_stalled_or_departing_server_is_left;
 mod an_expired_certificate_of_the_node_holds_while_cut_only;
 mod an_older_replica_never_turns_clients_back;

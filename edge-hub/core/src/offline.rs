@@ -122,6 +122,9 @@ pub enum OfflineAnswer {
 }
 
 impl OfflineAnswer {
+    /// The answer for what is allowed and not there.
+    pub const NOT_HELD: Self = Self::Unavailable503(Unavailable::NotHeld);
+
     /// The error to be sent; `None` for what is answered otherwise.
     pub fn status(self, request: &RequestInfo) -> Option<Status> {
         let unavailable =

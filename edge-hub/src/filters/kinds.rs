@@ -93,7 +93,7 @@ async fn get<T: for<'de> Deserialize<'de>>(site: &Site, path: &str) -> Option<Op
         .header(header::USER_AGENT, crate::USER_AGENT)
         .body(empty())
         .ok()?;
-    let response = site.upstream.send(&Credential::Node, request, ANSWER_TIMEOUT).await.ok()?;
+    let response = site.send(&Credential::Node, request, ANSWER_TIMEOUT).await.ok()?;
     match response.status() {
         StatusCode::NOT_FOUND => return Some(None),
         StatusCode::OK => {}

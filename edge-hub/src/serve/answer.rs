@@ -8,7 +8,7 @@ use edge_hub_core::{
     documents::Document,
     projection::{Projection, ProjectionError},
 };
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use proto_kube::{
     list::{ListHead, encode_document, encode_list, encode_table_document},
     media_type::{Encoding, Form, Format},
@@ -16,7 +16,7 @@ use proto_kube::{
 };
 
 use super::stream::{Chunks, MadeList};
-use crate::upstream::{Body, full};
+use crate::upstream::{Body, UpstreamError, full};
 
 /// Seconds since the cloud was last heard, on answers given while cut.
 const STALENESS: &str = "x-edge-staleness";
@@ -27,7 +27,7 @@ pub(super) struct Staleness(pub(super) Option<Duration>);
 
 impl Staleness {
     /// Adds `Warning` and the age in seconds, where there is an age.
-    pub(super) fn mark(self, headers: &mut http::HeaderMap) {
+    pub(super) fn mark(self, headers: &mut HeaderMap) {
         let Some(age) = self.0 else { return };
         let seconds = age.as_secs();
         let warning = format!(
@@ -154,8 +154,22 @@ pub(super) fn stream(format: Format, body: Body, staleness: Staleness) -> Respon
     response
 }
 
-fn decorate(headers: &mut http::HeaderMap, format: Format, watch: bool, staleness: Staleness) {
+fn decorate(headers: &mut HeaderMap, format: Format, watch: bool, staleness: Staleness) {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type(watch)));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     staleness.mark(headers);
+}
+
+pub(super) fn header_text(headers: &HeaderMap, name: &HeaderName) -> String {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+/// 503 without Retry-After: with it client-go would block its caller for up to ten attempts.
+pub(super) fn cut_off(why: &str) -> Status {
+    Status::service_unavailable(format!("this node is cut off from the cloud: {why}"))
+}
+
+/// The cloud did not answer one request.
+pub(super) fn lost(error: &UpstreamError) -> Status {
+    Status::service_unavailable(format!("the cloud did not answer: {error}"))
 }

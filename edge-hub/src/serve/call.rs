@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use edge_hub_core::{access::AccessKey, filter::Chain, identity::Principal};
+use edge_hub_core::{access::AccessKey, filter::Chain, identity::Principal, plan::Cloud};
 use http::{Method, Response, header, request::Parts};
 use proto_kube::request_info::{RequestInfo, ResourceRequest};
 
@@ -25,8 +25,8 @@ pub(super) struct Call {
     pub(super) _held: Held,
     /// What this client is shown of the resource that it asks for.
     pub(super) chain: Chain,
-    /// It was passed on and came back to be answered from a collection after all; that happens once.
-    pub(super) went_back: bool,
+    /// It was passed on, and the cloud gave no answer to it.
+    pub(super) fell_back: bool,
 }
 
 impl Call {
@@ -45,9 +45,20 @@ impl Call {
         is_read && info.is_ok_and(|info| Kind::of(&info, false) == Kind::Short)
     }
 
+    /// What the client wants to be answered in.
+    pub(super) fn accept(&self) -> &str {
+        self.header(header::ACCEPT).unwrap_or_default()
+    }
+
+    /// Whether nobody else can answer this request.
+    pub(super) fn is_left_alone(&self) -> bool {
+        self.fell_back || !self.hub.site.is_connected()
+    }
+
     /// How old an answer from the cache is, if that needs saying.
     pub(super) fn staleness(&self, age: Option<Duration>) -> Staleness {
-        Staleness(if self.hub.site.is_connected() { None } else { Some(age.unwrap_or(Duration::ZERO)) })
+        let needs_saying = self.is_left_alone() || self.hub.site.cloud() == Cloud::Impaired;
+        Staleness(needs_saying.then(|| age.unwrap_or(Duration::ZERO)))
     }
 
     /// Whether the operator lets this user read whatever is held while cut.

@@ -128,7 +128,7 @@ impl Call {
 
     /// The cloud's answer as this client is shown it.
     pub(super) async fn relay_filtered(
-        self,
+        &self,
         request: &ResourceRequest,
         response: Response<UpstreamBody>,
     ) -> Response<Body> {
@@ -144,7 +144,7 @@ impl Call {
     }
 
     async fn object_filtered(
-        self,
+        &self,
         request: &ResourceRequest,
         response: Response<UpstreamBody>,
     ) -> Response<Body> {
@@ -153,7 +153,7 @@ impl Call {
             Ok(read) => read,
             Err(instead) => return instead,
         };
-        let format = self.format_of(&super::forward::header_text(&head.headers, &header::CONTENT_TYPE));
+        let format = self.format_of(&answer::header_text(&head.headers, &header::CONTENT_TYPE));
         if is_write(request.verb) && format.is_some_and(|format| is_status(format, &body)) {
             return Response::from_parts(head, full(body));
         }
@@ -184,7 +184,7 @@ impl Call {
     }
 
     async fn list_filtered(
-        self,
+        &self,
         request: &ResourceRequest,
         response: Response<UpstreamBody>,
     ) -> Response<Body> {
@@ -202,7 +202,7 @@ impl Call {
         response: Response<UpstreamBody>,
     ) -> Result<Response<Body>, Status> {
         let Whole { head, body, held } = self.hub.list_room.read(response).await?;
-        let content_type = super::forward::header_text(&head.headers, &header::CONTENT_TYPE);
+        let content_type = answer::header_text(&head.headers, &header::CONTENT_TYPE);
         let format = self.format_of(&content_type).ok_or_else(|| cannot_be_shown(&FilterError::Form))?;
         if head.status != StatusCode::OK || is_write(request.verb) && is_status(format, &body) {
             return Ok(Response::from_parts(head, full(body)));

@@ -6,12 +6,15 @@ use proto_kube::{
     request_info::ResourceRequest,
 };
 
-use super::call::Call;
+use super::{
+    call::Call,
+    facts::{key, named_spec},
+};
 
 impl Call {
     /// The cloud gave this object: from now on the hub keeps it by a list-watch of its own.
     pub(super) fn follow(&self, request: &ResourceRequest, format: Format) {
-        let wanted = Self::named_spec(request, self.hub.collections.held_for(&request.gvr, format));
+        let wanted = named_spec(request, self.hub.collections.held_for(&request.gvr, format));
         if self.hub.collections.pool_cell(&wanted).is_some() {
             return;
         }
@@ -20,7 +23,7 @@ impl Call {
             self.hub.collections.take_followed(&wanted, &self.principal);
             return cell.sponsor(&self.principal, self.credential.clone(), now);
         }
-        let key = Self::key(request);
+        let key = key(request);
         let is_kept = self.hub.collections.covering_object(&wanted, &key).iter().any(|cell| {
             let held = cell.with(|inner| matches!(inner.collection.get(&key), Lookup::Found(_)));
             held && self.may_read_all_of(cell)
@@ -39,7 +42,7 @@ impl Call {
     pub(super) fn leave(&self, request: &ResourceRequest) {
         for encoding in [Encoding::Json, Encoding::Protobuf] {
             for form in [Form::Object, Form::Table, Form::PartialMetadata] {
-                self.hub.collections.leave_followed(&Self::named_spec(request, Format { encoding, form }));
+                self.hub.collections.leave_followed(&named_spec(request, Format { encoding, form }));
             }
         }
     }

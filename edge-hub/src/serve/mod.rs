@@ -1,20 +1,23 @@
 //! One request from head to answer: who asks, what for, and which of the hub's ways leads there.
 
 mod answer;
+mod cached;
 mod call;
+mod collect;
+mod discovery;
+mod facts;
 mod filtered;
-mod find;
 mod follow;
 mod formats;
 mod forward;
+mod learn;
+mod local;
 mod offer;
-mod offline;
 mod overlaid;
 mod proxied;
-mod read;
 mod review;
 mod slot;
-mod standing;
+mod steps;
 mod stream;
 mod upgrade;
 mod wait;
@@ -26,14 +29,11 @@ mod yaml_body;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use edge_hub_core::{filter::Chain, identity::Principal, lease::is_own_lease};
-use http::{HeaderMap, Method, Request, Response, header, request::Parts};
+use edge_hub_core::{filter::Chain, identity::Principal, plan::Want};
+use http::{HeaderMap, Request, Response, header, request::Parts};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use proto_kube::{
-    request_info::{RequestInfo, Verb},
-    status::Status,
-};
+use proto_kube::{request_info::RequestInfo, status::Status};
 
 use self::{call::Call, slot::Slot};
 use crate::{guest::Guest, hop, hub::Hub, upstream::Body};
@@ -103,7 +103,7 @@ pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -
             Err(status) => return answer::refuse(&status),
         },
     };
-    let call = Call { hub, principal, credential, head, body, _held: held, chain, went_back: false };
+    let call = Call { hub, principal, credential, head, body, _held: held, chain, fell_back: false };
     slot::hold(call.route(info).await, slot)
 }
 
@@ -123,14 +123,9 @@ fn note(principal: &Principal, head: &Parts) {
 
 impl Call {
     async fn route(mut self, info: RequestInfo) -> Response<Body> {
-        if is_impersonating(&self.head.headers) {
-            // Whose rights these are only the API server can tell, so nothing of it is ever kept.
-            return self.forward_uncached(&info).await;
-        }
-        if let RequestInfo::Resource(request) = &info
-            && self.hub.aggregated.answers(&request.gvr).await
-        {
-            return self.forward_uncached(&info).await;
+        // Whose rights these are, or what such an API shows to this user, only the API server can tell: nothing is kept.
+        if is_impersonating(&self.head.headers) || self.is_aggregated(&info).await {
+            return self.answer(&info, Want::TheClouds).await;
         }
         if filtered::is_shown(&info, &self.chain) {
             if let Err(status) = self.ask_for_what_can_be_filtered(&info) {
@@ -140,31 +135,22 @@ impl Call {
                 return answer::refuse(&status);
             }
         }
+        let want = self.want(&info);
+        let verb = match (&info, want) {
+            (RequestInfo::Resource(request), Want::Collection { .. } | Want::Object { .. }) => request.verb,
+            _ => return self.answer(&info, want).await,
+        };
+        match self.ask_for_json_instead_of_yaml(verb) {
+            Ok(true) => yaml::rewrite(self.answer(&info, want).await).await,
+            Ok(false) => self.answer(&info, want).await,
+            Err(status) => answer::refuse(&status),
+        }
+    }
+
+    async fn is_aggregated(&self, info: &RequestInfo) -> bool {
         match info {
-            // The API server knows no HEAD of objects; an answer without a body is nothing to keep.
-            RequestInfo::Resource(_) if self.head.method == Method::HEAD => {
-                self.forward_uncached(&info).await
-            }
-            RequestInfo::Resource(request)
-                if is_own_lease(&self.hub.site.config.file.node_name, &self.principal, &request) =>
-            {
-                self.other(request).await
-            }
-            RequestInfo::Resource(request) => match request.verb {
-                Verb::List | Verb::Watch | Verb::Get if request.subresource.is_none() => {
-                    let is_yaml = match self.ask_for_json_instead_of_yaml(request.verb) {
-                        Ok(is_yaml) => is_yaml,
-                        Err(status) => return answer::refuse(&status),
-                    };
-                    let response = match request.verb {
-                        Verb::Get => self.get(request).await,
-                        _ => self.list_or_watch(request).await,
-                    };
-                    if is_yaml { yaml::rewrite(response).await } else { response }
-                }
-                _ => self.other(request).await,
-            },
-            RequestInfo::NonResource(request) => self.non_resource(request).await,
+            RequestInfo::Resource(request) => self.hub.aggregated.answers(&request.gvr).await,
+            RequestInfo::NonResource(_) => false,
         }
     }
 }

@@ -19,7 +19,7 @@ use proto_kube::{
     status::Status,
 };
 
-use super::{call::Call, forward::lost};
+use super::{answer::lost, call::Call};
 use crate::{hub::Hub, reflect::retry_after, upstream::full};
 
 /// How long the cloud may take to say which version it has of one object.
@@ -193,7 +193,7 @@ impl Call {
         }
         headers.insert(header::ACCEPT, HeaderValue::from_static(METADATA.accept_object()));
         let Ok(question) = builder.body(full(Bytes::new())) else { return Ok(None) };
-        let answer = self.hub.site.upstream.send(&self.credential, question, ASK_TIMEOUT).await;
+        let answer = self.hub.site.send(&self.credential, question, ASK_TIMEOUT).await;
         let answer = answer.map_err(|error| lost(&error))?;
         let why = "the cloud does not say which version of the object it has";
         match answer.status() {

@@ -8,7 +8,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use proto_kube::request_info::RequestInfo;
 
-use super::{answer, forward, slot, slot::Slot};
+use super::{answer, slot, slot::Slot};
 use crate::{
     hop,
     hub::Hub,
@@ -45,6 +45,6 @@ pub(super) async fn pass(
             hop::strip_hop_headers(&mut head.headers);
             slot::hold(Response::from_parts(head, body.map_err(Into::into).boxed_unsync()), slot)
         }
-        Err(error) => answer::refuse(&forward::lost(&error)),
+        Err(error) => answer::refuse(&answer::lost(&error)),
     }
 }

@@ -14,7 +14,10 @@ use proto_kube::{
     status::Status,
 };
 
-use super::{answer, call::Call, call::resource_access, forward};
+use super::{
+    answer,
+    call::{Call, resource_access},
+};
 use crate::{
     sync::lock,
     upstream::{Body, UpstreamBody, full},
@@ -33,7 +36,7 @@ impl Call {
 
     /// The cloud answered: what it said is remembered.
     pub(super) async fn keep_review(
-        self,
+        &self,
         kind: ReviewKind,
         request: &ResourceRequest,
         response: Response<UpstreamBody>,
@@ -46,7 +49,7 @@ impl Call {
             Ok(read) => read,
             Err(instead) => return instead,
         };
-        let came = Format::from_content_type(&forward::header_text(&head.headers, &header::CONTENT_TYPE));
+        let came = Format::from_content_type(&answer::header_text(&head.headers, &header::CONTENT_TYPE));
         let question = Question::parse(kind, self.body_encoding(), &self.body).ok().flatten();
         if let (Some(format), Some(question)) = (came, question) {
             self.learn_review(&question, format.encoding, &body);
@@ -69,16 +72,16 @@ impl Call {
     /// The remembered word on this very question.
     pub(super) fn remembered_review(&self, request: &ResourceRequest) -> Response<Body> {
         let Some(kind) = self.own_review(request) else {
-            return answer::refuse(&forward::cut_off("only the API server can answer this review"));
+            return answer::refuse(&answer::cut_off("only the API server can answer this review"));
         };
         let encoding = self.body_encoding();
         match Question::parse(kind, encoding, &self.body) {
             Err(error) => answer::refuse(&Status::bad_request(format!("the body is no review: {error}"))),
-            Ok(None) => answer::refuse(&forward::cut_off("only the API server can answer this review")),
+            Ok(None) => answer::refuse(&answer::cut_off("only the API server can answer this review")),
             Ok(Some(Question::Token(token))) => self.remembered_token(encoding, &token),
             Ok(Some(Question::Access(principal, key))) => {
                 let Some(allowed) = lock(&self.hub.authorizer.access).last_word(&principal, &key) else {
-                    return answer::refuse(&forward::cut_off("the API server was never asked about this"));
+                    return answer::refuse(&answer::cut_off("the API server was never asked about this"));
                 };
                 let age = self.hub.authorizer.access_age(&principal, &key);
                 let said = match age {

@@ -13,7 +13,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{answer, forward, slot, slot::Slot};
+use super::{answer, slot, slot::Slot};
 use crate::{
     hop,
     hub::Hub,
@@ -31,7 +31,7 @@ pub(super) async fn pass(
     slot: Slot,
 ) -> Response<Body> {
     if !hub.site.is_connected() {
-        return answer::refuse(&forward::cut_off("exec, attach and port-forward go through the API server"));
+        return answer::refuse(&answer::cut_off("exec, attach and port-forward go through the API server"));
     }
     let on_client = hyper::upgrade::on(&mut request);
     match exchange(hub, credential, &request).await {

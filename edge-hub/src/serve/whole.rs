@@ -135,7 +135,7 @@ impl Call {
     }
 
     /// The answer as it comes, streamed. A long one takes room for what of it the connections hold.
-    pub(super) fn relay(self, response: Response<UpstreamBody>) -> Response<Body> {
+    pub(super) fn relay(&self, response: Response<UpstreamBody>) -> Response<Body> {
         let (mut head, rest) = response.into_parts();
         strip_hop_headers(&mut head.headers);
         let is_long = rest.size_hint().upper().is_none_or(|length| length > SHORT_BYTES);

@@ -1,9 +1,10 @@
-//! Writes and other requests: the cloud's while it is there, the offline table's while it is not.
+//! What the node itself may say while the cloud does not: the Lease of its kubelet, tokens and reviews as they were
+//! answered before, and that an Event will be told.
 
 use edge_hub_core::{
     access::{Access, AccessKey},
     lease::LeaseBody,
-    offline::{Held, OfflineAnswer, decide},
+    plan::Local,
 };
 use http::{Response, StatusCode, header};
 use proto_kube::{
@@ -12,35 +13,13 @@ use proto_kube::{
     status::Status,
 };
 
-use super::{answer, answer::Staleness, call::Call, call::resource_access, forward};
-use crate::{
-    cell::Cell,
-    clock::random,
-    store::BlobClass,
-    sync::lock,
-    upstream::{Body, UpstreamError},
-};
+use super::{answer, answer::Staleness, call::Call};
+use crate::{cell::Cell, clock::random, store::BlobClass, sync::lock, upstream::Body};
 
 /// How long an event may take to reach the disk.
 const DURABLE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Call {
-    /// Everything that is neither a GET, LIST or WATCH of objects nor outside the resource API.
-    pub(super) async fn other(self, request: ResourceRequest) -> Response<Body> {
-        if self.hub.site.is_connected() {
-            return self.forward_resource(request).await;
-        }
-        self.answer_offline(&request).await
-    }
-
-    /// The cloud did not answer this request.
-    pub(super) async fn unsent(self, request: &ResourceRequest, error: &UpstreamError) -> Response<Body> {
-        if self.hub.site.is_connected() {
-            return answer::refuse(&forward::lost(error));
-        }
-        self.answer_offline(request).await
-    }
-
     pub(super) fn body_encoding(&self) -> Encoding {
         let offered = self.header(header::CONTENT_TYPE).unwrap_or_default();
         Format::from_content_type(offered).map_or(Encoding::Json, |format| format.encoding)
@@ -58,40 +37,16 @@ impl Call {
         }
     }
 
-    /// The table's word on this request; `Ok` means that it is to be served from what is held.
-    pub(super) fn decide_offline(
-        &self,
-        info: &RequestInfo,
-        held: &Held<'_>,
-    ) -> Result<OfflineAnswer, Status> {
-        let decision = decide(info, &self.principal, &self.hub.site.config.file.node_name, held);
-        match decision.status(info) {
-            Some(status) => Err(status),
-            None => Ok(decision),
-        }
-    }
-
-    async fn answer_offline(&self, request: &ResourceRequest) -> Response<Body> {
-        let held = Held {
-            access: self.access_offline(&resource_access(request), None),
-            own_node: self.hub.collections.holds_own_node(),
-            own_lease: lock(&self.hub.lease).is_held(),
-            ..Held::default()
+    /// Answers by what the node itself may say.
+    pub(super) async fn local(&self, local: Local, info: &RequestInfo) -> Response<Body> {
+        let RequestInfo::Resource(request) = info else {
+            return answer::refuse(&answer::cut_off("it is no resource"));
         };
-        let info = RequestInfo::Resource(request.clone());
-        let decision = decide(&info, &self.principal, &self.hub.site.config.file.node_name, &held);
-        if decision == OfflineAnswer::ReadThenUnavailable503 {
-            let content_type = self.header(header::CONTENT_TYPE).unwrap_or_default();
-            self.hub.collections.hear_pod_status(request, content_type, &self.body);
-        }
-        match decision.status(&info).map_or(Ok(decision), Err) {
-            Err(status) => answer::refuse(&status),
-            Ok(OfflineAnswer::LocalLease) => self.local_lease(request),
-            Ok(OfflineAnswer::CachedToken) => self.cached_token(request),
-            Ok(OfflineAnswer::RememberedReview) => self.remembered_review(request),
-            Ok(OfflineAnswer::SpoolEvent) => self.spool_event(request).await,
-            // Reads have ways of their own; whatever else ends here has no copy on this node.
-            Ok(_) => answer::refuse(&forward::cut_off("no copy of that is kept on this node")),
+        match local {
+            Local::Lease => self.local_lease(request),
+            Local::Token => self.cached_token(request),
+            Local::Review => self.remembered_review(request),
+            Local::Event => self.spool_event(request).await,
         }
     }
 
@@ -102,7 +57,7 @@ impl Call {
             let lease = keeper.get();
             return match if self.wants_json() { lease.map(LeaseBody::into_json) } else { lease } {
                 Some(lease) => made(StatusCode::OK, lease.encoding, lease.body),
-                None => answer::refuse(&forward::cut_off("the node's Lease was never seen")),
+                None => answer::refuse(&answer::cut_off("the node's Lease was never seen")),
             };
         }
         match keeper.renew(self.hub.site.clock.now(), self.body_encoding(), self.body.clone()) {
@@ -111,7 +66,7 @@ impl Call {
                 self.hub.site.save_records(BlobClass::Lease, changes);
                 made(StatusCode::OK, lease.encoding, lease.body)
             }
-            Err(error) => answer::refuse(&forward::cut_off(&format!("the Lease cannot be kept: {error}"))),
+            Err(error) => answer::refuse(&answer::cut_off(&format!("the Lease cannot be kept: {error}"))),
         }
     }
 
@@ -130,7 +85,7 @@ impl Call {
         let policy = self.hub.site.config.file.offline.expired_token;
         match lock(&self.hub.tokens).answer(self.hub.site.clock.now(), &key, policy) {
             Ok(token) => made(StatusCode::CREATED, token.encoding, token.body),
-            Err(refusal) => answer::refuse(&forward::cut_off(&refusal.to_string())),
+            Err(refusal) => answer::refuse(&answer::cut_off(&refusal.to_string())),
         }
     }
 
@@ -152,11 +107,11 @@ impl Call {
                 let durable = self.hub.site.store.flush().durable_within(DURABLE_TIMEOUT).await;
                 // A store that cannot be opened is no reason to lose events, which memory keeps as long as the process.
                 if durable.is_err() && !self.hub.site.store.health().memory_only {
-                    return answer::refuse(&forward::cut_off("the event could not be written to disk"));
+                    return answer::refuse(&answer::cut_off("the event could not be written to disk"));
                 }
                 made(StatusCode::CREATED, event.encoding, event.body)
             }
-            Err(refusal) => answer::refuse(&forward::cut_off(&refusal.to_string())),
+            Err(refusal) => answer::refuse(&answer::cut_off(&refusal.to_string())),
         }
     }
 }
