@@ -56,7 +56,7 @@ fn the_hubs_unit_leaves_no_core_and_hands_over_the_key_that_the_hub_looks_for() 
     let folder = tempfile::tempdir().expect("a temporary folder");
     let credential = folder.path().join(&unit["ImportCredential"]);
     fs::write(&credential, [7; 32]).expect("the file is written");
-    let found = edge_hub::at_rest::key_path(None, Some(folder.path().as_os_str()));
+    let found = edge_hub::store::at_rest::key_path(None, Some(folder.path().as_os_str()));
     assert_eq!(found, Some(credential));
 }
 

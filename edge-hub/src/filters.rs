@@ -24,7 +24,12 @@ use tokio::sync::{Notify, watch};
 pub use self::{keeper::run, record::inputs_key};
 
 use self::{kinds::PoolKinds, record::KINDS};
-use crate::{cell::Cell, collections::Collections, config::Config, site::Site, sync::lock};
+use crate::{
+    collections::{Collections, cell::Cell},
+    config::Config,
+    site::Site,
+    sync::lock,
+};
 
 /// How long a request waits for the inputs of its filters before it is told to come again.
 const INPUTS_TIMEOUT: Duration = Duration::from_secs(8);
@@ -112,7 +117,7 @@ fn own_authority(config: &Config) -> Option<Box<str>> {
     if config.file.serving.is_some() || config.file.filters.hub_address.is_none() {
         return None;
     }
-    match crate::certificate::authority(&config.own_pki()) {
+    match crate::certificates::authority::pem(&config.own_pki()) {
         Ok(certificate) => Some(certificate.into()),
         Err(error) => {
             tracing::warn!(%error, "pods cannot be told to trust this node's hub");

@@ -7,9 +7,16 @@ use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::{
-    aggregated::Aggregated, authenticate::Authenticator, authorize::Authorizer, cell::Cell,
-    collections::Collections, documents::Documents, filters::Filters, list_room::ListRoom, outbox::Outbox,
-    overlay::Overlay, pool::Pool, shares::Shares, site::Site,
+    collections::{Collections, cell::Cell},
+    documents::Documents,
+    filters::Filters,
+    identity::authenticate::Authenticator,
+    outbox::Outbox,
+    overlay::Overlay,
+    pool::Pool,
+    rights::{aggregated::Aggregated, authorize::Authorizer},
+    shares::{Shares, list_room::ListRoom},
+    site::Site,
 };
 
 /// Token answers kept: all of them, and of one user.

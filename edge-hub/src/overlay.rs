@@ -17,7 +17,11 @@ use proto_kube::{
 };
 
 pub use self::state::Overlay;
-use crate::{cell::Cell, collections::Collections, store::BlobClass, sync::lock};
+use crate::{
+    collections::{Collections, cell::Cell},
+    store::BlobClass,
+    sync::lock,
+};
 
 /// How long the disk may take; after that what is true is told all the same.
 const DURABLE_TIMEOUT: Duration = Duration::from_secs(5);

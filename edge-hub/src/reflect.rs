@@ -24,17 +24,19 @@ use tokio::sync::mpsc::UnboundedReceiver;
 mod feed;
 mod follow;
 mod pause;
+pub mod rollback;
 mod wire;
 
 use self::wire::{Gathered, Page, envelope_of_event, envelope_of_list, object_from, read_page};
 use crate::{
-    cell::{Cell, Phase},
     clock::random,
-    decode::inflate_for,
+    collections::{
+        cell::{Cell, Phase},
+        label::Label,
+    },
     hub::Hub,
-    label::Label,
     shares::{List, ListError},
-    upstream::{Credential, UpstreamBody, empty, read_all},
+    upstream::{Credential, UpstreamBody, decode::inflate_for, empty, read_all},
 };
 
 /// How long the head of an answer may take while the link stands.

@@ -31,20 +31,26 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    at_rest,
-    cell::Cell,
-    certificate::{self, CertificateError},
+    certificates::{
+        authority::{self, CertificateError},
+        expiry,
+    },
     clock::Clock,
+    collections::cell::Cell,
     config::{Config, ConfigError, CoordinatorFile},
-    expiry, filters,
+    filters,
     hub::Hub,
+    listen,
     metrics::Metrics,
+    outbox::replay,
     overlay,
+    persistence::{care, restore},
     pool::{Coordinator, Pool},
-    probe, reflect, replay, restore, rights, rollback, server,
+    probe,
+    reflect::{self, rollback},
+    rights::renew,
     site::{Certificates, Site, SiteParts},
-    store::{AtRestKey, Attempt, KeyError, Store, StoreError, StoreOptions, Unopened},
-    store_care,
+    store::{AtRestKey, Attempt, KeyError, Store, StoreError, StoreOptions, Unopened, at_rest},
     upstream::{Credential, TlsSettings, Upstream},
 };
 
@@ -240,7 +246,7 @@ async fn serving_files(
     // Not one of the runtime's threads, which would be waited for at the end.
     std::thread::spawn(move || {
         // Nobody waits any more when the process ends.
-        let _ = done.send(certificate::ensure_serving(&folder, &node_name, &addresses, now));
+        let _ = done.send(authority::ensure_serving(&folder, &node_name, &addresses, now));
     });
     loop {
         tokio::select! {
@@ -339,7 +345,7 @@ fn start_services(hub: &Arc<Hub>, wants_reflector: UnboundedReceiver<Arc<Cell>>)
     tokio::spawn(probe::run(Arc::clone(&hub.site), hub.pool.clone()));
     tokio::spawn(Arc::clone(&hub.authenticator).keep_issuer_keys());
     tokio::spawn(replay::run(Arc::clone(hub)));
-    tokio::spawn(rights::run(Arc::clone(hub)));
+    tokio::spawn(renew::run(Arc::clone(hub)));
     tokio::spawn(rollback::run(Arc::clone(hub)));
     tokio::spawn(filters::run(Arc::clone(hub)));
     tokio::spawn(overlay::run(Arc::clone(&hub.collections)));
@@ -390,7 +396,7 @@ pub async fn run(config: Config, clock: Clock, shutdown: Shutdown) -> Result<(),
     let status = Arc::new(Status { hub: Arc::clone(&hub), registry, serving: OnceLock::new() });
     let _admin = admin::serve(&admin_socket, Arc::clone(&status) as Arc<dyn AdminState>)?;
     start_services(&hub, wants_reflector);
-    tokio::spawn(store_care::run(Arc::clone(&hub), attempts, has_stored));
+    tokio::spawn(care::run(Arc::clone(&hub), attempts, has_stored));
     // With the cloud there, the first answers should be the cloud's; without it nobody may wait.
     let mut link = hub.site.link.subscribe();
     let _ = tokio::time::timeout(FIRST_WORD, link.wait_for(|link| link.is_connected())).await;
@@ -398,7 +404,7 @@ pub async fn run(config: Config, clock: Clock, shutdown: Shutdown) -> Result<(),
     for address in listen {
         let listener =
             TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })?;
-        tokio::spawn(server::serve(Arc::clone(&hub), listener, acceptor.clone()));
+        tokio::spawn(listen::serve(Arc::clone(&hub), listener, acceptor.clone()));
     }
     let _ = status.serving.set(());
     tracing::info!(node = hub.site.config.file.node_name, after = ?started.elapsed(), "serving");
@@ -440,7 +446,7 @@ impl AdminState for Status {
                 .cell(&spec)
                 .is_some_and(|cell| cell.with(|inner| inner.collection.is_complete()));
             if !complete {
-                return Err(format!("{} is not synced yet", crate::label::Label(&spec)));
+                return Err(format!("{} is not synced yet", crate::collections::label::Label(&spec)));
             }
         }
         Ok(())

@@ -6,7 +6,12 @@ use edge_hub_core::{clock::Now, link::LinkState};
 use proto_daemon::tls::ReloadingResolver;
 use serde_json::json;
 
-use crate::{cell::Cell, expiry::Validity, hub::Hub, label::Label, store_care::Condition};
+use crate::{
+    certificates::expiry::Validity,
+    collections::{cell::Cell, label::Label},
+    hub::Hub,
+    persistence::care::Condition,
+};
 
 /// /status as JSON text.
 #[must_use]
@@ -131,8 +136,8 @@ fn number<T: TryInto<i64>>(value: T) -> i64 {
     value.try_into().unwrap_or(i64::MAX)
 }
 
-fn phase(phase: &crate::cell::Phase) -> &'static str {
-    use crate::cell::Phase;
+fn phase(phase: &crate::collections::cell::Phase) -> &'static str {
+    use crate::collections::cell::Phase;
     match phase {
         Phase::Syncing => "syncing",
         Phase::Live => "live",

@@ -28,7 +28,9 @@ use rustls::sign::CertifiedKey;
 use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 
+pub mod decode;
 mod dial;
+pub mod hop;
 
 use self::dial::{Dialled, Way, attempts};
 pub use self::dial::{Route, Socket};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Collections, remove_cell};
 use crate::{
-    cell::{Cell, Inner, Phase},
+    collections::cell::{Cell, Inner, Phase},
     sync::lock,
 };
 

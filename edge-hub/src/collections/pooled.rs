@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use edge_hub_core::collection::CollectionSpec;
 
 use super::{Collections, remove_cell};
-use crate::{cell::Cell, sync::lock};
+use crate::{collections::cell::Cell, sync::lock};
 
 impl Collections {
     /// What the pool's coordinators have a copy of; none where this node has no pool.

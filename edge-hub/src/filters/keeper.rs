@@ -25,9 +25,11 @@ use super::{
     record::KINDS,
 };
 use crate::{
-    cell::{Cell, Phase, Reader},
+    collections::{
+        cell::{Cell, Phase, Reader},
+        label::Label,
+    },
     hub::Hub,
-    label::Label,
     store::{BlobClass, BlobKey},
     sync::lock,
     upstream::Credential,

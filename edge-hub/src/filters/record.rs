@@ -1,8 +1,7 @@
 //! Under what the store has what filters know.
 
 use crate::{
-    cell::Cell,
-    label::Label,
+    collections::{cell::Cell, label::Label},
     store::{BlobClass, BlobKey},
 };
 

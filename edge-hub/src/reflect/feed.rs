@@ -17,10 +17,12 @@ use tonic::Streaming;
 
 use super::{Driver, Gathered, MAX_OBJECTS, wire::object_from};
 use crate::{
-    cell::{Cell, Phase},
     clock::random,
+    collections::{
+        cell::{Cell, Phase},
+        label::Label,
+    },
     hub::Hub,
-    label::Label,
     pool::Pool,
 };
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use edge_hub_core::reflector::Reflector;
 
 use super::{Driver, IDLE_CHECK};
-use crate::{
+use crate::collections::{
     cell::{Cell, Phase},
     label::Label,
 };

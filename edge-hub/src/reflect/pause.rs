@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Driver;
-use crate::{cell::Phase, clock::random};
+use crate::{clock::random, collections::cell::Phase};
 
 /// Reflectors spread their first requests after a heal over this long; pinned collections do not wait, nor does one that
 /// a new client waits for.

@@ -23,8 +23,8 @@ use super::{
     stream::WatchBody,
 };
 use crate::{
-    cell::Cell,
     clock::random,
+    collections::cell::Cell,
     upstream::{Body, full},
 };
 

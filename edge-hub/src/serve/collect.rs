@@ -11,7 +11,7 @@ use super::{
     call::Call,
     facts::{Gathered, Source, Trail},
 };
-use crate::cell::{Cell, Phase};
+use crate::collections::cell::{Cell, Phase};
 
 /// How long a first read waits for its collection before it is told to come again.
 const FIRST_SYNC: Duration = Duration::from_secs(8);

@@ -21,7 +21,7 @@ use proto_kube::{
 
 use super::{call::Call, call::resource_access, discovery::discovery_key};
 use crate::{
-    cell::{Cell, Phase},
+    collections::cell::{Cell, Phase},
     documents::single_key,
     sync::lock,
     upstream::Body,

@@ -23,8 +23,8 @@ use proto_kube::{
 
 use super::{answer, call::Call, slot::hold, stream::Chunks};
 use crate::{
-    cell::Cell,
-    list_room::Whole,
+    collections::cell::Cell,
+    shares::list_room::Whole,
     upstream::{Body, UpstreamBody, full},
 };
 

@@ -17,7 +17,7 @@ use proto_kube::{
 };
 
 use super::call::Call;
-use crate::cell::Cell;
+use crate::collections::cell::Cell;
 
 /// What a LIST or WATCH wants to see of a collection.
 pub(super) fn selection(request: &ResourceRequest, options: &ListOptions) -> Selection {

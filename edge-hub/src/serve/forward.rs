@@ -16,9 +16,8 @@ use super::{
 };
 use crate::{
     documents::canonical_path,
-    hop::strip_hop_headers,
     site::is_failure,
-    upstream::{Body, UpstreamBody, UpstreamError, full},
+    upstream::{Body, UpstreamBody, UpstreamError, full, hop::strip_hop_headers},
 };
 
 /// kube-apiserver ends requests that are no watches after 60 s.

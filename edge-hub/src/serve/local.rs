@@ -14,7 +14,7 @@ use proto_kube::{
 };
 
 use super::{answer, answer::Staleness, call::Call};
-use crate::{cell::Cell, clock::random, store::BlobClass, sync::lock, upstream::Body};
+use crate::{clock::random, collections::cell::Cell, store::BlobClass, sync::lock, upstream::Body};
 
 /// How long an event may take to reach the disk.
 const DURABLE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);

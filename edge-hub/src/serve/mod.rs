@@ -36,7 +36,11 @@ use hyper::body::Incoming;
 use proto_kube::{request_info::RequestInfo, status::Status};
 
 use self::{call::Call, slot::Slot};
-use crate::{guest::Guest, hop, hub::Hub, upstream::Body};
+use crate::{
+    hub::Hub,
+    listen::guest::Guest,
+    upstream::{Body, hop},
+};
 
 pub use wait::Asked;
 

@@ -6,7 +6,7 @@ use edge_hub_core::access::AccessKey;
 use proto_kube::request_info::Verb;
 
 use super::call::Call;
-use crate::cell::Cell;
+use crate::collections::cell::Cell;
 
 impl Call {
     /// Should the pool's coordinators go, its collections go on only on behalf of a client that may watch all of them:

@@ -181,7 +181,7 @@ impl Call {
         let mut builder = Request::builder().method(Method::GET).uri(path);
         let Some(headers) = builder.headers_mut() else { return Ok(None) };
         headers.clone_from(&self.head.headers);
-        crate::hop::strip_hop_headers(headers);
+        crate::upstream::hop::strip_hop_headers(headers);
         for name in [
             header::HOST,
             header::CONTENT_LENGTH,

@@ -10,9 +10,8 @@ use proto_kube::request_info::RequestInfo;
 
 use super::{answer, slot, slot::Slot};
 use crate::{
-    hop,
     hub::Hub,
-    upstream::{Body, Credential},
+    upstream::{Body, Credential, hop},
 };
 
 /// What is behind may think for as long as it likes before it answers.

@@ -18,8 +18,8 @@ use http_body_util::BodyExt as _;
 use proto_kube::request_info::{RequestInfo, Verb};
 
 use crate::{
-    guest::Running,
     hub::Hub,
+    listen::guest::Running,
     upstream::{Body, BoxError},
 };
 

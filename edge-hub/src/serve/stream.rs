@@ -22,7 +22,7 @@ use proto_kube::{
 };
 
 use crate::{
-    cell::Reader,
+    collections::cell::Reader,
     filters::InUse,
     hub::Hub,
     upstream::{Body, BoxError},

@@ -15,9 +15,8 @@ use tokio::{
 
 use super::{answer, slot, slot::Slot};
 use crate::{
-    hop,
     hub::Hub,
-    upstream::{Body, Credential, empty, set_authorization},
+    upstream::{Body, Credential, empty, hop, set_authorization},
 };
 
 /// How long the API server may take to agree.

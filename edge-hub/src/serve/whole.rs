@@ -16,11 +16,9 @@ use hyper::body::Incoming;
 use proto_kube::status::Status;
 
 use super::{answer, call::Call, slot};
-use crate::hop::strip_hop_headers;
 use crate::{
-    decode::inflate_for,
     shares::Held,
-    upstream::{Body, BoxError, UpstreamBody},
+    upstream::{Body, BoxError, UpstreamBody, decode::inflate_for, hop::strip_hop_headers},
 };
 
 /// Largest body of a write, as kube-apiserver has it.

@@ -6,6 +6,7 @@ mod buffers;
 mod fetched;
 mod followed;
 mod in_flight;
+pub mod list_room;
 mod lists;
 mod objects;
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use edge_hub_core::identity::Principal;
 
-use crate::{cell::Cell, collections::Collections, label::Label, sync::lock};
+use crate::{
+    collections::{Collections, cell::Cell, label::Label},
+    sync::lock,
+};
 
 /// Collections of one user of which nothing is held yet while cut.
 const WAITING: usize = 64;

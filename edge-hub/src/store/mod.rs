@@ -24,6 +24,7 @@
 //! Layout of the directory: `lock`, `key-check`, `reserve` (6 MiB to be able to open a full disk), `boot-snapshot`
 //! (the node-critical set), `engine/{db/,journal}`, `quarantine-N/` (at most two former engines).
 
+pub mod at_rest;
 pub mod engine;
 mod frames;
 mod index;

@@ -1,5 +1,7 @@
 //! The listeners: TLS, HTTP/1.1 and HTTP/2, with bounds on everything a stranger can make the hub hold.
 
+pub mod guest;
+
 use std::{sync::Arc, time::Duration};
 
 use http::Request;
@@ -12,8 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    guest::{Guest, Open},
     hub::Hub,
+    listen::guest::{Guest, Open},
     serve,
 };
 

@@ -18,7 +18,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use crate::{peer::Peer, sync::lock};
+use crate::{identity::peer::Peer, sync::lock};
 
 /// Connections of clients that are not known, which may send a wide head.
 const WIDE_UNKNOWN: usize = 32;

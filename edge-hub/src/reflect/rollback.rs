@@ -19,9 +19,11 @@ use proto_kube::{
 };
 
 use crate::{
-    cell::{Cell, Phase},
+    collections::{
+        cell::{Cell, Phase},
+        label::Label,
+    },
     hub::Hub,
-    label::Label,
     reflect::target,
     upstream::{Credential, empty, read_all},
 };

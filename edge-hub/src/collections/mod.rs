@@ -15,12 +15,16 @@ use proto_kube::{gvr::GroupVersionResource, media_type::Format, object::ObjectKe
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 mod absorb;
+pub mod cell;
+pub mod label;
 mod pooled;
 
 use crate::{
-    cell::{Cell, Spare},
+    collections::{
+        cell::{Cell, Spare},
+        label::Label,
+    },
     filters::inputs_key,
-    label::Label,
     overlay::Overlay,
     pool::Pool,
     shares::Shares,

@@ -8,7 +8,7 @@ use http_body_util::BodyExt as _;
 use proto_kube::status::Status;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-use crate::{decode::inflate_for, hop::strip_hop_headers, upstream::UpstreamBody};
+use crate::upstream::{UpstreamBody, decode::inflate_for, hop::strip_hop_headers};
 
 /// What one permit stands for.
 const PERMIT_BYTES: usize = 64 * 1024;

@@ -7,7 +7,7 @@ use edge_hub_core::{access::AccessKey, identity::Principal, node_rights::Named};
 use proto_kube::request_info::{RequestInfo, Verb};
 use tokio::{sync::Notify, task::JoinSet};
 
-use crate::{cell::Cell, hub::Hub, store::BlobClass, sync::lock};
+use crate::{collections::cell::Cell, hub::Hub, store::BlobClass, sync::lock};
 
 /// How often it is looked what is due. A change of this node's pods, or of the link, does not wait for that.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

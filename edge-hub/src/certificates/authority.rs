@@ -107,7 +107,7 @@ pub fn ensure_serving(
 ///
 /// # Errors
 /// [`CertificateError::File`].
-pub fn authority(directory: &Path) -> Result<String, CertificateError> {
+pub fn pem(directory: &Path) -> Result<String, CertificateError> {
     read(&directory.join("ca.crt"))
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc::UnboundedReceiver, oneshot};
 
 use crate::{
     hub::Hub,
-    records, restore,
+    persistence::{records, restore},
     store::{Attempt, BlobKey, Refill, StoreHealth},
 };
 

@@ -32,15 +32,17 @@ use rustls_pki_types::CertificateDer;
 use serde::Deserialize;
 
 use crate::{
+    certificates::expiry::Validity,
     collections::Collections,
-    expiry::Validity,
-    peer::Peer,
-    reviews::{self, MAX_REVIEW_BYTES, REVIEW_TIMEOUT, Unanswered},
-    signature,
+    identity::{
+        peer::Peer,
+        reviews::{self, MAX_REVIEW_BYTES, REVIEW_TIMEOUT, Unanswered},
+        signature,
+        token_reviews::TokenReviews,
+    },
     site::Site,
     store::BlobClass,
     sync::lock,
-    token_reviews::TokenReviews,
     upstream::{Credential, empty, read_all},
 };
 

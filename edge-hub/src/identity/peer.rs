@@ -7,7 +7,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::certificate::X509Certificate;
 
-use crate::expiry::Validity;
+use crate::certificates::expiry::Validity;
 
 /// What the TLS handshake told of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! What clients left to be sent after a cut: their Events, and the credential of each for that.
 
+pub mod replay;
+
 use std::{collections::BTreeMap, sync::Mutex};
 
 use edge_hub_core::{

@@ -17,8 +17,8 @@ use edge_hub_core::{
 use proto_kube::request_info::Verb;
 
 use crate::{
-    cell::{Cell, Phase},
-    reviews,
+    collections::cell::{Cell, Phase},
+    identity::reviews,
     site::Site,
     store::BlobClass,
     sync::lock,

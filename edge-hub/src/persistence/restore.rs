@@ -7,7 +7,7 @@ use edge_hub_core::link::LinkState;
 
 use crate::{
     hub::Hub,
-    records,
+    persistence::records,
     store::{BlobClass, BlobKey, Recovered, RecoveredCollection},
     sync::lock,
 };
