@@ -1,4 +1,4 @@
-//! Nobody's request travels under another name, and who cannot say who it is gets nothing (SEC-1, SEC-2, SEC-7).
+//! Nobody's request travels under another name, and who cannot say who it is gets nothing.
 
 use e2e::cloud::LinkState;
 use e2e::cloud::model::{Credential, Gvr, Principal, Rule};

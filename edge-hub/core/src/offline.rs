@@ -1,8 +1,8 @@
 //! The offline table: what each request gets while the cloud is cut, as one pure function.
 //!
 //! Three things never happen: a success that is not true, a 404 for what is merely unknown, and a Retry-After on a 503
-//! (a client-go caller would sleep through it, and the kubelet's status manager has one thread). Rows and reasons are
-//! those of `k8s-protocol.md` s4.2; R10 and R13 are there, too (s1.5).
+//! (a client-go caller would sleep through it, and the kubelet's status manager has one thread). Each row has its test in
+//! `tests/each_row_of_the_offline_table_holds.rs`.
 
 use proto_kube::request_info::{NonResourceRequest, RequestInfo, ResourceRequest, Verb};
 use proto_kube::status::Status;

@@ -1,5 +1,5 @@
-//! R5 and R6: whoever was away is told what changed, from the objects' own versions and the tombstones. Where that is
-//! not known it is told so before any event, never led on with a hole (W4).
+//! Whoever was away is told what changed, from the objects' own versions and the tombstones. Where that is
+//! not known it is told so before any event, never led on with a hole.
 
 mod support;
 

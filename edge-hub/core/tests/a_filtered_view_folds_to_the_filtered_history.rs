@@ -1,4 +1,4 @@
-//! W13: whatever happens to objects, to the inputs of filters and to connections, a client that lists and watches
+//! Whatever happens to objects, to the inputs of filters and to connections, a client that lists and watches
 //! behind filters holds what filtering the cloud's history gives. What it never saw is not mentioned, and what leaves
 //! it leaves in the form that it saw.
 
@@ -162,7 +162,7 @@ struct World {
     inputs: Inputs,
     /// Version of the collection at the last change of inputs.
     changed_at: u64,
-    /// The ring keeps everything; without it a client is told of the last state of each key only (R5).
+    /// The ring keeps everything; without it a client is told of the last state of each key only.
     is_remembered: bool,
 }
 

@@ -1,4 +1,4 @@
-//! R3 and R4: when history upstream is lost, clients see what changed as ordinary events, and a bookmark after them.
+//! When history upstream is lost, clients see what changed as ordinary events, and a bookmark after them.
 
 mod support;
 

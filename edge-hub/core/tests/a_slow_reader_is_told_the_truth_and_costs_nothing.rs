@@ -1,4 +1,4 @@
-//! W21: a view has no queue. A reader that falls off the ring is led on by the final state of each key where that is
+//! A view has no queue. A reader that falls off the ring is led on by the final state of each key where that is
 //! honest and gets 410 where not; what a collection holds for all its readers stays within its limits.
 
 mod support;

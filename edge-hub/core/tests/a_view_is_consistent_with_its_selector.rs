@@ -1,4 +1,4 @@
-//! R7 and W13: entering a selector is ADDED, leaving it is DELETED in the last matching state with the new version, and
+//! Entering a selector is ADDED, leaving it is DELETED in the last matching state with the new version, and
 //! what was never inside is never mentioned.
 
 mod support;

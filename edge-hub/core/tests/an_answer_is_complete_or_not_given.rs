@@ -1,4 +1,4 @@
-//! R12 and R13: a list is everything at one version or refused, never empty for want of knowledge; absent is said only
+//! A list is everything at one version or refused, never empty for want of knowledge; absent is said only
 //! where it is known; and a collection answers only for what it can tell.
 
 mod support;

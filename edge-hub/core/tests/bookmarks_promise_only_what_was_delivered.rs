@@ -1,4 +1,4 @@
-//! R4 and W5: a bookmark comes each minute, shortly before the end and after a relist; never above what the client was
+//! A bookmark comes each minute, shortly before the end and after a relist; never above what the client was
 //! sent, and a stream ends cleanly at its time.
 
 mod support;

@@ -1,6 +1,6 @@
 //! While the cloud is cut, each request of a kubelet that restarts gets what the offline table says.
 //!
-//! One row below is one line of `k8s-protocol.md` s4.2, named after it, with the neighbours that must not match.
+//! Each test is one row, named after it, with the neighbours that must not match.
 
 use edge_hub_core::access::Access;
 use edge_hub_core::identity::Principal;

@@ -1,6 +1,6 @@
 //! Random upstream histories against a model. Whatever happens between (relists after compaction, redelivery, hub
 //! restarts, cut and slow clients), a client that folds its stream holds exactly the filtered state of the history at
-//! each bookmark and at the end (W1, W2, W3 outside of gaps, W5, W7, W13), and nobody is told 410 without need.
+//! each bookmark and at the end, and nobody is told 410 without need.
 
 #[path = "support/history_ops.rs"]
 mod history_ops;

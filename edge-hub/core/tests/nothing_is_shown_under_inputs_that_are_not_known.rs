@@ -1,4 +1,4 @@
-//! W13 at its edges: before the inputs of filters are known, after they changed between a list of the cloud's and the
+//! Filters at their edges: before the inputs of filters are known, after they changed between a list of the cloud's and the
 //! watch that follows it, and over a restart.
 
 #[path = "support/trees.rs"]

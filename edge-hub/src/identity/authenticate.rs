@@ -31,6 +31,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::CertificateDer;
 use serde::Deserialize;
 
+use super::websocket;
 use crate::{
     certificates::expiry::Validity,
     collections::Collections,
@@ -171,15 +172,17 @@ impl Authenticator {
         Peer::of(certificates, &self.site.node, &*self.verifier, self.site.clock.now())
     }
 
-    /// Who asks, and as whom the request may leave the hub.
+    /// Who asks, and as whom the request may leave the hub. A token that a browser had to send as a subprotocol of its
+    /// WebSocket is taken out of there.
     ///
     /// # Errors
     /// 401, or 503 where nobody can tell while cut.
     pub async fn authenticate(
         &self,
         peer: &Peer,
-        headers: &HeaderMap,
+        headers: &mut HeaderMap,
     ) -> Result<(Principal, Credential), Status> {
+        websocket::take_token(headers)?;
         if let Some(token) = bearer(headers) {
             let token = token?;
             let principal = self.token_principal(token, headers).await?;

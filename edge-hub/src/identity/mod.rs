@@ -5,3 +5,4 @@ pub mod peer;
 pub mod reviews;
 pub mod signature;
 pub mod token_reviews;
+mod websocket;

@@ -1,10 +1,11 @@
 //! The listeners: TLS, HTTP/1.1 and HTTP/2, with bounds on everything a stranger can make the hub hold.
 
-pub mod guest;
+pub mod client;
+mod wait;
 
 use std::{sync::Arc, time::Duration};
 
-use http::Request;
+use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -13,15 +14,15 @@ use hyper_util::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::{
-    hub::Hub,
-    listen::guest::{Guest, Open},
-    serve,
+use self::{
+    client::{Client, Open},
+    wait::Asked,
 };
+use crate::{hub::Hub, serve, upstream::Body};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long HTTP/1.1 waits for the head of a request, and with it for the next request of a connection that is idle, as
-/// long as kube-apiserver does. Who has not said who it is has less ([`Guest::outstayed`]).
+/// long as kube-apiserver does. Who has not said who it is has less ([`Client::stays_unknown`]).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
 /// Bounds on the head of one request, as kube-apiserver has them: a command of `exec` and a selector may be long, and a
 /// proxy that impersonates names each group.
@@ -31,7 +32,7 @@ const NARROW: Heads = Heads { bytes: 32 * 1024, count: 100 };
 const STREAMS_PER_CONNECTION: u32 = 250;
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 512 * 1024;
-/// What one connection may hold of answers that its client does not read.
+/// What one stream may hold of an answer that its client does not read.
 const SEND_BUFFER: usize = 256 * 1024;
 /// Pings to clients that went away without a word.
 const CLIENT_PING: Duration = Duration::from_secs(60);
@@ -89,22 +90,37 @@ pub async fn serve(hub: Arc<Hub>, listener: TcpListener, tls: TlsAcceptor) {
     }
 }
 
+/// Lets a request in whose client says who it is.
+async fn answer(hub: Arc<Hub>, client: &Client, mut request: Request<Incoming>) -> Response<Body> {
+    hub.site.metrics.requests.inc();
+    match hub.authenticator.authenticate(&client.peer, request.headers_mut()).await {
+        Ok((user, credential)) => {
+            let running = client.begin(&user);
+            serve::respond(hub, (user, credential), running, request).await
+        }
+        Err(status) => {
+            hub.site.metrics.unauthenticated.inc();
+            serve::refuse(&status)
+        }
+    }
+}
+
 async fn connection(hub: &Arc<Hub>, stream: TcpStream, tls: TlsAcceptor, (id, open): (u64, Arc<Open>)) {
     // Small frames must not wait for more: an event is news.
     let _ = stream.set_nodelay(true);
-    let mut guest = Guest::new(id, open);
+    let mut client = Client::new(id, open);
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await else { return };
-    guest.peer = hub.authenticator.peer(stream.get_ref().1.peer_certificates());
-    let heads = if guest.may_send_wide_heads() { WIDE } else { NARROW };
-    let guest = Arc::new(guest);
+    client.peer = hub.authenticator.peer(stream.get_ref().1.peer_certificates());
+    let heads = if client.may_send_wide_heads() { WIDE } else { NARROW };
+    let client = Arc::new(client);
     let service = service_fn({
         let hub = Arc::clone(hub);
-        let guest = Arc::clone(&guest);
+        let client = Arc::clone(&client);
         move |request: Request<Incoming>| {
-            let (hub, guest) = (Arc::clone(&hub), Arc::clone(&guest));
-            let asked = serve::Asked::of(&request, hub.site.clock);
+            let (hub, client) = (Arc::clone(&hub), Arc::clone(&client));
+            let asked = Asked::of(&request, hub.site.clock);
             async move {
-                let response = serve::respond(hub, &guest, request).await;
+                let response = answer(hub, &client, request).await;
                 if let Some(asked) = asked {
                     asked.answered(&response);
                 }
@@ -134,7 +150,7 @@ async fn connection(hub: &Arc<Hub>, stream: TcpStream, tls: TlsAcceptor, (id, op
     let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let outcome = tokio::select! {
         outcome = serving.as_mut() => outcome,
-        () = guest.outstayed() => return tracing::debug!("a client never said who it is"),
+        () = client.stays_unknown() => return tracing::debug!("a client never said who it is"),
         () = shutdown.draining() => {
             // Streams that run end cleanly by themselves; no new ones are taken.
             serving.as_mut().graceful_shutdown();

@@ -9,6 +9,7 @@ use edge_hub_core::{
     projection::{Projection, ProjectionError},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use proto::names::HEADER_STALENESS;
 use proto_kube::{
     list::{ListHead, encode_document, encode_list, encode_table_document},
     media_type::{Encoding, Form, Format},
@@ -19,7 +20,7 @@ use super::stream::{Chunks, MadeList};
 use crate::upstream::{Body, UpstreamError, full};
 
 /// Seconds since the cloud was last heard, on answers given while cut.
-const STALENESS: &str = "x-edge-staleness";
+const STALENESS: &str = HEADER_STALENESS;
 
 /// Age of what is served while cut; `None` while the link stands.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +43,7 @@ impl Staleness {
 
 /// A refusal. Always JSON: every client reads a Status by its Content-Type.
 #[must_use]
-pub(super) fn refuse(status: &Status) -> Response<Body> {
+pub fn refuse(status: &Status) -> Response<Body> {
     let mut response = Response::new(full(status.to_json()));
     *response.status_mut() = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -20,8 +20,6 @@ mod slot;
 mod steps;
 mod stream;
 mod upgrade;
-mod wait;
-mod websocket;
 mod whole;
 mod yaml;
 mod yaml_body;
@@ -38,28 +36,21 @@ use proto_kube::{request_info::RequestInfo, status::Status};
 use self::{call::Call, slot::Slot};
 use crate::{
     hub::Hub,
-    listen::guest::Guest,
-    upstream::{Body, hop},
+    listen::client::Running,
+    upstream::{Body, Credential, hop},
 };
 
-pub use wait::Asked;
+pub use answer::refuse;
 
-/// Answers one request. Never fails: whatever goes wrong becomes a Status.
-pub async fn respond(hub: Arc<Hub>, guest: &Guest, request: Request<Incoming>) -> Response<Body> {
-    hub.site.metrics.requests.inc();
+/// Answers one request of a known client, which counts as running until the answer has ended. Never fails: whatever goes wrong
+/// becomes a Status.
+pub async fn respond(
+    hub: Arc<Hub>,
+    (principal, credential): (Principal, Credential),
+    running: Running,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let (mut head, body) = request.into_parts();
-    if let Err(status) = websocket::take_token(&mut head.headers) {
-        hub.site.metrics.unauthenticated.inc();
-        return answer::refuse(&status);
-    }
-    let (principal, credential) = match hub.authenticator.authenticate(&guest.peer, &head.headers).await {
-        Ok(known) => known,
-        Err(status) => {
-            hub.site.metrics.unauthenticated.inc();
-            return answer::refuse(&status);
-        }
-    };
-    let running = guest.welcome(&principal);
     note(&principal, &head);
     hub.outbox.renew_credential(&principal, &credential);
     if let Err(status) = hop::refuse_named_identity(&head.headers) {

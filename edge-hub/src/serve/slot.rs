@@ -19,7 +19,7 @@ use proto_kube::request_info::{RequestInfo, Verb};
 
 use crate::{
     hub::Hub,
-    listen::guest::Running,
+    listen::client::Running,
     upstream::{Body, BoxError},
 };
 

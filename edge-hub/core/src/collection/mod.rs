@@ -228,7 +228,7 @@ impl Collection {
         collection
     }
 
-    /// Takes over the whole state at `resource_version` and tells it as events (R4): clients see what changed, never
+    /// Takes over the whole state at `resource_version` and tells it as events: clients see what changed, never
     /// that the history upstream was lost. Between the old and the new version no state counts as known.
     ///
     /// Where the list cannot be the outcome of events after what is held (the API server shows an object otherwise

@@ -12,7 +12,7 @@ use super::{Collection, Envelope, Listing, Lookup, Object, Refusal};
 use crate::clock::Now;
 
 impl Collection {
-    /// One object (R13). Where it is not held, absent is said only by a complete collection.
+    /// One object. Where it is not held, absent is said only by a complete collection.
     #[must_use]
     pub fn get(&self, key: &ObjectKey) -> Lookup {
         let inside = self.spec.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace);

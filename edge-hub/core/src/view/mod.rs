@@ -24,9 +24,9 @@ use frame::Encoder;
 use resume::{Replayed, replay_since};
 use switch::switch;
 
-/// Time between two bookmarks of a quiet stream (R4).
+/// Time between two bookmarks of a quiet stream.
 pub const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
-/// How long before its end a stream gets a last bookmark (R4).
+/// How long before its end a stream gets a last bookmark.
 pub const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// A stream that ends earlier makes client libraries start over with a full list.
 pub const SHORTEST_STREAM: Duration = Duration::from_secs(1);
@@ -386,7 +386,7 @@ impl WatchView {
         Ok(None)
     }
 
-    /// The event as this client sees it (R7, W13): entering its selector or coming out of hiding is ADDED, leaving or
+    /// The event as this client sees it: entering its selector or coming out of hiding is ADDED, leaving or
     /// being hidden is DELETED with the last state that it saw, carrying the new resource version.
     fn translate(&mut self, collection: &Collection, event: &RingEvent) -> Result<Option<Bytes>, Break> {
         let (envelope, format) = (collection.envelope(), collection.spec().format);
@@ -423,7 +423,7 @@ impl WatchView {
         Ok(Some(frame))
     }
 
-    /// Called when everything was delivered, so the collection's resource version is the client's (W5), unless the
+    /// Called when everything was delivered, so the collection's resource version is the client's, unless the
     /// client is ahead of the collection.
     fn bookmark_if_due(&mut self, collection: &Collection, now: Now) -> Option<Bytes> {
         let current = collection.resource_version();

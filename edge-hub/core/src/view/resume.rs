@@ -1,4 +1,4 @@
-//! Resuming from before the event ring (R5): what changed since, told by the objects' own resource versions and the
+//! Resuming from before the event ring: what changed since, told by the objects' own resource versions and the
 //! tombstones. Between two states of one key nothing is known any more; the last one is what counts.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! A change of filter inputs as events: what a client saw under the former inputs against what it sees now (W13).
+//! A change of filter inputs as events: what a client saw under the former inputs against what it sees now.
 //!
 //! The events lead from one picture of one state to the other, so they all carry the resource version of that state:
 //! the client's position neither rises nor falls. A client that is cut among them resumes from there and is told

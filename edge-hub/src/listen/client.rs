@@ -1,4 +1,4 @@
-//! The connections that stand: whose each is, which make room for others, and how long a client may stay a stranger.
+//! The connections that stand: whose each is, which make room for others, and how long a client may stay unknown.
 
 use std::{
     collections::BTreeMap,
@@ -22,8 +22,8 @@ use crate::{identity::peer::Peer, sync::lock};
 
 /// Connections of clients that are not known, which may send a wide head.
 const WIDE_UNKNOWN: usize = 32;
-/// How long a client may stay a stranger after its handshake.
-const STRANGER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a client may stay unknown after its handshake.
+const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The connections that stand, with the tasks that serve them.
 pub struct Open {
@@ -89,8 +89,8 @@ impl Drop for Running {
     }
 }
 
-/// One client's connection: its certificate, and whether it is still a stranger.
-pub struct Guest {
+/// One client's connection: its certificate, and whether it has said who it is.
+pub struct Client {
     /// What the handshake told.
     pub peer: Peer,
     id: u64,
@@ -100,7 +100,7 @@ pub struct Guest {
     wide: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
-impl Guest {
+impl Client {
     /// The connection `id`, of which nothing is known but that it was accepted.
     #[must_use]
     pub fn new(id: u64, open: Arc<Open>) -> Self {
@@ -120,9 +120,9 @@ impl Guest {
         has_place
     }
 
-    /// The client showed a credential that holds, with a request.
+    /// The client showed a credential that holds, with a request, which runs until what is returned is dropped.
     #[must_use]
-    pub fn welcome(&self, user: &Principal) -> Running {
+    pub fn begin(&self, user: &Principal) -> Running {
         if !*self.known.borrow() {
             self.known.send_replace(true);
             lock(&self.wide).take();
@@ -131,16 +131,16 @@ impl Guest {
         Running { id: self.id, open: Arc::clone(&self.open) }
     }
 
-    /// Resolves when the client has been a stranger for too long.
-    pub async fn outstayed(&self) {
+    /// Resolves when the client has been unknown for too long.
+    pub async fn stays_unknown(&self) {
         let known = async { self.known.subscribe().wait_for(|known| *known).await.is_ok() };
-        if tokio::time::timeout(STRANGER_TIMEOUT, known).await.is_ok() {
+        if tokio::time::timeout(UNKNOWN_TIMEOUT, known).await.is_ok() {
             std::future::pending::<()>().await;
         }
     }
 }
 
-impl Drop for Guest {
+impl Drop for Client {
     fn drop(&mut self) {
         self.open.remove(self.id);
     }

@@ -10,7 +10,7 @@ use crate::clock::Clock;
 const TARGET: &str = "edge_hub::answer";
 
 /// What a request that is being answered asked for.
-pub struct Asked {
+pub(super) struct Asked {
     method: String,
     path: String,
     agent: String,
@@ -21,7 +21,7 @@ pub struct Asked {
 
 impl Asked {
     /// `None` where nobody wants to know: then it costs nothing.
-    pub fn of<B>(request: &Request<B>, clock: Clock) -> Option<Self> {
+    pub(super) fn of<B>(request: &Request<B>, clock: Clock) -> Option<Self> {
         if !tracing::enabled!(target: TARGET, tracing::Level::DEBUG) {
             return None;
         }
@@ -36,7 +36,7 @@ impl Asked {
     }
 
     /// Writes the line: how long it is since the request's head.
-    pub fn answered<B>(self, response: &Response<B>) {
+    pub(super) fn answered<B>(self, response: &Response<B>) {
         let Self { method, path, agent, clock, since } = self;
         let waited = clock.now().monotonic.saturating_sub(since);
         let microseconds = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
