@@ -276,6 +276,39 @@ fn a_pod_that_was_ready_at_the_cut_is_so_until_its_kubelet_says_otherwise() {
     assert!(memory.is_empty());
 }
 
+/// A patch of the kubelet's reached the cloud as the cut began, and neither its answer nor its event came back. After the heal
+/// the watch tells of it first, and only then that the cloud gave the pod up.
+#[test]
+fn what_the_kubelet_had_told_just_before_the_cut_is_not_taken_for_its_repair_after_it() {
+    let cloud = |pod: &Arc<Object>| Some(CloudPod::Present(Arc::clone(pod)));
+    let ready = Some(vec![endpoint(NODE, "a", "10.0.0.1", true)]);
+    let held = pod_at(5, "10.0.0.1", true, "");
+    let mut silent = PodMemory::new(NODE);
+    silent.cut(Format::JSON, &[Arc::clone(&held)]);
+    // The same, where the kubelet tried again in the cut: what it tells is that its pod is not ready, and is again.
+    let mut retried = PodMemory::new(NODE);
+    retried.cut(Format::JSON, &[Arc::clone(&held)]);
+    for is_ready in [false, true] {
+        let told = status_patch("a", Some("10.0.0.1"), is_ready);
+        retried.hear(Format::JSON, &held, &told).expect("readable");
+    }
+    for (mut memory, name) in [(silent, "silent"), (retried, "retried")] {
+        memory.tick(at(100), true);
+        memory.compare(at(100), Format::JSON, |_| cloud(&pod_at(6, "10.0.0.1", true, "")));
+        // The slice that says so may come before its pod, and after.
+        assert_eq!(show(&memory, 21, "10.0.0.1", false), ready, "{name}");
+        memory.compare(at(100), Format::JSON, |_| cloud(&pod_at(20, "10.0.0.1", false, "")));
+        assert_eq!(show(&memory, 21, "10.0.0.1", false), ready, "{name}");
+        memory.tick(at(100 + GRACE.as_secs()), true);
+        assert!(!memory.is_empty(), "{name}: the repair is waited for");
+        memory.compare(at(104), Format::JSON, |_| cloud(&pod_at(30, "10.0.0.1", true, "")));
+        assert_eq!(show(&memory, 31, "10.0.0.1", true), None, "{name}");
+        memory
+            .compare(at(105), Format::JSON, |_| cloud(&pod_at(40, "10.0.0.1", false, "ContainersNotReady")));
+        assert_eq!(show(&memory, 41, "10.0.0.1", false), None, "{name}: it is not ready indeed");
+    }
+}
+
 #[test]
 fn a_kubelet_that_says_why_its_pod_is_not_ready_is_believed_at_once_and_an_end_too() {
     let cloud = |pod: &Arc<Object>| Some(CloudPod::Present(Arc::clone(pod)));

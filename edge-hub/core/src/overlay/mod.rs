@@ -105,6 +105,11 @@ impl Fact {
 
     /// What the cloud says of the pod now. Returns whether that changes anything.
     fn learn(&mut self, now: Now, version: u64, state: PodState, is_given_up: bool) -> bool {
+        let is_where_it_was =
+            state.addresses == self.held.addresses || state.addresses == self.told.addresses;
+        if is_given_up && is_where_it_was && (self.known_from.is_none() || self.told.ready) {
+            return self.learn_given_up(version, &state);
+        }
         if self.known_from.is_some() {
             // Whatever becomes of it now, the cloud is who knows.
             let changed = state != self.told;
@@ -112,17 +117,6 @@ impl Fact {
                 (self.told, self.known_from) = (state, Some(version));
             }
             return changed;
-        }
-        let is_where_it_was =
-            state.addresses == self.held.addresses || state.addresses == self.told.addresses;
-        if is_given_up && is_where_it_was {
-            // That it is to end is news all the same.
-            let merged = PodState {
-                terminating: self.told.terminating || state.terminating,
-                ended: self.told.ended || state.ended,
-                ..self.told.clone()
-            };
-            return std::mem::replace(&mut self.told, merged.clone()) != merged;
         }
         let is_news = match self.held_since {
             Some(held_since) => version > held_since,
@@ -133,6 +127,22 @@ impl Fact {
             self.know(now, version);
         }
         is_news
+    }
+
+    /// The cloud has given the pod up with its node, of which it had not heard. A watch that goes on after a heal may tell
+    /// first what the kubelet had told just before the cut: that was not the repair, so the cloud knows nothing yet.
+    fn learn_given_up(&mut self, version: u64, state: &PodState) -> bool {
+        let was_known = self.known_from.take().is_some();
+        if let Some(held_since) = &mut self.held_since {
+            *held_since = version.max(*held_since);
+        }
+        // That it is to end is news all the same.
+        let merged = PodState {
+            terminating: self.told.terminating || state.terminating,
+            ended: self.told.ended || state.ended,
+            ..self.told.clone()
+        };
+        std::mem::replace(&mut self.told, merged.clone()) != merged || was_known
     }
 
     fn know(&mut self, now: Now, version: u64) {
