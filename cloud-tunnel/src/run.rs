@@ -1,72 +1,17 @@
 //! From arguments to a running server or agent and back to an exit code.
 
 mod agent;
+mod life;
 mod server;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use proto_daemon::admin::AdminError;
-use proto_daemon::exit::{self, Exit};
-use proto_daemon::shutdown::{Drained, Phase, Shutdown};
-use proto_daemon::telemetry::TelemetryError;
-use proto_daemon::tls::TlsError;
+use proto_daemon::exit;
 
-use crate::config::ConfigError;
-use crate::link::control::DRAIN_GRACE;
-
-/// Why a program could not start or had to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The settings.
-    #[error("configuration: {0}")]
-    Config(#[from] ConfigError),
-    /// Logging.
-    #[error("log: {0}")]
-    Telemetry(#[from] TelemetryError),
-    /// Certificates.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// A unix socket.
-    #[error("{key}: {source}{}", because(source))]
-    Socket {
-        /// The key in the file.
-        key: &'static str,
-        /// What is wrong.
-        source: AdminError,
-    },
-    /// A listener.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: std::net::SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The runtime or the signal handlers.
-    #[error("cannot start: {0}")]
-    Start(#[from] std::io::Error),
-}
-
-fn because(error: &AdminError) -> String {
-    std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default()
-}
-
-impl RunError {
-    fn exit(&self) -> Exit {
-        match self {
-            // Whoever issues certificates may be about to write the file: starting again finds it.
-            Self::Tls(TlsError::Read { .. }) => Exit::Unavailable,
-            Self::Config(_) | Self::Telemetry(_) | Self::Tls(_) => Exit::Config,
-            // A socket in use is free when its process has ended; a folder that refuses one stays as it is.
-            Self::Socket { source: AdminError::InUse(_), .. } | Self::Listen { .. } => Exit::Unavailable,
-            Self::Socket { .. } => Exit::Os,
-            Self::Start(_) => Exit::Software,
-        }
-    }
-}
+pub use self::life::RunError;
 
 /// The server beside kube-apiserver.
 #[derive(Debug, Parser)]
@@ -116,26 +61,4 @@ pub fn server_main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCo
 pub fn agent_main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let start = |own: &AgentArguments| agent::start(&own.config, own.check_config);
     exit::main_with(arguments, "tunnel-agent", start, RunError::exit)
-}
-
-fn say_good(path: &Path) {
-    println!("{} is good", path.display());
-}
-
-/// Waits for the end of a drain, and says how it ended.
-async fn drained(shutdown: &Shutdown) {
-    shutdown.draining().await;
-    tracing::info!(grace = ?DRAIN_GRACE, "draining");
-    match shutdown.drained().await {
-        Drained::Complete => tracing::info!("stopped"),
-        Drained::Cut { open } => tracing::warn!(open, "stopped; open streams and links were cut"),
-    }
-}
-
-/// Whether the process still takes work.
-fn running(shutdown: &Shutdown) -> Result<(), String> {
-    match shutdown.phase() {
-        Phase::Running => Ok(()),
-        phase => Err(phase.as_str().to_owned()),
-    }
 }

@@ -1,14 +1,14 @@
 //! The words of the `eyot` command and what it prints. stdout carries answers, stderr progress and complaints.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
+use self::words::{Dir, say};
 use crate::lab::{
     Assets, Certificate, CompareOptions, Cut, Delay, HubKind, HubOptions, Lab, LabError, NodePart, Nodes,
     Slow, Status, UpOptions, Way, all_programs, build_judges, cache_root,
@@ -17,6 +17,7 @@ use crate::lab::{
 mod daemon;
 mod help;
 mod media;
+mod words;
 
 use help::{DEMO_ABOUT, DEMO_JSON, LAB_ABOUT, LAB_EXAMPLE, SLOW_EXAMPLE};
 
@@ -51,13 +52,6 @@ enum Top {
         #[arg(long, value_parser = Delay::parse_time)]
         jitter: Duration,
     },
-}
-
-#[derive(Debug, Args)]
-struct Dir {
-    /// The lab's folder
-    #[arg(long, value_name = "DIR", default_value = "eyot-lab")]
-    dir: PathBuf,
 }
 
 /// A part of a node that can be left out of a lab.
@@ -564,11 +558,6 @@ fn down(dir: &Dir) -> Result<(), LabError> {
         ));
     }
     Ok(())
-}
-
-/// Prints one answer on stdout; a reader that went away is no failure.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 #[cfg(test)]

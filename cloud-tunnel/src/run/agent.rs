@@ -11,7 +11,7 @@ use proto_daemon::{metrics as daemon_metrics, telemetry};
 use serde_json::json;
 use tokio_rustls::TlsConnector;
 
-use super::RunError;
+use super::life::{self, RunError};
 use crate::clock::{self, Clock};
 use crate::config::AgentConfig;
 use crate::edge::Edge;
@@ -28,7 +28,7 @@ pub(super) fn start(path: &Path, check_config: bool) -> Result<(), RunError> {
     let own = ReloadingResolver::new(config.file.credential.clone())?;
     let tls = link_tls::client(Arc::clone(&own), tls::load_roots(&config.file.server_ca)?)?;
     if check_config {
-        super::say_good(path);
+        life::say_good(path);
         return Ok(());
     }
     telemetry::init(&config.file.log)?;
@@ -69,7 +69,7 @@ async fn run(
         .map_err(|source| RunError::Socket { key: "adminSocket", source })?;
     tracing::info!(node = dialler.node, nodes = dialler.edge.nodes(), "dialling");
     tokio::spawn(dialler.run());
-    super::drained(&shutdown).await;
+    life::drained(&shutdown).await;
     Ok(())
 }
 
@@ -93,7 +93,7 @@ impl AdminState for Status {
     }
 
     fn ready(&self) -> Result<(), String> {
-        super::running(&self.dialler.shutdown)?;
+        life::running(&self.dialler.shutdown)?;
         match self.dialler.state() {
             LinkState::Up { .. } => Ok(()),
             LinkState::Down { since, reason } => {

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
-use super::RunError;
+use super::life::{self, RunError};
 use crate::clock::{self, Clock};
 use crate::config::ServerConfig;
 use crate::front::{Door, connect};
@@ -31,7 +31,7 @@ pub(super) fn start(path: &Path, check_config: bool) -> Result<(), RunError> {
     let own = ReloadingResolver::new(config.file.serving.clone())?;
     let tls = link_tls::server(Arc::clone(&own), tls::load_roots(&config.file.client_ca)?)?;
     if check_config {
-        super::say_good(path);
+        life::say_good(path);
         return Ok(());
     }
     telemetry::init(&config.file.log)?;
@@ -88,7 +88,7 @@ async fn run(
     tokio::spawn(connect::serve(door, http_connect));
     let _ = status.open.set(());
     tracing::info!(pool = config.file.pool.name, nodes = config.file.pool.nodes.len(), "serving");
-    super::drained(&shutdown).await;
+    life::drained(&shutdown).await;
     Ok(())
 }
 
@@ -140,7 +140,7 @@ impl AdminState for Status {
     /// A server without a link is ready all the same: it answers each dial, and says what is missing.
     fn ready(&self) -> Result<(), String> {
         self.open.get().copied().ok_or_else(|| "the door is not open yet".to_owned())?;
-        super::running(&self.shutdown)
+        life::running(&self.shutdown)
     }
 
     fn metrics(&self) -> String {

@@ -14,7 +14,8 @@ use crate::resource::ResourceKind;
 use crate::server::Cloud;
 use crate::status::{self, Cause, Status};
 use crate::store::Key;
-use crate::write::{find, timestamp};
+use crate::time::timestamp;
+use crate::write::find;
 
 /// Grace of a pod that names none.
 const DEFAULT_GRACE_SECONDS: u64 = 30;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::protobuf;
 use crate::resource::ResourceKind;
 use crate::status::Status;
-use crate::table;
+use crate::table::{self, RowObject};
 
 /// Bytes on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,18 +31,6 @@ pub enum Form {
     PartialMetadata,
     /// The metadata of all that a list has; the server has nothing to show of a single object then.
     PartialMetadataList,
-}
-
-/// What a Table row carries of its object.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RowObject {
-    /// Its metadata.
-    #[default]
-    Metadata,
-    /// All of it.
-    Object,
-    /// Nothing.
-    Nothing,
 }
 
 /// The media type of Kubernetes protobuf.

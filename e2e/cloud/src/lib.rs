@@ -12,6 +12,7 @@
 //! It is checked: one script of requests is played to it and to a real kube-apiserver, and the transcripts are compared
 //! (`e2e/tests/the_model_cloud_speaks_like_the_real_server/`). What it does not do is listed there, with the reason.
 
+mod administrator;
 mod admission;
 mod answer;
 mod authorization;
@@ -35,6 +36,7 @@ mod server;
 mod status;
 mod store;
 mod table;
+mod time;
 mod token;
 mod validate;
 mod watch;
@@ -42,7 +44,7 @@ mod write;
 
 pub use answer::{Answer, AnswerKind, Response};
 pub use authorization::{Policy, Principal, Rule};
-pub use encoding::{Encoding, Form, Format, RowObject};
+pub use encoding::{Encoding, Form, Format};
 pub use fault::{Fault, FaultRule, RequestMatch};
 pub use labels::LabelSelector;
 pub use options::{ListOptions, VersionMatch};
@@ -53,5 +55,6 @@ pub use selector::FieldSelector;
 pub use server::{Cloud, Replica};
 pub use status::Status;
 pub use store::{Event, EventType, Key, Store};
+pub use table::RowObject;
 pub use token::TokenSigner;
 pub use watch::WatchCursor;

@@ -1,13 +1,11 @@
 //! The model cloud: what it holds, and what a test may do to it past the wire.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::authorization::{Attributes, Policy, Principal};
-use crate::delete::{self, DeleteOptions};
 use crate::fault::{Fault, FaultPlan, FaultRule};
 use crate::record::RequestRecord;
 use crate::request::ResourceTarget;
@@ -15,7 +13,6 @@ use crate::resource::{Gvr, Registry};
 use crate::status::Status;
 use crate::store::Store;
 use crate::token::{TokenSigner, Tokens};
-use crate::write;
 
 /// How far a replica's reads lag behind the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -246,63 +243,5 @@ impl Cloud {
             Replica::Frozen(revision) => revision.min(current),
         };
         visible.max(self.store.compacted())
-    }
-
-    /// Create an object as the test, without authorization.
-    ///
-    /// # Errors
-    /// As a POST by an administrator.
-    pub fn create(&mut self, now: Duration, gvr: &Gvr, object: Value) -> Result<Arc<Value>, Status> {
-        let kind = self.registry.find(gvr).ok_or_else(Status::no_such_path)?.clone();
-        let target = self.target("create", gvr, object["metadata"]["namespace"].as_str(), None);
-        write::create(self, now, &kind, &target, object)
-    }
-
-    /// Merge-patch an object as the test, without authorization; metadata, spec and status alike.
-    ///
-    /// # Errors
-    /// 404, and what the patch may meet.
-    pub fn merge(
-        &mut self,
-        now: Duration,
-        gvr: &Gvr,
-        namespace: &str,
-        name: &str,
-        patch: &Value,
-    ) -> Result<Arc<Value>, Status> {
-        let mut kind = self.registry.find(gvr).ok_or_else(Status::no_such_path)?.clone();
-        // The test may change the status by the main path.
-        kind.status = false;
-        let target = self.target("patch", gvr, Some(namespace), Some(name));
-        let body = patch.to_string();
-        write::patch(self, now, &kind, &target, "application/merge-patch+json", body.as_bytes())
-            .map(|(o, _)| o)
-    }
-
-    /// Delete an object as the test, at once (grace 0); finalizers hold it.
-    ///
-    /// # Errors
-    /// 404.
-    pub fn delete(&mut self, now: Duration, gvr: &Gvr, namespace: &str, name: &str) -> Result<(), Status> {
-        let kind = self.registry.find(gvr).ok_or_else(Status::no_such_path)?.clone();
-        let target = self.target("delete", gvr, Some(namespace), Some(name));
-        delete::one(self, now, &kind, &target, &DeleteOptions::now()).map(|_| ())
-    }
-
-    fn target(
-        &self,
-        verb: &'static str,
-        gvr: &Gvr,
-        namespace: Option<&str>,
-        name: Option<&str>,
-    ) -> ResourceTarget {
-        let namespaced = self.registry.find(gvr).is_some_and(|k| k.namespaced);
-        ResourceTarget {
-            verb,
-            gvr: gvr.clone(),
-            namespace: namespace.filter(|_| namespaced).map(str::to_owned),
-            name: name.map(str::to_owned),
-            subresource: None,
-        }
     }
 }

@@ -6,8 +6,19 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::encoding::RowObject;
 use crate::resource::ResourceKind;
+
+/// What a Table row carries of its object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowObject {
+    /// Its metadata.
+    #[default]
+    Metadata,
+    /// All of it.
+    Object,
+    /// Nothing.
+    Nothing,
+}
 
 /// A column between name and age: its heading and its cell.
 type Column = (&'static str, fn(&Value) -> Value);

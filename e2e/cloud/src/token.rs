@@ -140,11 +140,11 @@ impl Tokens {
         document["spec"]["expirationSeconds"] = seconds.into();
         // A pointer that Go writes even when it points nowhere.
         document["spec"]["boundObjectRef"] = reference;
-        let expiry = crate::write::timestamp(now + Duration::from_secs(seconds));
+        let expiry = crate::time::timestamp(now + Duration::from_secs(seconds));
         document["status"] = json!({"token": token, "expirationTimestamp": expiry});
         document["kind"] = "TokenRequest".into();
         document["apiVersion"] = "authentication.k8s.io/v1".into();
-        document["metadata"] = json!({"name": key.1, "namespace": key.0, "uid": uid, "creationTimestamp": crate::write::timestamp(now)});
+        document["metadata"] = json!({"name": key.1, "namespace": key.0, "uid": uid, "creationTimestamp": crate::time::timestamp(now)});
         Ok(document)
     }
 

@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::defaults;
 use crate::patch;
@@ -14,14 +12,8 @@ use crate::resource::{Gvr, ResourceKind};
 use crate::server::Cloud;
 use crate::status::{Cause, Status};
 use crate::store::Key;
+use crate::time::timestamp;
 use crate::validate;
-
-/// RFC 3339 with whole seconds, as `metav1.Time` is written.
-pub(crate) fn timestamp(now: Duration) -> String {
-    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    time.format(&Rfc3339).expect("a time of these centuries can be written")
-}
 
 /// Create an object from a POST.
 pub(crate) fn create(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Dir, say};
+use super::words::{Dir, say};
 use crate::lab::{Grant, Lab, LabError};
 
 /// Put a media engine on a node, or leave the one that is there, and print a token for it

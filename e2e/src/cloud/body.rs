@@ -15,8 +15,8 @@ use flate2::write::GzEncoder;
 use http_body::Frame;
 use tokio::sync::mpsc;
 
-use super::control::Shared;
 use super::link::Connection;
+use super::shared::Shared;
 
 /// A body fed by a task.
 pub(super) struct Piped {

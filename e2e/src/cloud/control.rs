@@ -1,113 +1,24 @@
 //! The test's hand on the cloud: objects, faults, links, clock, and the record of requests.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use e2e_cloud::{
     Cloud, Fault, FaultRule, Gvr, Principal, Replica, RequestMatch, RequestRecord, Rule, Status, Store,
 };
-use rustls::ServerConfig;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::link::{self, Link, LinkState};
+use super::accept;
+use super::link::{Link, LinkState};
 use super::pki::{Authority, PkiError, TokenKey};
-use super::wire::Switch;
+use super::shared::{Shared, lock};
 
 /// Who issues the model's ServiceAccount tokens.
 const ISSUER: &str = "https://kubernetes.default.svc";
-
-/// What the connections, streams and the control share.
-pub(super) struct Shared {
-    core: Mutex<Cloud>,
-    pub(super) tls: Arc<ServerConfig>,
-    links: Mutex<Vec<Arc<Link>>>,
-    /// Faults that wait for a running stream, by the order of its request.
-    streams: Mutex<BTreeMap<u64, Option<Fault>>>,
-    /// Moves whenever a stream may have something to send.
-    changes: watch::Sender<u64>,
-    /// Moves whenever the record of requests does.
-    activity: watch::Sender<u64>,
-    clock_offset_nanos: AtomicU64,
-    stop: watch::Sender<bool>,
-    wire_in: AtomicU64,
-    wire_out: AtomicU64,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A test that panicked while it held the lock has failed already; the rest may go on.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Shared {
-    pub(super) fn core(&self) -> MutexGuard<'_, Cloud> {
-        lock(&self.core)
-    }
-
-    /// The cloud's clock, since the Unix epoch.
-    pub(super) fn now(&self) -> Duration {
-        let real = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        real + Duration::from_nanos(self.clock_offset_nanos.load(Ordering::SeqCst))
-    }
-
-    /// Tell the streams that something changed.
-    pub(super) fn notify_streams(&self) {
-        self.changes.send_modify(|n| *n += 1);
-    }
-
-    /// Tell those who wait for requests.
-    pub(super) fn notify_activity(&self) {
-        self.activity.send_modify(|n| *n += 1);
-    }
-
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
-    pub(super) async fn stopped(&self) {
-        let mut stop = self.stop.subscribe();
-        let _ = stop.wait_for(|s| *s).await;
-    }
-
-    pub(super) fn open_stream(&self, order: u64, fault: Option<Fault>) {
-        lock(&self.streams).insert(order, fault);
-        self.notify_activity();
-    }
-
-    pub(super) fn close_stream(&self, order: u64) {
-        lock(&self.streams).remove(&order);
-        if let Some(record) = self.core().record_mut(order) {
-            record.ended = true;
-        }
-        self.notify_activity();
-    }
-
-    /// The fault that waits for a stream; taken once.
-    pub(super) fn take_stream_fault(&self, order: u64) -> Option<Fault> {
-        lock(&self.streams).get_mut(&order).and_then(Option::take)
-    }
-
-    pub(super) fn count_sent(&self, order: u64, bytes: usize) {
-        if let Some(record) = self.core().record_mut(order) {
-            record.bytes_out += bytes as u64;
-        }
-    }
-
-    pub(super) fn note_initial(&self, order: u64, bytes: usize) {
-        if let Some(record) = self.core().record_mut(order) {
-            record.initial_bytes += bytes as u64;
-        }
-    }
-
-    pub(super) fn count_wire(&self, switch: &Switch) {
-        self.wire_in.fetch_add(switch.bytes_in.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.wire_out.fetch_add(switch.bytes_out.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-}
 
 /// A handle on a running model cloud; clones share it. The cloud serves until [`CloudControl::stop`]
 /// is called or the runtime goes.
@@ -150,7 +61,7 @@ impl CloudControl {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let link = Arc::new(Link::new(address, replica));
         lock(&self.shared.links).push(link.clone());
-        tokio::spawn(link::accept(self.shared.clone(), link, listener));
+        tokio::spawn(accept::accept(self.shared.clone(), link, listener));
         Ok(address)
     }
 

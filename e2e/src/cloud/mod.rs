@@ -10,12 +10,14 @@
 //! control.records();                                      // what the cloud saw
 //! ```
 
+mod accept;
 mod body;
 pub mod client;
 mod control;
 mod link;
 pub mod pki;
 mod serve;
+mod shared;
 mod wire;
 
 pub use control::CloudControl;

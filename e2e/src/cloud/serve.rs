@@ -16,9 +16,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::body::{self, Writer};
-use super::control::Shared;
 use super::link::{Connection, Link};
 use super::pki;
+use super::shared::Shared;
 use super::wire::Wire;
 
 /// The core refuses bodies above 3 MiB; here only memory is bounded.

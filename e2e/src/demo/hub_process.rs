@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use super::DemoError;
+use super::error::DemoError;
 use super::folder::{Folder, THIS_PROGRAM};
 use crate::cloud::pki::{Authority, Identity};
 

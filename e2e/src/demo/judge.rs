@@ -6,10 +6,10 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::informer::Watched;
-use super::objects::node_name;
+use super::objects::{node_name, revision};
 use super::protobuf;
 use super::tally::{Collection, Counts};
-use super::world::{Node, World, revision, selects};
+use super::world::{Node, World, selects};
 use crate::cloud::model::{Cloud, Encoding, EventType, Form, Format, Gvr, Key};
 
 /// What must not be, in words; nothing when all is well. `last` is what the copies lacked when waiting was over.

@@ -4,6 +4,7 @@
 //! every node, one whose clients talk to it directly. All figures are counted, none is computed from an assumption.
 
 mod backoff;
+mod error;
 mod folder;
 mod hub_process;
 mod informer;
@@ -21,13 +22,15 @@ use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::process::{ExitCode, ExitStatus};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
+pub use self::error::DemoError;
+use self::error::SYNC_LIMIT;
 use self::folder::Folder;
 use self::hub_process::HubProcess;
 use self::objects::node_name;
@@ -36,12 +39,10 @@ use self::report::{Bill, Report};
 use self::screen::{NodeRow, Screen};
 use self::tally::Requests;
 use self::world::World;
-use crate::cloud::pki::{Authority, Identity, PkiError};
+use crate::cloud::pki::{Authority, Identity};
 
 /// How often copies are compared with the cloud.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long the first and the last state may take to reach every client.
-const SYNC_LIMIT: Duration = Duration::from_mins(3);
 /// As after SIGINT in a shell.
 const INTERRUPTED: u8 = 130;
 
@@ -65,41 +66,6 @@ pub struct Options {
 fn minutes(text: &str) -> Result<f64, String> {
     let wrong = "a number from 0.15 to 60 is needed".to_owned();
     text.parse().ok().filter(|value| (0.15..=60.0).contains(value)).ok_or(wrong)
-}
-
-/// Why the demo could not run to its table.
-#[derive(Debug, thiserror::Error)]
-pub enum DemoError {
-    /// The machine refused something.
-    #[error("cannot {what}: {source}")]
-    Io {
-        /// What was attempted.
-        what: &'static str,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// Keys, certificates or TLS.
-    #[error("keys: {0}")]
-    Pki(#[from] PkiError),
-    /// The model cloud refused what the demo asked of it.
-    #[error("the model cloud: {0}")]
-    Model(String),
-    /// A hub ended by itself.
-    #[error("the hub of {node} ended by itself ({status}); its last words:\n{log}")]
-    Hub {
-        /// The node.
-        node: String,
-        /// How it ended.
-        status: ExitStatus,
-        /// The end of its log.
-        log: String,
-    },
-    /// The first state did not reach everybody.
-    #[error("after {} s the clients have not synced: {missing}", SYNC_LIMIT.as_secs())]
-    NotSynced {
-        /// Who lacks what.
-        missing: String,
-    },
 }
 
 /// Run the demo: progress on stderr, the table or JSON on stdout. Exit status 0 without violations, 1 with some or

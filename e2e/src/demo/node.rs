@@ -9,9 +9,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::informer::{Informer, Watched};
-use super::objects::{NAMESPACE, node_name};
+use super::objects::{NAMESPACE, node_name, revision};
 use super::tally::{Read, Tally};
-use super::world::revision;
 use crate::cloud::client::Client;
 use crate::cloud::model::Gvr;
 

@@ -98,3 +98,8 @@ pub(super) fn pod_spec(node: usize, account: &str) -> Value {
         "tolerations": [{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}],
     })
 }
+
+/// The `resourceVersion` of an object; 0 where it has none.
+pub(super) fn revision(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
+}

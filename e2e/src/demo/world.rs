@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::DemoError;
+use super::error::DemoError;
 use super::informer::Watched;
 use super::node::{AGENTS, Clients, LEASE_NAMESPACE, watched};
-use super::objects::{AGENT, NAMESPACE, agent_pod, node_name, patch, place, pod_spec, whole};
+use super::objects::{AGENT, NAMESPACE, agent_pod, node_name, patch, place, pod_spec, revision, whole};
 use super::plan::{Break, Kind, Object, PODS, SERVICES};
 use super::tally::{Counts, Tally};
 use crate::cloud::client::Client;
@@ -192,10 +192,6 @@ pub(super) fn selects(watched: &Watched, node: &str, name: &str, object: &Value)
         "pods" => object["spec"]["nodeName"] == *node,
         _ => true,
     }
-}
-
-pub(super) fn revision(object: &Value) -> u64 {
-    object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 fn difference(cloud: &Cloud, node: &str, watched: &Watched, counts: &Counts) -> Option<String> {

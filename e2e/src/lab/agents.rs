@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::address::Families;
 use super::assets::Assets;
 use super::error::{LabError, Result};
-use super::network::Families;
 use super::probe;
 use super::process::{Processes, Start};
 

@@ -212,7 +212,7 @@ fn module_hash(modules: &[Module]) -> String {
             context.update(&[0]);
         }
     }
-    super::hex(&context.finish().as_ref()[..6])
+    super::hex::hex(&context.finish().as_ref()[..6])
 }
 
 fn find(program: &str, cache: &Path, variable: impl Fn(&str) -> Option<PathBuf>) -> Result<Option<PathBuf>> {

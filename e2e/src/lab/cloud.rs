@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::address::Subnet;
 use super::assets::Assets;
 use super::certificates::{Authority, KeyPairFiles, Subject, create_service_account_key};
 use super::command::run_unchecked;
 use super::error::{LabError, Result};
 use super::history;
 use super::kubeconfig::{self, Credential};
-use super::network::Subnet;
 use super::process::{Processes, Start};
 use super::tunnel;
 

@@ -1,13 +1,11 @@
 //! Lifetimes on purpose: certificates that end soon, a hub whose clock is ahead, a node that joins by a bootstrap token.
 
-use std::path::Path;
-
 use time::{Duration, OffsetDateTime};
 
-use super::certificates::{Authority, KeyPairFiles, Subject};
+use super::certificates::Authority;
 use super::error::Result;
 use super::kubeconfig::{self, Credential};
-use super::{Lab, NodePart, fault, hub, objects, state, up};
+use super::{Lab, NodePart, fault, hub, node_certificate, objects, state, up};
 
 /// A certificate of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -47,7 +45,7 @@ impl Lab {
                 self.check(node)?;
                 let server = up::server(self, &self.cloud_of(&self.names.cloud()));
                 let folder = self.dir.join("nodes").join(node);
-                issue_node_certificate(&folder, node, &server, &authority, lifetime)
+                node_certificate::issue(&folder, node, &server, &authority, lifetime)
             }
             Certificate::KubeletServing => {
                 self.node_of(node, &namespace)?.issue_serving(&authority, lifetime)
@@ -124,21 +122,4 @@ impl Lab {
         let path = self.node_file(node, "bootstrap.kubeconfig");
         kubeconfig::write(&path, &server, authority.pem(), "default", &Credential::Token(token))
     }
-}
-
-/// Makes the node's client certificate, `FOLDER/node.crt`, and `FOLDER/kubelet.kubeconfig` with it; returns its end.
-pub(super) fn issue_node_certificate(
-    folder: &Path,
-    node: &str,
-    server: &str,
-    authority: &Authority,
-    lifetime: Duration,
-) -> Result<OffsetDateTime> {
-    let files = KeyPairFiles::at(folder, "node");
-    let user = format!("system:node:{node}");
-    let subject = Subject::Client { user: &user, groups: &["system:nodes"] };
-    let end = authority.issue_for(&subject, &files, lifetime)?;
-    let credential = Credential::Certificate(&files);
-    kubeconfig::write(&folder.join("kubelet.kubeconfig"), server, authority.pem(), "default", &credential)?;
-    Ok(end)
 }

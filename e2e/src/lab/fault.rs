@@ -3,83 +3,19 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 
+use super::address::LINK;
 use super::command::run;
 use super::delay::{self, Delay};
 use super::error::{LabError, Result};
-use super::network::{self, CUT_TABLE, LINK};
+use super::namespace::{self, inside};
 use super::process::{Identity, kill_all};
 use super::sweep::{own_line, remove_shim_sockets_of, unmount_below};
 use super::{Lab, control_group, state};
-
-/// Which packets a cut swallows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Way {
-    /// Both ways.
-    #[default]
-    Both,
-    /// From the cloud to the node.
-    In,
-    /// From the node to the cloud.
-    Out,
-}
-
-/// A cut: a black hole, no resets. The default swallows everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cut {
-    /// Which way.
-    pub way: Way,
-    /// Only TCP and UDP from or to this port, at either end.
-    pub port: Option<u16>,
-    /// This many of a hundred packets, at random: 1 to 100.
-    pub percent: u8,
-}
-
-impl Default for Cut {
-    fn default() -> Self {
-        Cut { way: Way::Both, port: None, percent: 100 }
-    }
-}
-
-impl Cut {
-    /// The nft script that makes this cut the only one.
-    pub(crate) fn rules(&self, cloud: &[IpAddr]) -> String {
-        let chance = match self.percent {
-            100.. => String::new(),
-            percent => format!("numgen random mod 100 < {percent} "),
-        };
-        let ports = match self.port {
-            None => vec![String::new()],
-            Some(port) => {
-                ["sport", "dport"].map(|end| format!("meta l4proto {{ tcp, udp }} th {end} {port} ")).into()
-            }
-        };
-        let mut rules =
-            format!("table inet {CUT_TABLE}\ndelete table inet {CUT_TABLE}\ntable inet {CUT_TABLE} {{\n");
-        // The forward hook is for pods, whose packets pass the node.
-        for hook in ["input", "output", "forward"] {
-            rules.push_str(&format!(
-                "chain {hook} {{\ntype filter hook {hook} priority -300; policy accept;\n"
-            ));
-            for (end, swallowed) in [("saddr", self.way != Way::Out), ("daddr", self.way != Way::In)] {
-                for address in cloud.iter().filter(|_| swallowed) {
-                    let family = if address.is_ipv6() { "ip6" } else { "ip" };
-                    for port in &ports {
-                        rules.push_str(&format!("{family} {end} {address} {port}{chance}counter drop\n"));
-                    }
-                }
-            }
-            rules.push_str("}\n");
-        }
-        rules.push_str("}\n");
-        rules
-    }
-}
 
 /// What a slow link does to all that passes it, each way.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -144,7 +80,7 @@ fn is_rate(text: &str) -> bool {
 
 /// Every process of a node, its containers' too, but not this one and its callers.
 fn processes(lab: &Lab, node: &str) -> Vec<Identity> {
-    let inside = network::processes_inside(&lab.names.node(node));
+    let inside = namespace::processes_inside(&lab.names.node(node));
     let contained = control_group::processes_of(&lab.state.id, node);
     let own = own_line();
     let ids: BTreeSet<i32> = inside.into_iter().chain(contained).filter(|pid| !own.contains(pid)).collect();
@@ -219,15 +155,15 @@ fn forget_links(namespace: &str) -> Result<()> {
 
 /// Removes every nft table but those of the lab itself, which stand for things outside the node.
 fn forget_rules(namespace: &str) -> Result<()> {
-    let tables = run(network::inside(namespace).args(["nft", "list", "tables"]), "")?;
+    let tables = run(inside(namespace).args(["nft", "list", "tables"]), "")?;
     let delay = format!(" {}", delay::TABLE);
     let foreign = tables.lines().filter(|line| !line.contains(" eyot_") && !line.ends_with(&delay));
     let script: String = foreign.map(|line| format!("delete {line}\n")).collect();
     if !script.is_empty() {
-        run(network::inside(namespace).args(["nft", "-f", "-"]), &script)?;
+        run(inside(namespace).args(["nft", "-f", "-"]), &script)?;
     }
     for family in ["ipv4", "ipv6"] {
-        run(network::inside(namespace).args(["conntrack", "-F", "-f", family]), "")?;
+        run(inside(namespace).args(["conntrack", "-F", "-f", family]), "")?;
     }
     Ok(())
 }
@@ -288,29 +224,6 @@ pub(super) fn erase(lab: &Lab, node: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn cloud() -> [IpAddr; 2] {
-        ["10.161.7.1", "fd00::1"].map(|address| address.parse().expect("an address"))
-    }
-
-    #[test]
-    fn the_whole_cut_swallows_both_ways_at_every_hook() {
-        let rules = Cut::default().rules(&cloud());
-        for end in ["ip saddr 10.161.7.1", "ip daddr 10.161.7.1", "ip6 saddr fd00::1", "ip6 daddr fd00::1"] {
-            assert_eq!(rules.matches(&format!("{end} counter drop\n")).count(), 3, "{rules}");
-        }
-        assert!(!Cut::default().rules(&cloud()[..1]).contains("ip6"));
-    }
-
-    #[test]
-    fn a_partial_cut_swallows_no_more_than_it_says() {
-        let cut = Cut { way: Way::In, port: Some(6443), percent: 30 };
-        let rules = cut.rules(&cloud());
-        assert!(!rules.contains("daddr"), "{rules}");
-        let lines: Vec<&str> = rules.lines().filter(|line| line.contains("drop")).collect();
-        assert_eq!(lines.len(), 12);
-        assert!(lines.iter().all(|line| line.contains(" 6443 numgen random mod 100 < 30 counter drop")));
-    }
 
     #[test]
     fn a_rate_is_a_number_and_a_unit() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::error::{LabError, Result};
-use super::network;
+use super::namespace;
 
 /// Where etcd listens inside the cloud's namespace.
 const ETCD: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 2379);
@@ -26,7 +26,7 @@ pub(super) fn compact(namespace: &str) -> Result<()> {
 /// One POST to etcd, from inside `namespace`; the JSON body of its answer.
 fn ask(namespace: &str, path: &str, body: &Value) -> Result<Value> {
     let (path, body) = (path.to_owned(), body.to_string());
-    let text = network::in_namespace(namespace, move || exchange(&path, &body))
+    let text = namespace::in_namespace(namespace, move || exchange(&path, &body))
         .map_err(LabError::io("ask", "etcd"))?;
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     if !head.starts_with("HTTP/1.0 200") && !head.starts_with("HTTP/1.1 200") {

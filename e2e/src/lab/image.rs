@@ -87,7 +87,7 @@ struct Blobs {
 impl Blobs {
     /// Keeps `bytes` and returns its descriptor.
     fn add(&mut self, media_type: &str, bytes: Vec<u8>) -> Value {
-        let digest = super::hex(ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref());
+        let digest = super::hex::hex(ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref());
         let descriptor =
             json!({ "mediaType": media_type, "digest": format!("sha256:{digest}"), "size": bytes.len() });
         self.list.push((digest, bytes));
@@ -179,7 +179,7 @@ mod tests {
             let digest = descriptor["digest"].as_str().expect("a digest").trim_start_matches("sha256:");
             let bytes = &files[&format!("blobs/sha256/{digest}")];
             assert_eq!(
-                super::super::hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref()),
+                super::super::hex::hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref()),
                 digest
             );
             assert_eq!(descriptor["size"], bytes.len());

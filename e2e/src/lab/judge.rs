@@ -125,7 +125,7 @@ impl Programs {
             context.update(part.as_bytes());
             context.update(&[0]);
         }
-        let hash = super::hex(&context.finish().as_ref()[..6]);
+        let hash = super::hex::hex(&context.finish().as_ref()[..6]);
         Ok(cache_root()?.join(format!("{}-{hash}", self.prefix)))
     }
 }

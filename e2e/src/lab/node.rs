@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
+use super::address::Subnet;
 use super::assets::Assets;
 use super::certificates::{Authority, KeyPairFiles, LIFETIME, Subject};
 use super::command::run;
 use super::error::{LabError, Result};
-use super::network::Subnet;
 use super::objects::{POD_PROGRAM, SANDBOX_IMAGE};
 use super::process::{Processes, Start};
 use super::{control_group, image, probe, samples};

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::network;
+use super::namespace;
 
 /// How long a local process may take to answer.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ pub(crate) fn unix_body(socket: &Path, path: &str) -> Result<String, String> {
 pub(crate) fn inside(namespace: &str, address: SocketAddr, path: &str) -> Result<(), String> {
     let asked = || {
         let path = path.to_owned();
-        network::in_namespace(namespace, move || {
+        namespace::in_namespace(namespace, move || {
             let stream = TcpStream::connect_timeout(&address, LIMIT)?;
             stream.set_read_timeout(Some(LIMIT))?;
             stream.set_write_timeout(Some(LIMIT))?;

@@ -3,9 +3,10 @@
 
 use std::net::Ipv4Addr;
 
+use super::address::{Names, Subnet, pod_routes};
 use super::command::run;
 use super::error::Result;
-use super::network::{Names, Subnet, batch, inside, pod_routes};
+use super::namespace::{batch, inside};
 
 /// The router's end of the pool's uplink.
 pub(crate) const UPLINK: &str = "eth0";

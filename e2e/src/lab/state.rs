@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::address::Subnet;
 use super::assets::Assets;
 use super::error::{LabError, Result};
-use super::network::Subnet;
 
 /// What stands between a node's components and the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -75,7 +75,7 @@ impl State {
 /// The lab's id: six hex digits of the SHA-256 of its folder's absolute path.
 pub(crate) fn lab_id(dir: &Path) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, dir.as_os_str().as_encoded_bytes());
-    super::hex(&digest.as_ref()[..3])
+    super::hex::hex(&digest.as_ref()[..3])
 }
 
 /// The folder's absolute path without links, also when the folder is gone.

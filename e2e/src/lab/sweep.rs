@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, umount2};
 
+use super::address::Names;
 use super::control_group;
 use super::error::{LabError, Result};
-use super::network::{self, Names};
 use super::process::{Identity, Processes, kill_all};
+use super::{namespace, network};
 
 /// What a lab makes inside its folder, beside its logs and its lock. The record comes last: until all else is gone,
 /// a second `down` still knows the lab.
@@ -71,7 +72,7 @@ pub(crate) fn sweep(dir: &Path, lab_id: &str) -> Result<Swept> {
 fn everything(processes: &Processes, names: &Names, lab_id: &str) -> Vec<Identity> {
     let mut found = processes.all();
     let inside = network::namespaces(names);
-    let ids = inside.iter().flat_map(|namespace| network::processes_inside(namespace));
+    let ids = inside.iter().flat_map(|namespace| namespace::processes_inside(namespace));
     found.extend(ids.chain(control_group::processes(lab_id)).filter_map(Identity::of));
     let own = own_line();
     let mut seen = BTreeSet::new();

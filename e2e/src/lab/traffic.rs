@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::address::{LINK, POD_NETWORKS, POD_NETWORKS_V6};
 use super::command::run;
 use super::error::{LabError, Result};
-use super::network::{LINK, POD_NETWORKS, POD_NETWORKS_V6, in_namespace, inside};
+use super::namespace::{in_namespace, inside};
 
 /// The table with the counters. It is the lab's own and outlives a reboot of the node.
 const COUNT_TABLE: &str = "eyot_count";

@@ -8,9 +8,9 @@ use std::time::Duration;
 use proto_daemon::config;
 use serde_json::{Value, json};
 
+use super::address::Subnet;
 use super::certificates::{Authority, KeyPairFiles, Subject};
 use super::error::{LabError, Result};
-use super::network::Subnet;
 use super::probe;
 use super::process::{Processes, Start};
 

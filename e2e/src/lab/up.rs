@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use super::address::{Families, Names, Subnet};
 use super::agents::Agent;
 use super::assets::{Assets, CONTROL_PLANE, NODE};
 use super::certificates::{Authority, LIFETIME};
@@ -15,10 +16,10 @@ use super::command::run;
 use super::error::{LabError, Result};
 use super::hub::{Hub, READY_LIMIT};
 use super::kubeconfig::{self, Credential};
-use super::network::{self, Families, Names, Subnet};
+use super::network;
 use super::objects;
 use super::state::{self, HubKind, State};
-use super::{Lab, expiry, node, requirements, samples, sweep};
+use super::{Lab, node, node_certificate, requirements, samples, sweep};
 
 /// The most nodes that a lab may have; the addresses of a /24 are the limit.
 const MOST_NODES: u8 = 200;
@@ -305,7 +306,7 @@ fn node_files(lab: &Lab, cloud: &Cloud<'_>, authority: &Authority, node: &str) -
     let folder = lab.dir.join("nodes").join(node);
     fs::create_dir_all(&folder).map_err(LabError::io("create", &folder))?;
     let server = server(lab, cloud);
-    expiry::issue_node_certificate(&folder, node, &server, authority, LIFETIME)?;
+    node_certificate::issue(&folder, node, &server, authority, LIFETIME)?;
     let admin = objects::token(cloud.kubectl()?, "eyot-lab", "admin", None, TOKEN_SECONDS)?;
     let credential = Credential::Token(&admin);
     kubeconfig::write(&folder.join("admin.kubeconfig"), &server, authority.pem(), "default", &credential)?;

@@ -6,6 +6,7 @@
 //! that comes later passes at once (`--queue-bypass`).
 
 mod held;
+mod link;
 mod queue;
 mod wire;
 
@@ -13,12 +14,14 @@ use std::process::Command;
 use std::time::Duration;
 
 pub use held::Delay;
+pub use link::Link;
 
+use super::Lab;
+use super::address::LINK;
 use super::command::{run, run_unchecked};
 use super::error::{LabError, Result};
-use super::network::{LINK, inside};
+use super::namespace::{inside, set};
 use super::process::Start;
-use super::{Lab, network};
 
 /// How long the process may take until it has its queues.
 const READY_LIMIT: Duration = Duration::from_secs(20);
@@ -29,23 +32,6 @@ pub(super) const TABLE: &str = "raw";
 /// Messages of neighbour discovery, by their ICMPv6 type: never delayed, as ARP is not, so that a long delay is not an
 /// unknown neighbour.
 const NEIGHBOUR_DISCOVERY: [u8; 2] = [135, 136];
-
-/// One node's link, as the process that delays it is told; the arguments of the hidden `eyot delay`.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Link {
-    /// The number of the queue in both namespaces
-    #[arg(long)]
-    queue: u16,
-    /// The node's namespace
-    #[arg(long)]
-    node: String,
-    /// The namespace of the link's other end: the cloud's, or that of the router before it
-    #[arg(long)]
-    cloud: String,
-    /// The link's other end
-    #[arg(long)]
-    port: String,
-}
 
 impl Link {
     fn of(lab: &Lab, node: &str) -> Result<Link> {
@@ -128,7 +114,7 @@ pub(super) fn start(lab: &Lab, node: &str, delay: Delay) -> Result<()> {
     let link = Link::of(lab, node)?;
     let name = process(node);
     for setting in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
-        network::set(&link.cloud, &format!("net/bridge/{setting}"), "1")?;
+        set(&link.cloud, &format!("net/bridge/{setting}"), "1")?;
     }
     lab.processes.start(Start {
         name: &name,

@@ -11,10 +11,10 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 
-use super::Link;
 use super::held::{Delay, Held};
+use super::link::Link;
 use super::queue::Queue;
-use crate::lab::network;
+use crate::lab::namespace;
 use crate::random::Random;
 
 /// How long no packet must have come before the process may end: one may be on its way into the queue still when the
@@ -52,7 +52,7 @@ pub(super) fn run(link: &Link, delay: Delay) -> io::Result<()> {
 fn bind(link: &Link) -> io::Result<[Queue; 2]> {
     let at = |namespace: &str| {
         let queue = link.queue;
-        network::in_namespace(namespace, move || Queue::bind(queue))
+        namespace::in_namespace(namespace, move || Queue::bind(queue))
     };
     Ok([at(&link.node)?, at(&link.cloud)?])
 }

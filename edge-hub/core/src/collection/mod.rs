@@ -6,9 +6,11 @@
 //! what clients are told may carry versions of the hub's own; what goes to the store and upstream never does.
 
 mod diff;
+mod epochs;
 mod lens;
 mod object;
 mod overlaid;
+mod own_line;
 mod read;
 mod ring;
 mod spec;
@@ -35,8 +37,8 @@ pub use tombstones::TombstoneLimits;
 use crate::clock::Now;
 use crate::filter::FilterError;
 use diff::{Index, Step, diff};
-use lens::Epochs;
-use overlaid::Overlaid;
+use epochs::Epochs;
+use own_line::Overlaid;
 use ring::Ring;
 use tombstones::Tombstones;
 

@@ -2,6 +2,8 @@
 //!
 //! Each rule collects every offence before it fails, so that one run names them all.
 
+mod imports;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -173,6 +175,28 @@ fn no_arrow_leads_upward_or_from_house_to_house() {
         for to in package.arrows.iter().filter(|to| !may_import(&package.name, to)) {
             offences.push(format!("{} must not import {to}", package.name));
         }
+    }
+    assert_clean(&offences);
+}
+
+#[test]
+fn no_circle_leads_from_a_file_back_to_it() {
+    let mut offences = Vec::new();
+    for package in packages() {
+        let source = format!("{}/src/", package.folder);
+        let files: Vec<(String, String)> = rust_files()
+            .filter_map(|(name, text)| {
+                let below = name.strip_prefix(&source)?;
+                // A program's own file is a crate of its own.
+                let is_program = below == "main.rs" || below.starts_with("bin/");
+                (!is_program && !is_test_file(&name)).then(|| (below.to_owned(), text))
+            })
+            .collect();
+        let files = files.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+        let circles = imports::Crate::read(files).expect("the workspace compiles").circles();
+        offences.extend(
+            circles.iter().map(|circle| format!("{}: a circle of {}", package.name, circle.join(", "))),
+        );
     }
     assert_clean(&offences);
 }
