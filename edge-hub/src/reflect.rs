@@ -27,7 +27,7 @@ mod pause;
 pub mod rollback;
 mod wire;
 
-use self::wire::{Gathered, Page, envelope_of_event, envelope_of_list, object_from, read_page};
+use self::wire::{Gathered, Page, PageError, envelope_of_event, envelope_of_list, object_from, read_page};
 use crate::{
     clock::random,
     collections::{
@@ -172,7 +172,9 @@ impl Driver {
         }
         let complete = self.cell.with(|inner| inner.collection.is_complete());
         // Whoever waits for a first state hears the server's own words now; a server that answers 5xx is asked again.
-        let tell = !complete && *failure == Failure::BadAnswer;
+        // A page that is too large is asked for by halves; it is told only when the reflector gives that up.
+        let gave_up = *failure == Failure::TooLarge && self.pauses();
+        let tell = !complete && (*failure == Failure::BadAnswer || gave_up);
         if tell {
             self.hub.collections.note_uncacheable(&self.cell.spec);
         }
@@ -253,8 +255,10 @@ impl Driver {
         let held = self.gathered.bytes();
         let read = hub.shares.read_list(response, (&self.cell.spec, principal), held, STALLED_LIST).await;
         let List { packed, most, turn } = read.map_err(|error| {
-            if error == ListError::Broken {
-                return Failure::Transport;
+            match error {
+                ListError::Broken => return Failure::Transport,
+                ListError::TooLarge => return Failure::TooLarge,
+                ListError::Share => {}
             }
             tracing::warn!(collection = %Label(&self.cell.spec), %error, "the list is not kept");
             Failure::BadAnswer
@@ -262,6 +266,9 @@ impl Driver {
         self.hub.site.metrics.count_upstream(&self.cell.spec.gvr.resource, packed.len());
         let now = self.hub.site.clock.now();
         let page = read_page(self.cell.spec.format, inflate, packed, most, now).await.map_err(|error| {
+            if let PageError::TooLarge(_) = error {
+                return Failure::TooLarge;
+            }
             tracing::warn!(collection = %Label(&self.cell.spec), %error, "list cannot be read");
             Failure::BadAnswer
         })?;
@@ -270,13 +277,13 @@ impl Driver {
             self.gathered = Gathered::default();
         }
         self.hub.collections.prepare_versions(&self.cell).await;
-        let taken = self.take_page(page);
+        let taken = self.take_page(page, most);
         drop(turn);
         taken
     }
 
-    fn take_page(&mut self, page: Page) -> Result<(), Failure> {
-        let Page { head, objects } = page;
+    fn take_page(&mut self, page: Page, most: usize) -> Result<(), Failure> {
+        let Page { head, objects, bytes } = page;
         if self.gathered.objects.len() + objects.len() > MAX_OBJECTS {
             return Err(Failure::BadAnswer);
         }
@@ -285,7 +292,7 @@ impl Driver {
         if self.gathered.envelope.is_none() {
             self.gathered.envelope = Some(envelope_of_list(&head));
         }
-        self.reflector.handle_page(&head.continue_token);
+        self.reflector.handle_page(&head.continue_token, bytes, most);
         if head.continue_token.is_empty() {
             self.take_over(resource_version)?;
         }

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use pool_coordinator_core::{Envelope, Item, What};
 use proto_kube::{
-    inflate::Inflate,
+    inflate::{Inflate, InflateError},
     list::{ListHead, split_list},
     media_type::{Form, Format},
     object::scan,
@@ -171,8 +171,8 @@ impl Driver {
                     let Ok(data) = frame.into_data() else { continue };
                     self.count(data.len());
                     if whole.len() + data.len() > limit {
-                        tracing::warn!(kind = %self.feed.gvr, limit, "an answer is larger than limits.listMib");
-                        return Err(Failure::BadAnswer);
+                        tracing::debug!(kind = %self.feed.gvr, limit, "an answer is larger than limits.listMib");
+                        return Err(Failure::TooLarge);
                     }
                     whole.extend_from_slice(&data);
                     let came = u64::try_from(data.len()).unwrap_or(0);
@@ -192,11 +192,14 @@ impl Driver {
         let mut inflate = Inflate::for_encoding(encoding).ok_or(Failure::BadAnswer)?;
         let limit = self.coordinator.limits.list_mib * 1024 * 1024;
         let packed = self.read(response.into_body(), limit).await?;
-        let body = inflate.whole(packed, limit).map_err(|_| Failure::BadAnswer)?;
-        self.take_page(&body)
+        let body = inflate.whole(packed, limit).map_err(|error| match error {
+            InflateError::TooLarge(_) => Failure::TooLarge,
+            InflateError::Damaged(_) => Failure::BadAnswer,
+        })?;
+        self.take_page(&body, limit)
     }
 
-    fn take_page(&mut self, body: &Bytes) -> Result<(), Failure> {
+    fn take_page(&mut self, body: &Bytes, limit: usize) -> Result<(), Failure> {
         let (head, items) = split_list(FORMAT, body).map_err(|error| {
             tracing::warn!(kind = %self.feed.gvr, %error, "list cannot be read");
             Failure::BadAnswer
@@ -209,7 +212,7 @@ impl Driver {
             self.gathered.items.push(item(raw)?);
         }
         self.gathered.envelope.get_or_insert_with(|| envelope(&head));
-        self.reflector.handle_page(&head.continue_token);
+        self.reflector.handle_page(&head.continue_token, body.len(), limit);
         if head.continue_token.is_empty() {
             self.take_over(version)?;
         }

@@ -5,6 +5,7 @@ mod rig;
 mod a_client_is_shown_what_its_filters_leave;
 mod a_client_that_pages_gets_pages;
 mod a_client_that_reads_slowly_takes_no_more_than_its_share;
+mod a_collection_of_large_objects_comes_in_smaller_pages;
 mod a_cut_costs_clients_no_list;
 mod a_dense_nodes_heartbeats_are_never_refused;
 mod a_disk_that_hangs_or_refuses_never_takes_the_api_away;

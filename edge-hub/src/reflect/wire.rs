@@ -8,7 +8,7 @@ use edge_hub_core::{
     table,
 };
 use proto_kube::{
-    inflate::Inflate,
+    inflate::{Inflate, InflateError},
     list::{ListHead, split_list},
     media_type::Format,
     object::{TypeMeta, scan},
@@ -23,6 +23,8 @@ const LARGE_PAGE: usize = 128 * 1024;
 pub(super) struct Page {
     pub(super) head: ListHead,
     pub(super) objects: Vec<Object>,
+    /// Unpacked.
+    pub(super) bytes: usize,
 }
 
 /// Pages of a list, or the initial events of a watch, until they are complete.
@@ -54,13 +56,19 @@ pub(super) async fn read_page(
         return take_apart(format, inflate, packed, limit, now);
     }
     let read = tokio::task::spawn_blocking(move || take_apart(format, inflate, packed, limit, now));
-    read.await.unwrap_or_else(|ended| Err(PageError(ended.to_string())))
+    read.await.unwrap_or_else(|ended| Err(PageError::Unreadable(ended.to_string())))
 }
 
 /// Why a page cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct PageError(String);
+pub(super) enum PageError {
+    /// It unpacks to more than is taken at once.
+    #[error("it unpacks to more than {0} bytes")]
+    TooLarge(usize),
+    /// It is damaged, or no list of objects.
+    #[error("{0}")]
+    Unreadable(String),
+}
 
 fn take_apart(
     format: Format,
@@ -69,10 +77,15 @@ fn take_apart(
     limit: usize,
     now: Now,
 ) -> Result<Page, PageError> {
-    let body = inflate.whole(packed, limit).map_err(|error| PageError(error.to_string()))?;
-    let (head, items) = split_list(format, &body).map_err(|error| PageError(error.to_string()))?;
+    let body = inflate.whole(packed, limit).map_err(|error| match error {
+        InflateError::TooLarge(limit) => PageError::TooLarge(limit),
+        damaged => PageError::Unreadable(damaged.to_string()),
+    })?;
+    let (head, items) =
+        split_list(format, &body).map_err(|error| PageError::Unreadable(error.to_string()))?;
     let objects = items.into_iter().map(|raw| object_from(format, raw, now)).collect::<Result<_, _>>();
-    Ok(Page { head, objects: objects.map_err(|_| PageError("an item has no key or version".into()))? })
+    let objects = objects.map_err(|_| PageError::Unreadable("an item has no key or version".into()))?;
+    Ok(Page { head, objects, bytes: body.len() })
 }
 
 pub(super) fn object_from(format: Format, raw: Bytes, now: Now) -> Result<Object, Failure> {

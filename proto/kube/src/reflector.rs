@@ -14,7 +14,7 @@ pub const SILENT_WATCH: Duration = Duration::from_secs(75);
 pub const STALLED_FRAME: Duration = Duration::from_millis(2500);
 /// A list must make progress at least this often.
 pub const STALLED_LIST: Duration = Duration::from_secs(15);
-/// Objects asked for in one page of a list.
+/// Objects asked for in one page of a list, where nothing says that so many are too large.
 pub const PAGE_LIMIT: u32 = 500;
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
@@ -65,6 +65,8 @@ pub enum Failure {
     Transport,
     /// The body could not be understood.
     BadAnswer,
+    /// The list, or the page of it, is larger than what is taken at once.
+    TooLarge,
     /// A list older than what is held: a lagging replica, or a cluster that was restored from a backup.
     Older,
 }
@@ -89,6 +91,8 @@ pub struct Reflector {
     not_before: Duration,
     failures: u32,
     older_lists: u32,
+    /// Objects asked for in the next page.
+    page: u32,
 }
 
 impl Reflector {
@@ -104,6 +108,7 @@ impl Reflector {
             not_before: Duration::ZERO,
             failures: 0,
             older_lists: 0,
+            page: PAGE_LIMIT,
         }
     }
 
@@ -159,7 +164,7 @@ impl Reflector {
             State::Empty if self.protocol == Protocol::WatchList => self.watch_list(random),
             State::Empty => Next::List(self.list_query()),
             State::Listing { continue_token } => {
-                Next::List(vec![("limit", PAGE_LIMIT.to_string()), ("continue", continue_token.clone())])
+                Next::List(vec![("limit", self.page.to_string()), ("continue", continue_token.clone())])
             }
             State::Synced => Next::Watch { query: self.watch_query(random), initial: false },
             State::Parked => Next::Parked,
@@ -172,7 +177,7 @@ impl Reflector {
         }
         if self.resource_version == 0 || self.older_lists >= STALE_LISTS_BEFORE_CONSISTENT {
             // No RV is a consistent read: right after a restore it is the only one that tells the truth.
-            return vec![("limit", PAGE_LIMIT.to_string())];
+            return vec![("limit", self.page.to_string())];
         }
         vec![
             ("resourceVersion", self.resource_version.to_string()),
@@ -212,9 +217,13 @@ impl Reflector {
             && (self.resource_version == 0 || self.older_lists >= STALE_LISTS_BEFORE_CONSISTENT)
     }
 
-    /// One page of a list arrived; an empty token means that it was the last.
-    pub fn handle_page(&mut self, continue_token: &str) {
+    /// One page of a list arrived, of `bytes` where `limit` are taken; an empty token means that it was the last. Pages that
+    /// had become small for large objects grow again.
+    pub fn handle_page(&mut self, continue_token: &str, bytes: usize, limit: usize) {
         self.failures = 0;
+        if bytes.saturating_mul(4) <= limit {
+            self.page = self.page.saturating_mul(2).min(PAGE_LIMIT);
+        }
         if !continue_token.is_empty() {
             self.state = State::Listing { continue_token: continue_token.to_owned() };
         }
@@ -263,6 +272,12 @@ impl Reflector {
                 }
             }
             _ if self.seed.take().is_some() => self.state = State::Empty,
+            // A whole list is not to be had at once; in pages it is. Half a page is asked for at once, from the same token.
+            Failure::TooLarge if self.is_whole_list() => {
+                self.older_lists = STALE_LISTS_BEFORE_CONSISTENT;
+                self.state = State::Empty;
+            }
+            Failure::TooLarge if self.page > 1 => self.page = (self.page / 2).max(1),
             Failure::Status { code: 410, .. } => {
                 // The history is compacted, or the continue token is: the whole state is needed again.
                 self.state = State::Empty;
@@ -278,7 +293,7 @@ impl Reflector {
             }
             // The page will be asked for again, and what was gathered before it stays good.
             Failure::Status { .. } => self.back_off(now, random),
-            Failure::BadAnswer | Failure::Transport => {
+            Failure::BadAnswer | Failure::TooLarge | Failure::Transport => {
                 if was_listing {
                     self.state = State::Empty;
                 }
@@ -287,6 +302,13 @@ impl Reflector {
         }
         // Thrown away while the list goes on, the first pages would be missing from a state that counts as whole.
         was_listing && !matches!(self.state, State::Listing { .. })
+    }
+
+    /// Whether the list in flight has no pages: a watch cache answers it from one state.
+    fn is_whole_list(&self) -> bool {
+        self.state == State::Empty
+            && self.resource_version != 0
+            && self.older_lists < STALE_LISTS_BEFORE_CONSISTENT
     }
 
     fn back_off(&mut self, now: Now, random: u64) {
@@ -318,6 +340,47 @@ mod tests {
         assert!(!initial);
         assert_eq!(value(&query, "resourceVersion"), Some("42"));
         assert_eq!(value(&query, "allowWatchBookmarks"), Some("true"));
+    }
+
+    #[test]
+    fn a_page_that_is_too_large_is_asked_for_by_halves_and_grows_again() {
+        let mut reflector = Reflector::new(Protocol::List, 0);
+        let limit = |reflector: &Reflector| match reflector.next(at(0), 0) {
+            Next::List(query) => {
+                let page = value(&query, "limit").and_then(|text| text.parse().ok());
+                (page, value(&query, "continue").map(str::to_owned))
+            }
+            other => panic!("{other:?}"),
+        };
+        assert!(!reflector.handle_failure(at(0), &Failure::TooLarge, 0));
+        assert_eq!(limit(&reflector), (Some(250), None), "at once");
+        reflector.handle_page("token", 900, 1000);
+        assert!(!reflector.handle_failure(at(0), &Failure::TooLarge, 0), "what was gathered is good");
+        assert_eq!(limit(&reflector), (Some(125), Some("token".to_owned())));
+        for page in [62, 31, 15, 7, 3, 1] {
+            reflector.handle_failure(at(0), &Failure::TooLarge, 0);
+            assert_eq!(limit(&reflector).0, Some(page));
+        }
+        let mut stuck = Reflector::new(Protocol::List, 0);
+        while limit(&stuck).0 != Some(1) {
+            stuck.handle_failure(at(0), &Failure::TooLarge, 0);
+        }
+        stuck.handle_failure(at(0), &Failure::TooLarge, 0);
+        assert!(
+            matches!(stuck.next(at(0), 0), Next::Wait(_)),
+            "one object that is too large is asked for with pauses"
+        );
+        for page in [2, 4, 8, 16, 32, 64, 128, 256, 500, 500] {
+            reflector.handle_page("next", 250, 1000);
+            assert_eq!(limit(&reflector).0, Some(page));
+        }
+        // A relist has no pages until it proves too large for that.
+        let mut relisting = Reflector::new(Protocol::List, 42);
+        relisting.handle_failure(at(0), &Failure::Status { code: 410, retry_after: None }, 0);
+        assert_eq!(limit(&relisting).0, None);
+        relisting.handle_failure(at(0), &Failure::TooLarge, 0);
+        assert_eq!(limit(&relisting).0, Some(PAGE_LIMIT));
+        assert!(relisting.list_is_consistent());
     }
 
     #[test]
@@ -384,7 +447,7 @@ mod tests {
             [status(429), status(500), status(410), status(403), Failure::Transport, Failure::BadAnswer];
         for failure in failures {
             let mut reflector = Reflector::new(Protocol::List, 0);
-            reflector.handle_page("token");
+            reflector.handle_page("token", 1000, 1000);
             let thrown_away = reflector.handle_failure(at(0), &failure, 0);
             reflector.nudge();
             let Next::List(query) = reflector.next(at(0), 0) else { panic!("a list") };
@@ -395,7 +458,7 @@ mod tests {
     #[test]
     fn pages_follow_the_continue_token_and_a_lost_page_starts_over() {
         let mut reflector = Reflector::new(Protocol::List, 0);
-        reflector.handle_page("next");
+        reflector.handle_page("next", 1000, 1000);
         let Next::List(query) = reflector.next(at(0), 0) else { panic!("a list") };
         assert_eq!(value(&query, "continue"), Some("next"));
         assert!(reflector.handle_failure(at(0), &Failure::Transport, 0));
