@@ -23,6 +23,7 @@ mod clients_of_a_kind_share_one_watch;
 mod each_request_reaches_the_cloud_as_its_own_client;
 mod endpoints_follow_the_kubelet_while_cut;
 mod no_client_takes_what_others_need;
+mod no_user_fills_what_is_shared;
 mod no_version_of_the_hubs_own_reaches_the_cloud;
 mod one_collection_serves_every_format;
 mod pods_trust_the_hub_that_they_are_led_to;
