@@ -123,6 +123,13 @@ pub(crate) fn http1(roots: Arc<RootCertStore>, identity: Option<&Identity>) -> C
     tls
 }
 
+/// The same that offers HTTP/2 alone.
+pub(crate) fn http2(roots: Arc<RootCertStore>, identity: Option<&Identity>) -> ClientConfig {
+    let mut tls = http1(roots, identity);
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    tls
+}
+
 /// Sends these bytes inside TLS and reads until the server closes; the writing side stays open.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
 use serde_json::json;
 
-use crate::attacker::{SECRET, ask, code, head, http1, post, raw, scene, shows};
+use crate::attacker::{SECRET, ask, code, head, http1, http2, post, raw, scene, shows};
 use crate::rig::{CLIENT, CONFIG_MAPS, NODE_USER, Rig, run};
 
 const PATHS: [&str; 20] = [
@@ -251,6 +251,40 @@ fn heads_without_measure_are_refused_and_others_are_served_meanwhile() {
             let answer = raw(rig.hub_address, tls.clone(), &request).await.unwrap();
             assert!(matches!(code(&answer), 0 | 400..=499), "{what}: {}", code(&answer));
             assert_eq!(ask(&kubelet, "GET", "/api/v1/nodes/n1").await.0, 200, "beside {what}");
+        }
+    });
+}
+
+#[test]
+fn frames_that_carry_nothing_end_a_connection_soon_and_others_are_served_meanwhile() {
+    run(async {
+        let (rig, _) = scene().await;
+        let kubelet = rig.kubelet().over_one_connection();
+        let frame = |kind: u8, payload: &[u8]| {
+            let length = u8::try_from(payload.len()).expect("short");
+            [&[0, 0, length, kind, 0, 0, 0, 0, 0], payload].concat()
+        };
+        let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, b"")].concat();
+        // As this node, too: a program that holds its certificate is no less of a nuisance.
+        for identity in [None, Some(&rig.node)] {
+            let tls = Arc::new(http2(rig.authority.roots().unwrap(), identity));
+            for (what, one) in [("PING", frame(6, b"12345678")), ("SETTINGS", frame(4, b""))] {
+                let flood = [begin.clone(), one.repeat(100_000)].concat();
+                let attack = || raw(rig.hub_address, tls.clone(), &flood);
+                let floods = async { tokio::join!(attack(), attack(), attack(), attack()) };
+                let beside = async {
+                    for turn in 0..8 {
+                        let (status, _) = ask(&kubelet, "GET", "/api/v1/nodes/n1").await;
+                        assert_eq!(status, 200, "{turn} beside {what}");
+                    }
+                };
+                let (answers, ()) = tokio::join!(floods, beside);
+                for answer in [answers.0, answers.1, answers.2, answers.3] {
+                    let answers = answer.expect("a connection").len();
+                    // Each of the first few thousand is answered at most.
+                    assert!(answers < 17 * 4000, "{what}: {answers} bytes came back");
+                }
+            }
         }
     });
 }

@@ -36,6 +36,7 @@ pub mod claims;
 pub mod client_review;
 pub mod collection;
 pub mod connections;
+pub mod control_frames;
 pub mod definition;
 pub mod documents;
 pub mod filter;

@@ -2,6 +2,7 @@
 
 pub mod client;
 mod wait;
+mod watched;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use self::{
     client::{Client, Open},
     wait::Asked,
+    watched::Watched,
 };
 use crate::{hub::Hub, serve, upstream::Body};
 
@@ -147,7 +149,8 @@ async fn connection(hub: &Arc<Hub>, stream: TcpStream, tls: TlsAcceptor, (id, op
         .keep_alive_timeout(Duration::from_secs(20));
     let shutdown = hub.site.shutdown.clone();
     let _hold = shutdown.hold();
-    let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let stream = TokioIo::new(Watched::new(stream, hub.site.clock));
+    let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(stream, service));
     let outcome = tokio::select! {
         outcome = serving.as_mut() => outcome,
         () = client.stays_unknown() => return tracing::debug!("a client never said who it is"),
