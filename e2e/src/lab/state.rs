@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -90,11 +92,23 @@ pub(crate) fn absolute(dir: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Holds the lab in `dir` for one command; the lock ends with the process, however that ends.
+/// How long a process that was killed may hold the lock of a lab by a child that has not begun its own program yet.
+const LAST_CHILD: Duration = Duration::from_secs(2);
+
+/// Holds the lab in `dir` for one command; the lock ends with the process, however that ends, and with the last child that it
+/// was about to start.
 pub(crate) fn lock(dir: &Path) -> Result<Flock<File>> {
     let path = dir.join("lab.lock");
-    let file = File::create(&path).map_err(LabError::io("create", &path))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| LabError::Busy(dir.to_owned()))
+    let mut file = File::create(&path).map_err(LabError::io("create", &path))?;
+    let until = Instant::now() + LAST_CHILD;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => return Ok(held),
+            Err((back, _)) if Instant::now() < until => file = back,
+            Err(_) => return Err(LabError::Busy(dir.to_owned())),
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Holds one node while its processes change; waits for whoever holds it. Other nodes may change at the same time.

@@ -2,8 +2,8 @@
 //!
 //! The shell gathers [`Facts`], asks [`plan`], carries the [`Step`] out and, where that was no answer yet, asks again with
 //! what it has learned, which [`Tried`] is a part of. No step is given twice for the same request, so that each request
-//! ends. The rows are in [`online`] (a server is there), in [`fallback`] (one is there and does not answer this request)
-//! and in [`cut`] (none is there); each is read from the top, and the first one that fits holds.
+//! ends. The rows are in `online.rs` (a server is there), in `fallback.rs` (one is there and does not answer this request)
+//! and in `cut.rs` (none is there); each is read from the top, and the first one that fits holds.
 
 mod cut;
 mod facts;
