@@ -10,11 +10,10 @@ use e2e::cloud::model::{Fault, RequestMatch};
 use http::header::WARNING;
 use serde_json::{Value, json};
 
-use crate::rig::{CONFIG_MAPS, Informer, NODE_USER, Rig, eventually, run};
+use crate::rig::{CONFIG_MAPS, Informer, NODE_USER, Rig, TOKEN, eventually, run, token_request};
 
 const JSON: &str = "application/json";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-const TOKEN: &str = "/api/v1/namespaces/default/serviceaccounts/reader/token";
 
 async fn get(client: &Client, path: &str) -> (u16, bool) {
     let answer = client.send("GET", path, "", Bytes::new()).await.expect("an answer");
@@ -39,10 +38,7 @@ fn what_promises_nothing_of_its_age_is_answered_from_what_is_held_and_all_else_b
         });
         let (created, mut held) = kubelet.call("POST", LEASES, JSON, &lease).await.unwrap();
         assert_eq!(created, 201);
-        let wanted = json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": {
-            "audiences": ["https://kubernetes.default.svc"], "expirationSeconds": 3607,
-            "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"},
-        }});
+        let wanted = token_request("https://kubernetes.default.svc");
         let (_, token) = kubelet.call("POST", TOKEN, JSON, &wanted).await.unwrap();
         assert_eq!(get(&kubelet, "/apis").await, (200, false));
         // A version that is kept by nobody but as a whole answer.

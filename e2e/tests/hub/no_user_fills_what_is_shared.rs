@@ -4,12 +4,11 @@ use bytes::Bytes;
 use e2e::cloud::LinkState;
 use e2e::cloud::client::Client;
 use e2e::cloud::model::{Gvr, Rule};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::rig::{CONFIG_MAPS, NODE_USER, POD_USER, Rig, eventually, run};
+use crate::rig::{CONFIG_MAPS, NODE_USER, POD_USER, Rig, TOKEN, eventually, run, token_request};
 
 const JSON: &str = "application/json";
-const TOKEN: &str = "/api/v1/namespaces/default/serviceaccounts/reader/token";
 const CSI_NODE: &str = "/apis/storage.k8s.io/v1/csinodes/n1";
 /// Bytes of each of the pod's own large objects.
 const LARGE: usize = 600_000;
@@ -27,13 +26,6 @@ fn large_objects(rig: &Rig, count: usize) {
         });
         rig.cloud.create(&Gvr::core("configmaps"), object).expect("the name is free");
     }
-}
-
-fn token_request(audience: &str) -> Value {
-    json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": {
-        "audiences": [audience], "expirationSeconds": 3607,
-        "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"},
-    }})
 }
 
 #[test]

@@ -377,6 +377,17 @@ impl Rig {
     }
 }
 
+/// Where tokens for the pod's ServiceAccount are asked for.
+pub(crate) const TOKEN: &str = "/api/v1/namespaces/default/serviceaccounts/reader/token";
+
+/// A TokenRequest for the pod, as its kubelet sends it.
+pub(crate) fn token_request(audience: &str) -> Value {
+    json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": {
+        "audiences": [audience], "expirationSeconds": 3607,
+        "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"},
+    }})
+}
+
 async fn join(thread: JoinHandle<()>) {
     let ended = tokio::task::spawn_blocking(|| thread.join()).await.expect("the runtime runs");
     ended.expect("the hub's thread does not panic");

@@ -5,19 +5,11 @@ use std::time::Duration;
 use e2e::cloud::LinkState;
 use e2e::cloud::model::Gvr;
 use http::header::{RETRY_AFTER, WARNING};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::rig::{CONFIG_MAPS, Informer, POD_USER, Rig, eventually, run};
+use crate::rig::{CONFIG_MAPS, Informer, POD_USER, Rig, TOKEN, eventually, run, token_request};
 
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-const TOKEN: &str = "/api/v1/namespaces/default/serviceaccounts/reader/token";
-
-fn token_request() -> Value {
-    json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": {
-        "audiences": ["https://kubernetes.default.svc"], "expirationSeconds": 3607,
-        "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"},
-    }})
-}
 
 #[test]
 fn a_read_says_how_old_it_is_and_a_token_is_the_one_that_the_cloud_gave() {
@@ -27,18 +19,22 @@ fn a_read_says_how_old_it_is_and_a_token_is_the_one_that_the_cloud_gave() {
         let (kubelet, pod) = (rig.kubelet(), rig.pod());
         let mut informer = Informer::new(pod.clone());
         informer.until(&[("a", "1"), ("b", "1")]).await;
-        let (status, online) =
-            kubelet.call("POST", TOKEN, "application/json", &token_request()).await.unwrap();
+        let (status, online) = kubelet
+            .call("POST", TOKEN, "application/json", &token_request("https://kubernetes.default.svc"))
+            .await
+            .unwrap();
         assert_eq!(status, 201);
         rig.cut(LinkState::BlackHole).await;
         let list = pod.send("GET", CONFIG_MAPS, "", bytes::Bytes::new()).await.unwrap();
         assert_eq!(list.status(), 200);
         assert!(list.headers()[WARNING].to_str().unwrap().starts_with("299 "), "{:?}", list.headers());
-        let (status, offline) =
-            kubelet.call("POST", TOKEN, "application/json", &token_request()).await.unwrap();
+        let (status, offline) = kubelet
+            .call("POST", TOKEN, "application/json", &token_request("https://kubernetes.default.svc"))
+            .await
+            .unwrap();
         assert!(matches!(status, 200 | 201), "{status}");
         assert_eq!(offline["status"]["token"], online["status"]["token"]);
-        let mut other = token_request();
+        let mut other = token_request("https://kubernetes.default.svc");
         other["spec"]["audiences"] = json!(["vault"]);
         assert_eq!(kubelet.call("POST", TOKEN, "application/json", &other).await.unwrap().0, 503);
     });

@@ -73,6 +73,17 @@ impl Call {
         true
     }
 
+    /// An answer that was fetched now.
+    fn document(&self, content_type: String, etag: Option<Box<str>>, body: &Bytes) -> Document {
+        Document {
+            content_type: content_type.into(),
+            etag,
+            body: body.clone(),
+            fetched_unix: self.hub.site.clock.now().unix,
+            is_nodes: false,
+        }
+    }
+
     /// Discovery, a version or OpenAPI, kept under `key`.
     pub(super) async fn keep_discovery(
         &self,
@@ -90,13 +101,9 @@ impl Call {
             Err(instead) => return instead,
         };
         let etag = answer::header_text(&head.headers, &header::ETAG);
-        let document = Document {
-            content_type: answer::header_text(&head.headers, &header::CONTENT_TYPE).into(),
-            etag: (!etag.is_empty()).then(|| etag.into()),
-            body: body.clone(),
-            fetched_unix: self.hub.site.clock.now().unix,
-            is_nodes: false,
-        };
+        let content_type = answer::header_text(&head.headers, &header::CONTENT_TYPE);
+        let etag = (!etag.is_empty()).then(|| etag.into());
+        let document = self.document(content_type, etag, &body);
         let body = self.hub.documents.keep(BlobClass::Discovery, key, document, &self.principal);
         Response::from_parts(head, full(body))
     }
@@ -115,13 +122,7 @@ impl Call {
         if let Some(format) = Format::from_content_type(&content_type) {
             let gvr = GroupVersionResource::new("storage.k8s.io", "v1", "csinodes");
             let path = gvr.path(None, Some(&self.hub.site.config.file.node_name), None);
-            let document = Document {
-                content_type: content_type.into(),
-                etag: None,
-                body: body.clone(),
-                fetched_unix: self.hub.site.clock.now().unix,
-                is_nodes: false,
-            };
+            let document = self.document(content_type, None, &body);
             let key = single_path_key(&path, format);
             self.hub.documents.keep(BlobClass::Single, &key, document, &self.principal);
         }
@@ -157,13 +158,7 @@ impl Call {
         let content_type = answer::header_text(&head.headers, &header::CONTENT_TYPE);
         let format = self.format_of(&content_type);
         if let Some(format) = format {
-            let document = Document {
-                content_type: content_type.into(),
-                etag: None,
-                body: body.clone(),
-                fetched_unix: self.hub.site.clock.now().unix,
-                is_nodes: false,
-            };
+            let document = self.document(content_type, None, &body);
             let key = single_key(&self.head.uri, format);
             body = self.hub.documents.keep(BlobClass::Single, &key, document, &self.principal);
             self.follow(request, format);
