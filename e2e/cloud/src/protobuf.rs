@@ -324,6 +324,7 @@ fn pod_status(status: &Value) -> Message {
         let mut inner = Message::default();
         inner.optional_text(1, &condition["type"]);
         inner.optional_text(2, &condition["status"]);
+        inner.optional_text(5, &condition["reason"]);
         state.message(2, &inner);
     }
     state.optional_text(6, &status["podIP"]);

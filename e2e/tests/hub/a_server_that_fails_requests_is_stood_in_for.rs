@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use e2e::cloud::LinkState;
 use e2e::cloud::client::Client;
-use e2e::cloud::model::{Fault, RequestMatch};
+use e2e::cloud::model::{Fault, Principal, RequestMatch, Rule};
 use http::header::WARNING;
 use serde_json::{Value, json};
 
@@ -129,6 +129,28 @@ fn a_list_of_the_newest_state_waits_for_no_collection_and_asks_about_no_right() 
         let lists = asked.iter().filter(|record| record.user == crate::rig::POD_USER).count();
         assert_eq!(lists, 1, "its own, passed on: {asked:?}");
         assert!(!asked.iter().any(|record| record.path.contains("subjectaccessreviews")), "{asked:?}");
+    });
+}
+
+#[test]
+fn who_lists_the_newest_state_alone_may_do_so_in_a_cut_and_after_a_restart() {
+    run(async {
+        let mut rig = Rig::new();
+        rig.cloud.add_token("other-token", Principal::new("other", &["others"]));
+        rig.cloud.allow(Rule::allow("other", &["list"], &["configmaps"]).in_namespace("default"));
+        rig.start_hub().await;
+        let other = rig.nobody().with_token("other-token");
+        // Another client has it fetched.
+        Informer::new(rig.pod()).until(&[("a", "1"), ("b", "1")]).await;
+        let mark = rig.cloud.mark();
+        assert_eq!(get(&other, CONFIG_MAPS).await, (200, false));
+        let asked = rig.cloud.records_since(mark);
+        assert!(asked.iter().any(|record| record.user == "other"), "the cloud's own word: {asked:?}");
+        rig.cut(LinkState::BlackHole).await;
+        assert_eq!(get(&other, CONFIG_MAPS).await, (200, true));
+        rig.stop_hub().await;
+        rig.start_hub().await;
+        assert_eq!(get(&other, CONFIG_MAPS).await, (200, true));
     });
 }
 

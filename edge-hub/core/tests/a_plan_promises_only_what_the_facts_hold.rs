@@ -89,6 +89,8 @@ struct Moment {
     collected: Collected,
     failure: Option<Failure>,
     serves: bool,
+    /// The answer of the server is left for a collection, which happens once.
+    goes_back: bool,
 }
 
 fn moment() -> impl Strategy<Value = Moment> {
@@ -105,12 +107,12 @@ fn moment() -> impl Strategy<Value = Moment> {
         (cloud, access(), any::<bool>(), any::<bool>(), any::<bool>()),
         prop::collection::vec(candidate(), 0..3),
         (prop::option::of((0..40u64).prop_map(Duration::from_secs)), any::<bool>(), any::<bool>()),
-        (collected, failure, any::<bool>()),
+        (collected, failure, any::<bool>(), any::<bool>()),
     )
         .prop_map(|(first, candidates, held, outcome)| {
             let (cloud, access, is_uncollectable, may_collect, is_widened) = first;
             let (document_unix, own_node, own_lease) = held;
-            let (collected, failure, serves) = outcome;
+            let (collected, failure, serves, goes_back) = outcome;
             Moment {
                 cloud,
                 access,
@@ -124,6 +126,7 @@ fn moment() -> impl Strategy<Value = Moment> {
                 collected,
                 failure,
                 serves,
+                goes_back,
             }
         })
 }
@@ -147,8 +150,13 @@ impl Moment {
 }
 
 /// What a step that is no answer leaves in what was tried; `None` where the request has its answer now.
-fn after(step: Step, moment: &Moment, mut tried: Tried) -> Option<Tried> {
+fn after(step: Step, moment: &Moment, went_back: &mut bool, mut tried: Tried) -> Option<Tried> {
     match step {
+        Step::Forward(_) if moment.goes_back && !*went_back => {
+            *went_back = true;
+            tried.forwarded += 1;
+            tried.collected = None;
+        }
         Step::Forward(_) => {
             tried.forwarded += 1;
             tried.failure = Some(moment.failure?);
@@ -248,6 +256,7 @@ proptest! {
         let ask = Ask { info: &info, principal: &principal, node: NODE, want, is_readable };
         let mut tried = Tried::default();
         let mut given: Vec<(Step, Tried)> = Vec::new();
+        let mut went_back = false;
         for turn in 0.. {
             prop_assert!(turn < MOST_STEPS, "no end: {given:?}");
             let moment = &moments[turn % moments.len()];
@@ -262,7 +271,9 @@ proptest! {
             }
             prop_assert!(!given.contains(&(step, tried)), "{step:?} twice with the same {tried:?}");
             given.push((step, tried));
-            match after(step, moment, tried) {
+            let goes_back = moment.goes_back && matches!(want, Want::Collection { .. });
+            let moment = Moment { goes_back, ..moment.clone() };
+            match after(step, &moment, &mut went_back, tried) {
                 Some(next) => tried = next,
                 None => break,
             }
@@ -295,6 +306,7 @@ fn all() -> Moment {
         collected: Collected::Complete,
         failure: None,
         serves: true,
+        goes_back: false,
     }
 }
 

@@ -129,6 +129,7 @@ impl Call {
             && !std::mem::replace(&mut trail.went_back, true)
         {
             // A stream of the cloud's would end with the link; from the collection it does not.
+            trail.tried.collected = None;
             return None;
         }
         if request.verb == Verb::Delete && response.status().is_success() {

@@ -61,13 +61,23 @@ impl Call {
             self.hub.authorizer.record_access(&self.principal, &access, false);
             return false;
         }
-        // The hub may have been refused the one when the client was given the other.
-        let is_refused = |verb| self.may(&AccessKey::of_collection(&wanted, verb)) == Some(false);
-        let is_news = self.may(&access) != Some(true);
-        if !status.is_success() || !is_news || ![Verb::List, Verb::Watch].into_iter().any(is_refused) {
+        if !status.is_success() {
             return false;
         }
-        self.hub.authorizer.record_access(&self.principal, &access, true);
+        // The hub may have been refused the one when the client was given the other.
+        let is_refused = |verb| self.may(&AccessKey::of_collection(&wanted, verb)) == Some(false);
+        let was_refused = [Verb::List, Verb::Watch].into_iter().any(is_refused);
+        if self.may(&access) != Some(true) {
+            self.hub.authorizer.record_access(&self.principal, &access, true);
+        }
+        if !was_refused {
+            // Whoever lists the newest state again and again has what is held of it kept up to date for a cut.
+            let held = self.hub.collections.covering(&wanted).into_iter().next();
+            if let (Verb::List, Some(cell)) = (request.verb, held) {
+                self.support(&cell, &wanted);
+            }
+            return false;
+        }
         let Some(cell) = self.hub.collections.cell_or_new(&wanted) else { return false };
         cell.sponsor(&self.principal, self.credential.clone(), self.hub.site.clock.now().monotonic);
         true

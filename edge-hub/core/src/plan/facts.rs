@@ -159,7 +159,8 @@ pub enum Failure {
 /// What was done for this request already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tried {
-    /// A collection was fetched; begins anew with [`Step::Narrow`] and [`Step::AskForJson`].
+    /// A collection was fetched; begins anew with [`Step::Narrow`], [`Step::AskForJson`], and when the answer of the server is
+    /// left for a collection that was begun at that.
     pub collected: Option<Collected>,
     /// The wider collection was given up for exactly what is asked for.
     pub narrowed: bool,

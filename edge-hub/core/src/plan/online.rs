@@ -62,7 +62,9 @@ fn collection(facts: &Facts<'_>, freshness: Freshness) -> Option<Step> {
         Access::Unknown if !tried.proved => return Some(Step::Prove(place)),
         Access::Unknown | Access::Denied => return None,
     }
-    if candidate.fetch == Fetch::Behind && !tried.caught_up {
+    // What was fetched for this is complete a moment before its watch stands.
+    let has_come = tried.caught_up || tried.collected.is_some();
+    if candidate.fetch == Fetch::Behind && !has_come {
         return Some(Step::CatchUp(place));
     }
     if candidate.fetch == Fetch::Refused {
