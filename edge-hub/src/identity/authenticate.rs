@@ -21,7 +21,7 @@ use edge_hub_core::{
     identity::{Details, Principal},
     link::LinkState,
     record::RecordChange,
-    review::{AcceptedToken, TokenVerdict, token_review, token_verdict},
+    review::{AcceptedToken, TOKEN_REVIEW_PATH, TokenVerdict, token_review, token_verdict},
     token::ExpiredToken,
 };
 use http::{HeaderMap, Request, StatusCode, header};
@@ -49,7 +49,6 @@ use crate::{
 
 /// Accepted tokens that are remembered.
 const ACCEPTED_TOKENS: usize = 4096;
-const TOKEN_REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 /// When a kubelet that wants to join asks again. After ten times it says why in its log, and begins anew.
 const JOINING_RETRY_SECONDS: u32 = 2;
 /// How often the issuer's keys are read again.
@@ -356,7 +355,7 @@ impl Authenticator {
     }
 
     async fn review_token(&self, token: &str) -> Result<TokenVerdict, Unanswered> {
-        let answer = reviews::ask(&self.site, TOKEN_REVIEWS, token_review(token, &[])).await?;
+        let answer = reviews::ask(&self.site, TOKEN_REVIEW_PATH, token_review(token, &[])).await?;
         token_verdict(&answer).map_err(|error| {
             tracing::warn!(%error, "TokenReview cannot be read");
             Unanswered

@@ -12,7 +12,7 @@ use edge_hub_core::{
     identity::Principal,
     node_rights::OwnReferences,
     plan::Cloud,
-    review::{access_verdict, subject_access_review},
+    review::{SUBJECT_ACCESS_REVIEW_PATH, access_verdict, subject_access_review},
 };
 use proto_kube::request_info::Verb;
 
@@ -24,7 +24,6 @@ use crate::{
     sync::lock,
 };
 
-const SUBJECT_ACCESS_REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
 /// Names that may be read but not watched, and for how long that is believed.
 const UNWATCHABLE_NAMES: usize = 1024;
 const UNWATCHABLE_FOR: Duration = Duration::from_mins(10);
@@ -114,7 +113,7 @@ impl Authorizer {
     /// Asks the cloud whether `principal` may do `key`. `None`: nobody answered.
     pub async fn review_access(&self, principal: &Principal, key: &AccessKey) -> Option<bool> {
         let question = subject_access_review(principal, key);
-        let answer = reviews::ask(&self.site, SUBJECT_ACCESS_REVIEWS, question).await.ok()?;
+        let answer = reviews::ask(&self.site, SUBJECT_ACCESS_REVIEW_PATH, question).await.ok()?;
         access_verdict(&answer)
             .map_err(|error| tracing::warn!(%error, "SubjectAccessReview cannot be read"))
             .ok()

@@ -288,11 +288,3 @@ pub enum Step {
     /// Refuses.
     Refuse(Refusal),
 }
-
-impl Step {
-    /// Whether the request has its answer with this.
-    #[must_use]
-    pub fn is_answer(self) -> bool {
-        matches!(self, Self::Serve(_) | Self::Document | Self::Local(_) | Self::Relay | Self::Refuse(_))
-    }
-}
