@@ -240,6 +240,8 @@ async fn serving_files(
     }
     let mut addresses: Vec<IpAddr> = config.file.listen.iter().map(std::net::SocketAddr::ip).collect();
     addresses.push(IpAddr::from([127, 0, 0, 1]));
+    // A listener on every address names none of them, and pods dial this one.
+    addresses.extend(config.file.filters.hub_address.map(|address| address.ip()));
     let now = time::OffsetDateTime::UNIX_EPOCH + clock.now().unix;
     let (folder, node_name) = (config.own_pki(), config.file.node_name.clone());
     let (done, mut made) = oneshot::channel();

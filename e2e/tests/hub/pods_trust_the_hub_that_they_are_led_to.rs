@@ -76,6 +76,19 @@ fn the_kubelet_finds_the_hubs_authority_beside_the_clusters() {
 }
 
 #[test]
+fn the_hubs_own_certificate_is_for_every_way_in_which_pods_dial_it() {
+    run(async {
+        let rig = rig(true).await;
+        for name in ["169.254.2.1", "kubernetes.default.svc", "127.0.0.1"] {
+            let (status, _) =
+                rig.nobody_at(name).get("/version").await.unwrap_or_else(|e| panic!("{name}: {e:?}"));
+            assert_eq!(status, 401, "{name}: trusted, and asked who it is");
+        }
+        rig.nobody_at("169.254.2.2").get("/version").await.expect_err("an address that nobody named");
+    });
+}
+
+#[test]
 fn what_is_written_back_holds_the_clusters_authorities_only() {
     run(async {
         let rig = rig(true).await;

@@ -300,6 +300,11 @@ impl Rig {
             .with_header(USER_AGENT, CLIENT)
     }
 
+    /// A client of the hub that expects its certificate to be for this name or address, and has no credential.
+    pub(crate) fn nobody_at(&self, name: &str) -> Client {
+        Client::new(self.hub_address, name, self.roots_of_hub(), None).expect("a client")
+    }
+
     /// A client of the hub with the node's own certificate.
     pub(crate) fn kubelet(&self) -> Client {
         self.client(Some(&self.node))
